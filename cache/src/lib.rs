@@ -1,0 +1,1 @@
+//! Onward: the warm columnar cache.

@@ -1,0 +1,138 @@
+//! The coordinator's door: what endpoint, CLI and embedders use.
+
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::common::ParamValues;
+use datafusion::prelude::SessionContext;
+use futures::Stream;
+use onward_wire::error::WireError;
+use onward_wire::{Config, QueryId};
+
+/// An error a client sees: its kind, its message, and the query it belongs to.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{error}")]
+pub struct QueryError {
+    /// Kind, message, retryable.
+    pub error: WireError,
+    /// Set once the query has an id.
+    pub query: Option<QueryId>,
+}
+
+/// Shorthand.
+pub type Result<T, E = QueryError> = std::result::Result<T, E>;
+
+/// How to start a coordinator with its embedded host.
+#[derive(Clone, Debug, Default)]
+pub struct CoordinatorOptions {
+    /// All limits.
+    pub config: Config,
+    /// Catalog and tables made by CREATE TABLE AS; `None` = a temporary one, removed at shutdown.
+    pub data_dir: Option<PathBuf>,
+    /// The program that function processes run (`PROGRAM function ...`); `None` = this executable.
+    pub function_program: Option<PathBuf>,
+}
+
+/// What a session may do.
+#[derive(Clone, Debug, Default)]
+pub struct SessionOptions {
+    /// Local paths must lie below one of these; `None` = any path (CLI, embedding).
+    pub allowed_paths: Option<Vec<PathBuf>>,
+}
+
+/// A running coordinator. Dropping it ends all queries and functions; `shutdown` drains first.
+pub struct Coordinator {}
+
+/// One client's session: settings, temporary state. Cheap to share.
+pub struct Session {}
+
+/// A statement that was parsed and planned.
+#[derive(Clone)]
+pub struct Prepared {
+    /// The text.
+    pub sql: String,
+    /// Schema of its rows; empty for statements without rows.
+    pub schema: SchemaRef,
+    /// One field per parameter, named `$1`, `$2`, ...; type Null where it could not be inferred.
+    pub parameters: SchemaRef,
+    /// It gives rows (SELECT, SHOW, EXPLAIN ...) rather than an affected-row count.
+    pub is_query: bool,
+}
+
+/// A stream of result batches, all of the execution's schema.
+pub type ResultStream = Pin<Box<dyn Stream<Item = Result<RecordBatch>> + Send>>;
+
+/// A statement that runs. Dropping the stream cancels it.
+pub struct Execution {
+    /// Its id, for `cancel` and `system.queries`.
+    pub query: QueryId,
+    /// Schema of its rows.
+    pub schema: SchemaRef,
+    /// Its rows. For INSERT, COPY and CREATE TABLE AS: one row, column `count` (UInt64).
+    pub stream: ResultStream,
+    /// How far it is.
+    pub progress: tokio::sync::watch::Receiver<QueryProgress>,
+}
+
+/// How far a query is.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct QueryProgress {
+    /// Tasks of the query; 0 when it runs in the coordinator.
+    pub tasks: u64,
+    /// Tasks committed.
+    pub tasks_done: u64,
+    /// Functions working for it now.
+    pub functions: u64,
+    /// Rows written by all attempts so far.
+    pub rows: u64,
+    /// Bytes written by all attempts so far.
+    pub bytes: u64,
+}
+
+impl Coordinator {
+    /// Starts coordinator and host. Errors when `data_dir` is served by another process.
+    pub async fn start(_options: CoordinatorOptions) -> Result<Arc<Self>> {
+        todo!()
+    }
+
+    /// Opens a session; refused with ResourceExhausted past `max_sessions`.
+    pub fn session(self: &Arc<Self>, _options: SessionOptions) -> Result<Arc<Session>> {
+        todo!()
+    }
+
+    /// Cancels a query; false when it is not running.
+    pub fn cancel(&self, _query: QueryId) -> bool {
+        todo!()
+    }
+
+    /// Waits up to `drain` for running queries, then ends them, all functions, and removes temporary files.
+    pub async fn shutdown(&self, _drain: Duration) {
+        todo!()
+    }
+}
+
+impl Session {
+    /// The DataFusion context: catalog, settings, function registry. For metadata; queries go through `execute`.
+    pub fn context(&self) -> &SessionContext {
+        todo!()
+    }
+
+    /// Parses and plans one statement (parameters `$1`, `?`).
+    pub async fn prepare(self: &Arc<Self>, _sql: &str) -> Result<Prepared> {
+        todo!()
+    }
+
+    /// Runs one statement. Errors of planning come here, errors of running through the stream.
+    pub async fn execute(self: &Arc<Self>, _sql: &str) -> Result<Execution> {
+        todo!()
+    }
+
+    /// Runs a prepared statement with values for its parameters.
+    pub async fn execute_prepared(self: &Arc<Self>, _prepared: &Prepared, _values: ParamValues) -> Result<Execution> {
+        todo!()
+    }
+}

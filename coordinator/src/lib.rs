@@ -1,0 +1,3 @@
+//! Sessions, catalog, scheduler and fleet.
+pub mod api;
+pub use api::*;

@@ -1,0 +1,1 @@
+//! Onward: Arrow Flight SQL.

@@ -1,0 +1,1 @@
+//! Onward: the host and its function processes.

@@ -1,0 +1,82 @@
+//! [`StageGraph`]: a query's physical plan cut at its exchanges.
+//!
+//! ```text
+//!   stage 0: scan lineitem -> filter -> partial aggregate      --hash(l_orderkey) % 8-->  stage 1
+//!   stage 1: [StageInput 0, 8 partitions] -> final aggregate   --result--> client
+//! ```
+//!
+//! A plan names stages and partitions, never addresses: which function runs a task, and where its inputs lie, is
+//! decided when the task starts.
+
+use std::sync::Arc;
+
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::physical_plan::ExecutionPlan;
+use onward_wire::message::OutputKind;
+
+/// A query as stages. The last stage's output is the result.
+#[derive(Clone, Debug)]
+pub struct StageGraph {
+    /// In topological order: a stage comes after all stages it reads.
+    pub stages: Vec<Stage>,
+    /// How many functions the query is worth, and why.
+    pub sizing: Sizing,
+}
+
+/// How many functions, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sizing {
+    /// Functions, at least 1.
+    pub functions: usize,
+    /// Threads of each function, at least 1.
+    pub threads: usize,
+    /// One line for EXPLAIN: `forced by onward.functions`, `input 1.2 GiB fits one function (8.0 GiB each)`.
+    pub reason: String,
+}
+
+/// A plan fragment between exchanges.
+#[derive(Clone, Debug)]
+pub struct Stage {
+    /// Position in [`StageGraph::stages`].
+    pub id: u32,
+    /// The fragment. Its leaves are table scans, values and [`crate::StageInputExec`]. When `output` is
+    /// [`OutputKind::Hash`] the root is the `RepartitionExec` whose expressions the partition writer uses; the writer
+    /// runs the root's child.
+    pub plan: Arc<dyn ExecutionPlan>,
+    /// Stages it reads, ascending, without duplicates.
+    pub inputs: Vec<u32>,
+    /// How output rows map to exchange partitions.
+    pub output: OutputKind,
+    /// Partitions of the exchange this stage writes, over all tasks.
+    pub output_partitions: usize,
+    /// The partitions of the fragment (of the root's child for `Hash`) that each task runs: ascending ranges that cover
+    /// `0..n`. One entry = the fragment must run as one task, or is worth no more.
+    pub tasks: Vec<Vec<u32>>,
+    /// Two runs of a task may give different rows (LIMIT without order, `random()`): see DESIGN.md, Scheduling.
+    pub is_indeterminate: bool,
+    /// Estimated output, for EXPLAIN and sizing; `None` where statistics say nothing.
+    pub estimate: Estimate,
+}
+
+/// Estimated rows and bytes of a stage's output.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Estimate {
+    /// Rows.
+    pub rows: Option<u64>,
+    /// Bytes in Arrow form.
+    pub bytes: Option<u64>,
+}
+
+impl Stage {
+    /// Schema of the rows the stage writes.
+    pub fn schema(&self) -> SchemaRef {
+        self.plan.schema()
+    }
+}
+
+impl StageGraph {
+    /// The stage whose output is the result.
+    pub fn result(&self) -> &Stage {
+        self.stages.last().expect("a stage graph has at least one stage")
+    }
+}

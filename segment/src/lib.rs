@@ -1,0 +1,1 @@
+//! Onward: immutable Arrow IPC segments in shared memory.

@@ -1,0 +1,3 @@
+//! The direct shuffle service.
+pub mod transport;
+pub use transport::*;

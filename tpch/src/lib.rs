@@ -1,0 +1,1 @@
+//! Onward: TPC-H data, queries, answers, runner and report.

@@ -1,0 +1,175 @@
+//! Every setting and limit of Onward, declared once: the file key, the environment variable, the default, the unit and
+//! the documentation all come from the table in this file. Sources, strongest first: command-line flag, environment
+//! variable `ONWARD_<NAME>`, file (`--config`), default.
+//!
+//! Durations end in `_ms`, sizes in `_bytes`; a size of 0 means "derive it" where the documentation says so.
+
+use serde::{Deserialize, Serialize};
+
+/// One row of the settings table, for `--help`, README and `SHOW`.
+#[derive(Clone, Copy, Debug)]
+pub struct Setting {
+    /// Key in the file; upper-cased after `ONWARD_` it is the environment variable.
+    pub name: &'static str,
+    /// What it limits, its unit, and why the default.
+    pub doc: &'static str,
+}
+
+macro_rules! settings {
+    ($($(#[doc = $doc:literal])+ $name:ident: $ty:ty = $default:expr;)*) => {
+        /// All settings with their values. See [`SETTINGS`] for the table.
+        #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+        #[serde(default, deny_unknown_fields)]
+        pub struct Config {
+            $($(#[doc = $doc])+ pub $name: $ty,)*
+        }
+
+        impl Default for Config {
+            fn default() -> Self {
+                Self { $($name: $default,)* }
+            }
+        }
+
+        /// The settings table, in declaration order.
+        pub const SETTINGS: &[Setting] = &[
+            $(Setting { name: stringify!($name), doc: concat!($($doc),+) },)*
+        ];
+    };
+}
+
+/// One kibibyte, mebibyte, gibibyte.
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+
+settings! {
+    /// Memory of everything on this machine, in bytes; 0 takes 3/4 of what the machine or its cgroup has.
+    memory_bytes: u64 = 0;
+    /// Shared memory for segments (exchange and results) before the disk tier is used; 0 takes 1/4 of `memory_bytes`.
+    segment_memory_bytes: u64 = 0;
+    /// Local disk for segments past the shared-memory budget; a query that needs more fails with ResourceExhausted.
+    segment_disk_bytes: u64 = 200 * GIB;
+    /// Memory limit of one function's operators; 0 takes half of `memory_bytes` divided by the functions of the query.
+    function_memory_bytes: u64 = 0;
+    /// Local disk one function may spill to.
+    function_spill_bytes: u64 = 100 * GIB;
+    /// Where segments live: `auto` is /dev/shm when it is large enough, else `spill_dir`.
+    segment_dir: String = "auto".to_owned();
+    /// Directory for the disk tier, spills and sockets; empty takes the system's temporary directory.
+    spill_dir: String = String::new();
+    /// vCPUs shared by all functions of this machine; 0 takes the number of cores.
+    vcpus: u32 = 0;
+    /// Functions a query uses: 0 lets the planner choose from statistics (`auto`), N forces N.
+    functions: u32 = 0;
+    /// The most functions that run at once on this machine.
+    max_functions: u32 = 64;
+    /// A function that had nothing to do for this long leaves.
+    function_idle_timeout_ms: u64 = 10_000;
+    /// A function that has not said hello after this long is killed and counted as lost.
+    function_start_timeout_ms: u64 = 10_000;
+    /// Tries of one task before the query fails.
+    max_attempts: u32 = 4;
+    /// Queries that run at once; more wait.
+    max_running_queries: u32 = 16;
+    /// Queries that wait; more are refused with ResourceExhausted.
+    max_queued_queries: u32 = 256;
+    /// A query is cancelled after this long; 0 is never. `SET onward.statement_timeout_ms` overrides it per session.
+    statement_timeout_ms: u64 = 0;
+    /// Input up to this many bytes runs in the coordinator, without dispatch, unless functions are forced.
+    tiny_query_bytes: u64 = 4 * MIB;
+    /// Input bytes that are worth one more function (sizing).
+    bytes_per_function: u64 = 8 * GIB;
+    /// Output of one attempt up to this size travels inside its completion message.
+    inline_attempt_bytes: u64 = 64 * KIB;
+    /// Inline output of one exchange; past it the store is used.
+    inline_exchange_bytes: u64 = MIB;
+    /// Inline output of one query; past it the store is used.
+    inline_query_bytes: u64 = 4 * MIB;
+    /// Rows one partition writer buffers before it writes a segment, in bytes of Arrow data.
+    flush_bytes: u64 = 32 * MIB;
+    /// Results wait this long for a client to fetch them.
+    result_retention_ms: u64 = 300_000;
+    /// Sessions of the endpoint; more are refused.
+    max_sessions: u32 = 1_000;
+    /// A session without a call for this long is closed.
+    session_idle_timeout_ms: u64 = 3_600_000;
+    /// Prepared statements of one session; more are refused.
+    max_prepared_statements: u32 = 1_000;
+    /// Largest message between host and function.
+    max_message_bytes: u64 = 256 * MIB;
+    /// Time a drain waits for running queries on SIGTERM.
+    drain_timeout_ms: u64 = 30_000;
+}
+
+impl Config {
+    /// vCPUs shared by all functions of this machine.
+    pub fn vcpu_count(&self) -> usize {
+        match self.vcpus {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            n => n as usize,
+        }
+    }
+
+    /// Bytes of memory for everything: the setting, else 3/4 of the machine's or the cgroup's.
+    pub fn memory_limit_bytes(&self) -> u64 {
+        match self.memory_bytes {
+            0 => machine_memory_bytes() / 4 * 3,
+            n => n,
+        }
+    }
+
+    /// Bytes of shared memory for segments.
+    pub fn segment_memory_limit_bytes(&self) -> u64 {
+        match self.segment_memory_bytes {
+            0 => self.memory_limit_bytes() / 4,
+            n => n,
+        }
+    }
+
+    /// Bytes of operator memory for each of `functions` functions.
+    pub fn function_memory_limit_bytes(&self, functions: usize) -> u64 {
+        match self.function_memory_bytes {
+            0 => self.memory_limit_bytes() / 2 / functions.max(1) as u64,
+            n => n,
+        }
+    }
+
+    /// Threads of each of `functions` functions: `max(1, cores / functions)`.
+    pub fn threads_per_function(&self, functions: usize) -> usize {
+        (self.vcpu_count() / functions.max(1)).max(1)
+    }
+
+    /// The directory for the disk tier, spills and sockets.
+    pub fn spill_root(&self) -> std::path::PathBuf {
+        match self.spill_dir.as_str() {
+            "" => std::env::temp_dir(),
+            dir => dir.into(),
+        }
+    }
+}
+
+/// Memory of the machine, or of this process's cgroup (v2) where that is less.
+fn machine_memory_bytes() -> u64 {
+    let machine = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
+        let line = text.lines().find(|line| line.starts_with("MemTotal:"))?.to_owned();
+        line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kib| kib * KIB)
+    });
+    let cgroup = std::fs::read_to_string("/sys/fs/cgroup/memory.max").ok().and_then(|text| text.trim().parse().ok());
+    machine.unwrap_or(4 * GIB).min(cgroup.unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn functions_share_the_cores_and_never_get_less_than_one_thread() {
+        let config = Config { vcpus: 2, ..Config::default() };
+        assert_eq!([1, 2, 4].map(|n| config.threads_per_function(n)), [2, 1, 1]);
+    }
+
+    #[test]
+    fn every_setting_is_documented() {
+        assert!(SETTINGS.iter().all(|setting| setting.doc.trim().len() > 10));
+    }
+}

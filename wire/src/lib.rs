@@ -1,0 +1,25 @@
+//! Ids, settings, errors and messages that travel between Onward's roles.
+//!
+//! What it is: the vocabulary every other crate shares. It depends on nothing of ours and does no I/O.
+//!
+//! | module | holds |
+//! | --- | --- |
+//! | [`id`] | newtypes that print: `q-7f3a`, `q-7f3a/s2/t5#1` (query / stage / task # attempt) |
+//! | [`config`] | every setting and limit, declared once |
+//! | [`error`] | [`error::ErrorKind`] and [`error::WireError`]: errors keep their type through every wrapper |
+//! | [`message`] | what a host and a function say to each other over their Unix socket |
+//!
+//! Guarantee: a message of another engine version is refused in the handshake ([`ENGINE_VERSION`]), so fields may
+//! change freely between versions.
+
+pub mod config;
+pub mod error;
+pub mod id;
+pub mod message;
+
+pub use config::Config;
+pub use error::{ErrorKind, WireError};
+pub use id::{AttemptId, FunctionId, QueryId, SegmentId, StageId, TaskId};
+
+/// The version every role of one cluster must share; the handshake refuses another.
+pub const ENGINE_VERSION: &str = env!("CARGO_PKG_VERSION");
