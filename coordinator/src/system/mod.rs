@@ -1,0 +1,28 @@
+//! The `system` schema: what the engine knows about itself, as tables.
+//!
+//! | table | one row per |
+//! | --- | --- |
+//! | `system.queries` | query of this coordinator's life, the last [`HISTORY_LIMIT`] of them |
+//!
+//! Tables here are snapshots taken when the query is planned. They hold no locks while they are read.
+
+mod queries;
+
+use std::sync::Arc;
+
+use datafusion::catalog::{MemorySchemaProvider, SchemaProvider};
+
+pub use queries::{History, QueryRecord, QueryState};
+
+/// Queries that `system.queries` remembers; the oldest finished ones make room.
+pub const HISTORY_LIMIT: usize = 1_000;
+
+/// The name of the schema.
+pub const SCHEMA: &str = "system";
+
+/// The `system` schema over `history`.
+pub fn schema(history: &Arc<History>) -> datafusion::common::Result<Arc<dyn SchemaProvider>> {
+    let schema = MemorySchemaProvider::new();
+    schema.register_table("queries".to_owned(), Arc::new(queries::QueriesTable::new(Arc::clone(history))))?;
+    Ok(Arc::new(schema))
+}

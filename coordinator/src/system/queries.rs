@@ -1,0 +1,269 @@
+//! `system.queries`: one row per query.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Instant;
+
+use async_trait::async_trait;
+use datafusion::arrow::array::{ListBuilder, RecordBatch, StringArray, UInt64Array, UInt64Builder};
+use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::catalog::{MemTable, Session, TableProvider};
+use datafusion::common::Result;
+use datafusion::logical_expr::{Expr, TableType};
+use datafusion::physical_plan::ExecutionPlan;
+use onward_wire::QueryId;
+use onward_wire::message::StoreRequests;
+use parking_lot::Mutex;
+
+use super::HISTORY_LIMIT;
+
+/// Where a query is.
+#[derive(Clone, Debug, PartialEq)]
+pub enum QueryState {
+    /// Planned, waiting or running.
+    Running,
+    /// All rows are there.
+    Done,
+    /// It ended with an error.
+    Failed(String),
+}
+
+/// What is remembered of a query.
+#[derive(Clone, Debug)]
+pub struct QueryRecord {
+    /// Its id.
+    pub query: QueryId,
+    /// The statement as it came.
+    pub sql: String,
+    /// Where it is.
+    pub state: QueryState,
+    /// When it arrived.
+    pub started: Instant,
+    /// From arrival until all rows were there, in microseconds; `None` while it runs.
+    pub elapsed_us: Option<u64>,
+    /// Functions the planner chose; 0 = the coordinator ran it.
+    pub functions: u64,
+    /// Distinct functions that ran each stage.
+    pub functions_per_stage: Vec<u64>,
+    /// Tasks of all stages.
+    pub tasks: u64,
+    /// Attempts of all tasks, the lost and failed ones included.
+    pub attempts: u64,
+    /// Bytes of all exchanges, the result not counted.
+    pub exchange_bytes: u64,
+    /// Requests to object stores (a local directory is one) by purpose.
+    pub requests: StoreRequests,
+    /// Rows of the result.
+    pub rows: u64,
+    /// Bytes that operators spilled to local disk.
+    pub spilled_bytes: u64,
+}
+
+impl QueryRecord {
+    /// A query that has just arrived.
+    pub fn new(query: QueryId, sql: &str) -> Self {
+        Self {
+            query,
+            sql: sql.to_owned(),
+            state: QueryState::Running,
+            started: Instant::now(),
+            elapsed_us: None,
+            functions: 0,
+            functions_per_stage: Vec::new(),
+            tasks: 0,
+            attempts: 0,
+            exchange_bytes: 0,
+            requests: StoreRequests::default(),
+            rows: 0,
+            spilled_bytes: 0,
+        }
+    }
+}
+
+/// The last queries, oldest first.
+#[derive(Debug, Default)]
+pub struct History {
+    records: Mutex<VecDeque<QueryRecord>>,
+}
+
+impl History {
+    /// Remembers a new query; past the limit the oldest finished one is forgotten.
+    pub fn begin(&self, record: QueryRecord) {
+        let mut records = self.records.lock();
+        while records.len() >= HISTORY_LIMIT {
+            let finished = records.iter().position(|record| record.state != QueryState::Running);
+            records.remove(finished.unwrap_or(0));
+        }
+        records.push_back(record);
+    }
+
+    /// Changes what is remembered of `query`; nothing when it is forgotten.
+    pub fn update(&self, query: QueryId, change: impl FnOnce(&mut QueryRecord)) {
+        let mut records = self.records.lock();
+        if let Some(record) = records.iter_mut().rev().find(|record| record.query == query) {
+            change(record);
+        }
+    }
+
+    /// Marks the end of `query`. The first end wins: a client that drops a finished query's stream does not fail it.
+    pub fn end(&self, query: QueryId, state: QueryState) {
+        self.update(query, |record| {
+            if record.state == QueryState::Running {
+                record.elapsed_us = Some(record.started.elapsed().as_micros() as u64);
+                record.state = state;
+            }
+        });
+    }
+
+    /// Whether `query` is remembered (ids are drawn again when they are).
+    pub fn contains(&self, query: QueryId) -> bool {
+        self.records.lock().iter().any(|record| record.query == query)
+    }
+
+    fn batch(&self, schema: SchemaRef) -> Result<RecordBatch> {
+        let records: Vec<QueryRecord> = self.records.lock().iter().cloned().collect();
+        let texts = |value: &dyn Fn(&QueryRecord) -> String| -> Arc<StringArray> {
+            Arc::new(records.iter().map(|record| Some(value(record))).collect())
+        };
+        let numbers = |value: &dyn Fn(&QueryRecord) -> u64| -> Arc<UInt64Array> {
+            Arc::new(records.iter().map(value).collect::<Vec<_>>().into())
+        };
+        let elapsed_us =
+            |record: &QueryRecord| record.elapsed_us.unwrap_or_else(|| record.started.elapsed().as_micros() as u64);
+        let errors: StringArray = records
+            .iter()
+            .map(|record| match &record.state {
+                QueryState::Failed(error) => Some(error.clone()),
+                _ => None,
+            })
+            .collect();
+        let mut per_stage = ListBuilder::new(UInt64Builder::new());
+        for record in &records {
+            per_stage.values().append_slice(&record.functions_per_stage);
+            per_stage.append(true);
+        }
+        Ok(RecordBatch::try_new(
+            schema,
+            vec![
+                texts(&|record| record.query.to_string()),
+                texts(&|record| record.sql.clone()),
+                texts(&|record| {
+                    match record.state {
+                        QueryState::Running => "running",
+                        QueryState::Done => "done",
+                        QueryState::Failed(_) => "failed",
+                    }
+                    .to_owned()
+                }),
+                numbers(&|record| elapsed_us(record) / 1_000),
+                numbers(&|record| record.functions),
+                numbers(&|record| record.functions_per_stage.iter().copied().max().unwrap_or(0)),
+                Arc::new(per_stage.finish()),
+                numbers(&|record| record.functions_per_stage.len() as u64),
+                numbers(&|record| record.tasks),
+                numbers(&|record| record.attempts),
+                numbers(&|record| record.exchange_bytes),
+                numbers(&|record| record.requests.table),
+                numbers(&|record| record.requests.table_bytes),
+                numbers(&|record| record.requests.write),
+                numbers(&|record| record.requests.intermediate),
+                numbers(&|record| record.spilled_bytes),
+                numbers(&|record| record.rows),
+                Arc::new(errors),
+            ],
+        )?)
+    }
+}
+
+/// The table over a [`History`].
+pub struct QueriesTable {
+    history: Arc<History>,
+    schema: SchemaRef,
+}
+
+impl QueriesTable {
+    /// A table that shows `history` as it is when a query is planned.
+    pub fn new(history: Arc<History>) -> Self {
+        let number = |name: &str| Field::new(name, DataType::UInt64, false);
+        let text = |name: &str| Field::new(name, DataType::Utf8, false);
+        let per_stage = DataType::List(Arc::new(Field::new_list_field(DataType::UInt64, true)));
+        let schema = Arc::new(Schema::new(vec![
+            text("query_id"),
+            text("sql"),
+            text("state"),
+            number("elapsed_ms"),
+            number("functions"),
+            number("functions_used"),
+            Field::new("functions_per_stage", per_stage, false),
+            number("stages"),
+            number("tasks"),
+            number("attempts"),
+            number("exchange_bytes"),
+            number("table_requests"),
+            number("table_bytes"),
+            number("write_requests"),
+            number("intermediate_requests"),
+            number("spilled_bytes"),
+            number("rows"),
+            Field::new("error", DataType::Utf8, true),
+        ]));
+        Self { history, schema }
+    }
+}
+
+impl fmt::Debug for QueriesTable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("QueriesTable")
+    }
+}
+
+#[async_trait]
+impl TableProvider for QueriesTable {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::View
+    }
+
+    async fn scan(
+        &self,
+        state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        filters: &[Expr],
+        limit: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let batch = self.history.batch(Arc::clone(&self.schema))?;
+        MemTable::try_new(Arc::clone(&self.schema), vec![vec![batch]])?.scan(state, projection, filters, limit).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_history_forgets_finished_queries_before_running_ones() {
+        let history = History::default();
+        for id in 0..HISTORY_LIMIT as u64 {
+            history.begin(QueryRecord::new(QueryId(id), "select 1"));
+        }
+        history.end(QueryId(7), QueryState::Done);
+        history.begin(QueryRecord::new(QueryId(5_000), "select 2"));
+        assert!(!history.contains(QueryId(7)));
+        assert!(history.contains(QueryId(0)) && history.contains(QueryId(5_000)));
+    }
+
+    #[test]
+    fn the_first_end_of_a_query_wins() {
+        let history = History::default();
+        history.begin(QueryRecord::new(QueryId(1), "select 1"));
+        history.end(QueryId(1), QueryState::Done);
+        history.end(QueryId(1), QueryState::Failed("dropped".to_owned()));
+        let table = QueriesTable::new(Arc::new(History::default()));
+        let batch = history.batch(table.schema()).expect("a batch");
+        assert_eq!(batch.column_by_name("state").expect("state").as_ref(), &StringArray::from(vec!["done"]));
+    }
+}
