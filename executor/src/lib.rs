@@ -1,1 +1,3 @@
-//! Onward: the host and its function processes.
+//! The host and its function processes.
+
+pub mod socket;
