@@ -1,0 +1,284 @@
+//! [`MeteredStore`]: counts the requests and bytes of a query by purpose.
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use object_store::path::Path;
+use object_store::{
+    CopyOptions, Extensions, GetOptions, GetResult, ListResult, MultipartUpload, OBJECT_STORE_COALESCE_DEFAULT,
+    ObjectMeta, ObjectStore, PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions, Result, UploadPart,
+    coalesce_ranges,
+};
+use onward_wire::message::StoreRequests;
+
+use crate::deferred::{DeferredMultipart, DeferredUpload, UserWrite};
+use crate::error::StoreError;
+use crate::store::StoreHandle;
+use crate::versions::SeenVersions;
+
+/// Requests and bytes so far. One per attempt or per session; shared by all stores of it.
+#[derive(Debug, Default)]
+pub struct RequestCounters {
+    table: AtomicU64,
+    write: AtomicU64,
+    intermediate: AtomicU64,
+    table_bytes: AtomicU64,
+}
+
+impl RequestCounters {
+    /// The counts now.
+    pub fn snapshot(&self) -> StoreRequests {
+        StoreRequests {
+            table: self.table.load(Relaxed),
+            write: self.write.load(Relaxed),
+            intermediate: self.intermediate.load(Relaxed),
+            table_bytes: self.table_bytes.load(Relaxed),
+        }
+    }
+
+    fn read(&self, bytes: u64) {
+        self.table.fetch_add(1, Relaxed);
+        self.table_bytes.fetch_add(bytes, Relaxed);
+    }
+
+    /// Counts one request that writes; what the user did not ask for is intermediate data.
+    fn wrote(&self, is_user_write: bool) {
+        let counter = if is_user_write { &self.write } else { &self.intermediate };
+        counter.fetch_add(1, Relaxed);
+    }
+}
+
+/// A store whose requests are counted and whose object versions are noted.
+///
+/// Objects and directories whose name starts with `.` or `_` are not listed (unless it is a Hive partition `_a=1`):
+/// they are staging files of writers, ours and Spark's.
+pub struct MeteredStore {
+    handle: StoreHandle,
+    counters: Arc<RequestCounters>,
+    versions: Arc<SeenVersions>,
+}
+
+impl MeteredStore {
+    /// Counts what goes through `handle`.
+    pub fn new(handle: StoreHandle, counters: Arc<RequestCounters>, versions: Arc<SeenVersions>) -> Self {
+        Self { handle, counters, versions }
+    }
+
+    fn inner(&self) -> &dyn ObjectStore {
+        self.handle.store.as_ref()
+    }
+
+    fn listed(
+        &self,
+        prefix: Option<&Path>,
+        stream: BoxStream<'static, Result<ObjectMeta>>,
+    ) -> BoxStream<'static, Result<ObjectMeta>> {
+        let (versions, prefix) = (self.versions.clone(), prefix.cloned());
+        stream
+            .filter(move |meta| {
+                let is_shown = match meta {
+                    Ok(meta) => !is_hidden(&meta.location, prefix.as_ref()),
+                    Err(_) => true,
+                };
+                if let Ok(meta) = meta
+                    && is_shown
+                {
+                    versions.note(meta);
+                }
+                futures::future::ready(is_shown)
+            })
+            .boxed()
+    }
+}
+
+/// A name below `prefix` that readers do not see.
+fn is_hidden(location: &Path, prefix: Option<&Path>) -> bool {
+    let skip = prefix.map_or(0, |prefix| prefix.parts().count());
+    location.parts().skip(skip).any(|part| {
+        let part = part.as_ref();
+        (part.starts_with('.') || part.starts_with('_')) && !part.contains('=')
+    })
+}
+
+fn is_user_write(extensions: &Extensions) -> bool {
+    extensions.get::<UserWrite>().is_some() || extensions.get::<DeferredUpload>().is_some()
+}
+
+impl fmt::Debug for MeteredStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "MeteredStore({})", self.handle.store)
+    }
+}
+
+impl fmt::Display for MeteredStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.handle.store.fmt(f)
+    }
+}
+
+#[async_trait]
+impl ObjectStore for MeteredStore {
+    async fn put_opts(&self, location: &Path, payload: PutPayload, opts: PutOptions) -> Result<PutResult> {
+        self.counters.wrote(is_user_write(&opts.extensions));
+        self.inner().put_opts(location, payload, opts).await
+    }
+
+    async fn put_multipart_opts(&self, location: &Path, opts: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
+        let is_user_write = is_user_write(&opts.extensions);
+        self.counters.wrote(is_user_write);
+        let inner: Box<dyn MultipartUpload> = match opts.extensions.get::<DeferredUpload>() {
+            Some(outcome) => {
+                let store = self.handle.multipart.clone().ok_or_else(|| StoreError::ReadOnly {
+                    url: self.to_string(),
+                    reason: "this store has no multipart uploads",
+                })?;
+                Box::new(DeferredMultipart::start(store, location.clone(), outcome.clone()).await?)
+            }
+            None => self.inner().put_multipart_opts(location, opts).await?,
+        };
+        Ok(Box::new(MeteredUpload { inner, counters: self.counters.clone(), is_user_write }))
+    }
+
+    async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        let is_head = options.head;
+        let result = self.inner().get_opts(location, options).await?;
+        self.counters.read(if is_head { 0 } else { result.range.end - result.range.start });
+        self.versions.note(&result.meta);
+        Ok(result)
+    }
+
+    async fn get_ranges(&self, location: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
+        if self.handle.is_local {
+            self.counters.read(ranges.iter().map(|range| range.end - range.start).sum());
+            return self.inner().get_ranges(location, ranges).await;
+        }
+        let read = |range: Range<u64>| async move {
+            self.get_opts(location, GetOptions::new().with_range(Some(range))).await?.bytes().await
+        };
+        coalesce_ranges(ranges, read, OBJECT_STORE_COALESCE_DEFAULT).await
+    }
+
+    fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
+        let counters = self.counters.clone();
+        self.inner().delete_stream(locations).inspect(move |_| counters.wrote(true)).boxed()
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        self.counters.read(0);
+        self.listed(prefix, self.inner().list(prefix))
+    }
+
+    fn list_with_offset(&self, prefix: Option<&Path>, offset: &Path) -> BoxStream<'static, Result<ObjectMeta>> {
+        self.counters.read(0);
+        self.listed(prefix, self.inner().list_with_offset(prefix, offset))
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+        self.counters.read(0);
+        let mut result = self.inner().list_with_delimiter(prefix).await?;
+        result.objects.retain(|meta| !is_hidden(&meta.location, prefix));
+        result.common_prefixes.retain(|directory| !is_hidden(directory, prefix));
+        result.objects.iter().for_each(|meta| self.versions.note(meta));
+        Ok(result)
+    }
+
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+        self.counters.wrote(true);
+        self.inner().copy_opts(from, to, options).await
+    }
+
+    async fn rename_opts(&self, from: &Path, to: &Path, options: RenameOptions) -> Result<()> {
+        self.counters.wrote(true);
+        self.inner().rename_opts(from, to, options).await
+    }
+}
+
+/// Counts the parts of an upload.
+#[derive(Debug)]
+struct MeteredUpload {
+    inner: Box<dyn MultipartUpload>,
+    counters: Arc<RequestCounters>,
+    is_user_write: bool,
+}
+
+#[async_trait]
+impl MultipartUpload for MeteredUpload {
+    fn put_part(&mut self, data: PutPayload) -> UploadPart {
+        self.counters.wrote(self.is_user_write);
+        self.inner.put_part(data)
+    }
+
+    async fn complete(&mut self) -> Result<PutResult> {
+        self.inner.complete().await
+    }
+
+    async fn abort(&mut self) -> Result<()> {
+        self.inner.abort().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::TryStreamExt;
+    use object_store::ObjectStoreExt;
+    use object_store::memory::InMemory;
+
+    fn metered() -> (MeteredStore, Arc<RequestCounters>) {
+        let counters = Arc::<RequestCounters>::default();
+        let store = MeteredStore::new(StoreHandle::remote(InMemory::new()), counters.clone(), Arc::default());
+        (store, counters)
+    }
+
+    #[tokio::test]
+    async fn requests_are_counted_by_purpose() {
+        let (store, counters) = metered();
+        let path = Path::from("a/b");
+        store.put(&path, "hello".into()).await.unwrap();
+        let mut opts = PutOptions::default();
+        opts.extensions.insert(UserWrite);
+        store.put_opts(&path, "hello".into(), opts).await.unwrap();
+        store.head(&path).await.unwrap();
+        store.get_range(&path, 1..3).await.unwrap();
+        let expected = StoreRequests { table: 2, write: 1, intermediate: 1, table_bytes: 2 };
+        assert_eq!(counters.snapshot(), expected, "a head reads no bytes, an unmarked put is intermediate data");
+    }
+
+    #[tokio::test]
+    async fn staging_files_are_not_listed() {
+        let (store, _) = metered();
+        for name in ["t/a.csv", "t/.onward-1/b.csv", "t/_temporary/c.csv", "t/_SUCCESS", "t/_k=1/d.csv"] {
+            store.put(&Path::from(name), "x".into()).await.unwrap();
+        }
+        let listed: Vec<_> =
+            store.list(Some(&Path::from("t"))).map_ok(|m| m.location.to_string()).try_collect().await.unwrap();
+        assert_eq!(listed, ["t/_k=1/d.csv", "t/a.csv"]);
+        let asked: Vec<_> = store.list(Some(&Path::from("t/.onward-1"))).try_collect().await.unwrap();
+        assert_eq!(asked.len(), 1, "a hidden directory that was asked for by name is listed");
+    }
+
+    #[tokio::test]
+    async fn a_deferred_upload_is_invisible_until_completed() {
+        let memory = Arc::new(InMemory::new());
+        let handle = StoreHandle { store: memory.clone(), multipart: Some(memory.clone()), is_local: false };
+        let store = MeteredStore::new(handle, Arc::default(), Arc::default());
+        let path = Path::from("out.csv");
+        let outcome = DeferredUpload::default();
+        let mut opts = PutMultipartOptions::default();
+        opts.extensions.insert(outcome.clone());
+        let mut upload = store.put_multipart_opts(&path, opts).await.unwrap();
+        upload.put_part("one,".into()).await.unwrap();
+        upload.put_part("two".into()).await.unwrap();
+        upload.complete().await.unwrap();
+        assert!(store.head(&path).await.is_err(), "nothing is visible before the coordinator completes it");
+        let parts = outcome.take().unwrap();
+        crate::deferred::complete_upload(memory.as_ref(), &path, &parts).await.unwrap();
+        assert_eq!(store.get(&path).await.unwrap().bytes().await.unwrap(), "one,two");
+    }
+}

@@ -1,0 +1,157 @@
+//! [`StoreRegistry`]: the stores of a process, built when a URL first needs one.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+
+use datafusion::error::Result;
+use datafusion::execution::object_store::ObjectStoreRegistry;
+use object_store::ObjectStore;
+use onward_wire::message::StoreSpec;
+use parking_lot::RwLock;
+use url::Url;
+
+use crate::confine::{ConfinedStore, Confinement};
+use crate::error::StoreError;
+use crate::meter::{MeteredStore, RequestCounters};
+use crate::store::{StoreHandle, build_store, store_key};
+use crate::versions::SeenVersions;
+
+/// All stores of a process by scheme and authority. A store that nobody registered is built from the environment when
+/// a plan first names it.
+///
+/// One bucket has one set of options: registering it again replaces them for everybody.
+#[derive(Default)]
+pub struct StoreRegistry {
+    stores: RwLock<HashMap<String, Entry>>,
+    versions: Arc<SeenVersions>,
+}
+
+#[derive(Clone)]
+struct Entry {
+    spec: StoreSpec,
+    handle: StoreHandle,
+}
+
+impl fmt::Debug for StoreRegistry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StoreRegistry").field("stores", &self.stores.read().keys()).finish()
+    }
+}
+
+impl StoreRegistry {
+    /// Builds and registers the store of `spec`; nothing happens when it is there with the same options.
+    pub fn register(&self, spec: &StoreSpec) -> Result<(), StoreError> {
+        let url = parse(&spec.url)?;
+        let key = store_key(&url);
+        if self.stores.read().get(&key).is_some_and(|entry| entry.spec.options == spec.options) {
+            return Ok(());
+        }
+        let handle = build_store(spec)?;
+        let spec = StoreSpec { url: format!("{key}/"), options: spec.options.clone() };
+        self.stores.write().insert(key, Entry { spec, handle });
+        Ok(())
+    }
+
+    /// Registers a store that exists already (tests, embedding).
+    pub fn register_handle(&self, url: &Url, handle: StoreHandle) {
+        let key = store_key(url);
+        let spec = StoreSpec { url: format!("{key}/"), options: vec![] };
+        self.stores.write().insert(key, Entry { spec, handle });
+    }
+
+    /// The store of `url`.
+    pub fn handle(&self, url: &Url) -> Result<StoreHandle, StoreError> {
+        Ok(self.entry(url)?.handle)
+    }
+
+    /// What a function needs to build the store of `url` itself. Options may hold credentials: never log it.
+    pub fn spec(&self, url: &Url) -> Result<StoreSpec, StoreError> {
+        Ok(self.entry(url)?.spec)
+    }
+
+    /// Versions of the objects seen through [`MeteredRegistry`].
+    pub fn versions(&self) -> &Arc<SeenVersions> {
+        &self.versions
+    }
+
+    /// A view for one session or one attempt: requests are counted apart, local paths are confined.
+    pub fn metered(self: &Arc<Self>, confinement: Option<Arc<Confinement>>) -> Arc<MeteredRegistry> {
+        Arc::new(MeteredRegistry { stores: self.clone(), counters: Arc::default(), confinement })
+    }
+
+    fn entry(&self, url: &Url) -> Result<Entry, StoreError> {
+        let key = store_key(url);
+        if let Some(entry) = self.stores.read().get(&key) {
+            return Ok(entry.clone());
+        }
+        let spec = StoreSpec { url: format!("{key}/"), options: vec![] };
+        let handle = build_store(&spec)?;
+        let entry = Entry { spec, handle };
+        Ok(self.stores.write().entry(key).or_insert(entry).clone())
+    }
+}
+
+fn parse(url: &str) -> Result<Url, StoreError> {
+    Url::parse(url).map_err(|_| StoreError::UnknownScheme { url: url.to_owned(), scheme: url.to_owned() })
+}
+
+/// A [`StoreRegistry`] for a `RuntimeEnv`: hands out [`MeteredStore`]s.
+#[derive(Debug)]
+pub struct MeteredRegistry {
+    stores: Arc<StoreRegistry>,
+    counters: Arc<RequestCounters>,
+    confinement: Option<Arc<Confinement>>,
+}
+
+impl MeteredRegistry {
+    /// Requests made through this view.
+    pub fn counters(&self) -> &Arc<RequestCounters> {
+        &self.counters
+    }
+
+    /// The registry behind it.
+    pub fn stores(&self) -> &Arc<StoreRegistry> {
+        &self.stores
+    }
+}
+
+impl ObjectStoreRegistry for MeteredRegistry {
+    fn register_store(&self, url: &Url, store: Arc<dyn ObjectStore>) -> Option<Arc<dyn ObjectStore>> {
+        let is_local = url.scheme() == "file";
+        self.stores.register_handle(url, StoreHandle { store, multipart: None, is_local });
+        None
+    }
+
+    fn get_store(&self, url: &Url) -> Result<Arc<dyn ObjectStore>> {
+        let mut handle = self.stores.handle(url)?;
+        if let Some(confinement) = &self.confinement
+            && handle.is_local
+        {
+            handle.store = Arc::new(ConfinedStore::new(handle.store, confinement.clone()));
+        }
+        Ok(Arc::new(MeteredStore::new(handle, self.counters.clone(), self.stores.versions.clone())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_is_built_when_a_plan_first_names_it_and_debug_shows_no_options() {
+        let registry = Arc::new(StoreRegistry::default());
+        let url = Url::parse("http://127.0.0.1:9/data/a.csv").unwrap();
+        assert_eq!(registry.spec(&url).unwrap().url, "http://127.0.0.1:9/");
+        let metered = registry.metered(None);
+        assert!(metered.get_store(&url).is_ok());
+        assert!(metered.get_store(&Url::parse("ftp://host/x").unwrap()).is_err());
+        let spec = StoreSpec {
+            url: "s3://b/x".into(),
+            options: vec![onward_wire::message::KeyValue { key: "aws.secret_access_key".into(), value: "hush".into() }],
+        };
+        registry.register(&spec).unwrap();
+        assert!(!format!("{registry:?}").contains("hush"));
+        assert_eq!(registry.spec(&Url::parse("s3://b/other").unwrap()).unwrap().options.len(), 1);
+    }
+}

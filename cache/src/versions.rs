@@ -1,0 +1,208 @@
+//! Never stale: footers and statistics are cached per object *version*, not per path.
+//!
+//! DataFusion's caches compare size and modification time only, and key by path without the store. An object that was
+//! overwritten within the clock's resolution (a second on S3), or lies in another bucket under the same path, would be
+//! served from the old entry. Here the stores note the version (etag, size, time) of every object they list or read,
+//! and an entry counts only while it has the version that was seen last. Listings are never cached.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use datafusion::common::TableReference;
+use datafusion::execution::cache::cache_manager::{CacheManagerConfig, CachedFileMetadata, CachedFileMetadataEntry};
+use datafusion::execution::cache::default_cache::DefaultCache;
+use datafusion::execution::cache::{Cache, CacheEntryInfo, CacheKey, CacheValue, TableScopedPath};
+use object_store::ObjectMeta;
+use object_store::path::Path;
+use parking_lot::RwLock;
+
+/// Objects remembered; past it all are forgotten, which costs a re-read of their footers and nothing else.
+const MAX_SEEN: usize = 200_000;
+
+/// The version of every object, as it was seen last.
+#[derive(Debug, Default)]
+pub struct SeenVersions {
+    seen: RwLock<HashMap<Path, Version>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Version {
+    e_tag: Option<String>,
+    size: u64,
+    /// Nanoseconds since 1970; `None` for stores that tell no time.
+    modified: Option<i64>,
+}
+
+impl Version {
+    fn of(meta: &ObjectMeta) -> Self {
+        let modified = meta.last_modified.timestamp_nanos_opt().filter(|time| *time != 0);
+        Self { e_tag: meta.e_tag.clone(), size: meta.size, modified }
+    }
+
+    /// The same bytes. An etag decides where both have one (a plan that was sent to a function has lost it).
+    fn is_same(&self, other: &Self) -> bool {
+        let is_known = self.e_tag.is_some() || self.modified.is_some();
+        let same_tag = match (&self.e_tag, &other.e_tag) {
+            (Some(one), Some(two)) => one == two,
+            _ => true,
+        };
+        is_known && same_tag && self.size == other.size && self.modified == other.modified
+    }
+}
+
+impl SeenVersions {
+    /// Notes what a store just said about an object.
+    pub fn note(&self, meta: &ObjectMeta) {
+        let version = Version::of(meta);
+        if self.seen.read().get(&meta.location) == Some(&version) {
+            return;
+        }
+        let mut seen = self.seen.write();
+        if seen.len() >= MAX_SEEN {
+            seen.clear();
+        }
+        seen.insert(meta.location.clone(), version);
+    }
+
+    /// `meta` is the version that was seen last.
+    pub fn is_current(&self, meta: &ObjectMeta) -> bool {
+        self.seen.read().get(&meta.location).is_some_and(|seen| seen.is_same(&Version::of(meta)))
+    }
+}
+
+/// A cache manager for a `RuntimeEnv`: no listings, footers and statistics by version.
+///
+/// `footer_bytes` limits decoded Parquet footers, `statistics_bytes` the statistics of files.
+pub fn versioned_cache_manager(
+    versions: &Arc<SeenVersions>,
+    footer_bytes: usize,
+    statistics_bytes: usize,
+) -> CacheManagerConfig {
+    let footers = VersionedCache { entries: DefaultCache::new(footer_bytes), versions: versions.clone() };
+    let statistics = VersionedCache { entries: DefaultCache::new(statistics_bytes), versions: versions.clone() };
+    CacheManagerConfig::default()
+        .with_list_files_cache(None)
+        .with_list_files_cache_limit(0)
+        .with_metadata_cache_limit(footer_bytes)
+        .with_file_metadata_cache(Some(Arc::new(footers) as Arc<dyn Cache<Path, CachedFileMetadataEntry>>))
+        .with_file_statistics_cache_limit(statistics_bytes)
+        .with_file_statistics_cache(Some(Arc::new(statistics) as Arc<dyn Cache<TableScopedPath, CachedFileMetadata>>))
+}
+
+/// A value that says which version of an object it was made from.
+trait Versioned {
+    fn meta(&self) -> &ObjectMeta;
+}
+
+impl Versioned for CachedFileMetadata {
+    fn meta(&self) -> &ObjectMeta {
+        &self.meta
+    }
+}
+
+impl Versioned for CachedFileMetadataEntry {
+    fn meta(&self) -> &ObjectMeta {
+        &self.meta
+    }
+}
+
+/// DataFusion's least-recently-used cache, answering only for current versions.
+struct VersionedCache<K: CacheKey, V: CacheValue> {
+    entries: DefaultCache<K, V>,
+    versions: Arc<SeenVersions>,
+}
+
+impl<K: CacheKey, V: CacheValue + Versioned> Cache<K, V> for VersionedCache<K, V>
+where
+    DefaultCache<K, V>: Cache<K, V>,
+{
+    fn get(&self, key: &K) -> Option<V> {
+        self.entries.get(key).filter(|value| self.versions.is_current(value.meta()))
+    }
+
+    fn put(&self, key: &K, value: V) -> Option<V> {
+        self.entries.put(key, value)
+    }
+
+    fn remove(&self, key: &K) -> Option<V> {
+        self.entries.remove(key)
+    }
+
+    fn contains_key(&self, key: &K) -> bool {
+        self.get(key).is_some()
+    }
+
+    fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    fn clear(&self) {
+        self.entries.clear();
+    }
+
+    fn name(&self) -> String {
+        "VersionedCache".to_owned()
+    }
+
+    fn cache_limit(&self) -> usize {
+        self.entries.cache_limit()
+    }
+
+    fn update_cache_limit(&self, limit: usize) {
+        self.entries.update_cache_limit(limit);
+    }
+
+    fn cache_ttl(&self) -> Option<Duration> {
+        self.entries.cache_ttl()
+    }
+
+    fn update_cache_ttl(&self, ttl: Option<Duration>) {
+        self.entries.update_cache_ttl(ttl);
+    }
+
+    fn drop_table_entries(&self, table: &TableReference) -> datafusion::error::Result<()> {
+        self.entries.drop_table_entries(table)
+    }
+
+    fn list_entries(&self) -> datafusion::common::HashMap<K, CacheEntryInfo<V>> {
+        self.entries.list_entries()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn meta(e_tag: Option<&str>, size: u64, seconds: i64) -> ObjectMeta {
+        ObjectMeta {
+            location: Path::from("t/a.parquet"),
+            last_modified: std::time::SystemTime::UNIX_EPOCH
+                .checked_add(Duration::from_secs(seconds as u64))
+                .unwrap()
+                .into(),
+            size,
+            e_tag: e_tag.map(str::to_owned),
+            version: None,
+        }
+    }
+
+    #[test]
+    fn an_overwrite_within_one_second_and_of_the_same_size_is_noticed() {
+        let versions = SeenVersions::default();
+        versions.note(&meta(Some("one"), 10, 7));
+        assert!(versions.is_current(&meta(Some("one"), 10, 7)));
+        versions.note(&meta(Some("two"), 10, 7));
+        assert!(!versions.is_current(&meta(Some("one"), 10, 7)));
+    }
+
+    #[test]
+    fn what_was_never_seen_or_has_no_version_is_not_current() {
+        let versions = SeenVersions::default();
+        assert!(!versions.is_current(&meta(Some("one"), 10, 7)));
+        versions.note(&meta(None, 10, 0));
+        assert!(!versions.is_current(&meta(None, 10, 0)), "neither etag nor time: cannot be told apart");
+        versions.note(&meta(None, 10, 7));
+        assert!(versions.is_current(&meta(None, 10, 7)) && !versions.is_current(&meta(None, 11, 7)));
+    }
+}
