@@ -67,6 +67,8 @@ settings! {
     function_idle_timeout_ms: u64 = 10_000;
     /// A function that has not said hello after this long is killed and counted as lost.
     function_start_timeout_ms: u64 = 10_000;
+    /// A function that has not stopped a cancelled attempt after this long is killed.
+    cancel_grace_ms: u64 = 2_000;
     /// Tries of one task before the query fails.
     max_attempts: u32 = 4;
     /// Queries that run at once; more wait.

@@ -1,0 +1,163 @@
+//! Which task goes to which function.
+//!
+//! One pass considers every waiting task once, in turns: each query gets one placement, least recently served first.
+//! A query's attempts at once never exceed the functions it was sized for, and the tasks of one stage go to distinct
+//! functions for as long as that is possible:
+//!
+//! ```text
+//!   1. an idle function that ran no task of this stage (any idle one, once enough distinct ones ran it)
+//!   2. a starting function that nobody else waits for
+//!   3. the query has its functions: wait until one of them that ran no task of this stage is free
+//!   4. start a function; at the limit, in the place of an idle one of another shape
+//!   5. wait for a busy function that ran no task of this stage
+//!   6. any idle function
+//! ```
+//!
+//! Nothing here can wait for ever: 2, 3 and 5 wait for a function whose start or attempt ends or is given up, and when
+//! there is none, every idle function will do.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use onward_wire::{FunctionId, QueryId};
+
+use super::Scheduler;
+use super::event::{Command, FunctionShape};
+
+/// What one pass has promised.
+#[derive(Default)]
+struct Pass {
+    /// Starting functions that a task waits for.
+    claimed: BTreeMap<FunctionShape, usize>,
+    claimed_vcpus: u32,
+}
+
+/// One query's place in the pass.
+struct Turn {
+    query: QueryId,
+    /// Stages to consider, each with the next task to consider.
+    stages: VecDeque<(u32, u32)>,
+    claimed: usize,
+}
+
+enum Placement {
+    Run(FunctionId),
+    /// It gets the next function that is ready.
+    Claim,
+    /// Nothing for this stage's tasks now.
+    Wait,
+}
+
+impl Scheduler {
+    /// Gives waiting tasks to functions, starting functions where that is worth it.
+    pub(super) fn assign(&mut self) {
+        let mut pass = Pass::default();
+        let mut order: Vec<_> = self.running.values().map(|query| (query.turn, query.id)).collect();
+        order.sort_unstable();
+        let turn = |(_, query)| {
+            let stages = self.running.get(&query)?.ready_stages().map(|stage| (stage, 0)).collect();
+            Some(Turn { query, stages, claimed: 0 })
+        };
+        let mut turns: VecDeque<Turn> = order.into_iter().filter_map(turn).collect();
+        while let Some(mut turn) = turns.pop_front() {
+            if self.serve(&mut turn, &mut pass) {
+                turns.push_back(turn);
+            }
+        }
+    }
+
+    /// Places one task of the query; false when nothing is left for it in this pass.
+    fn serve(&mut self, turn: &mut Turn, pass: &mut Pass) -> bool {
+        while let Some((stage, next)) = turn.stages.front().copied() {
+            if !self.may_run_more(turn, pass) {
+                return false;
+            }
+            let Some(query) = self.running.get_mut(&turn.query) else { return false };
+            let shape = query.shape;
+            let Some(task) = query.stages[stage as usize].pending.range(next..).next().copied() else {
+                turn.stages.pop_front();
+                continue;
+            };
+            match self.place(turn.query, stage, task, pass) {
+                Placement::Run(function) => self.run(turn.query, stage, task, function),
+                Placement::Claim => {
+                    *pass.claimed.entry(shape).or_default() += 1;
+                    pass.claimed_vcpus += shape.vcpus;
+                    turn.claimed += 1;
+                }
+                Placement::Wait => {
+                    turn.stages.pop_front();
+                    continue;
+                }
+            }
+            if let Some(front) = turn.stages.front_mut() {
+                front.1 = task + 1;
+            }
+            return true;
+        }
+        false
+    }
+
+    /// The query's own limit, and the machine's. A query that runs nothing may always start one attempt, so a long
+    /// query never keeps a short one waiting.
+    fn may_run_more(&self, turn: &Turn, pass: &Pass) -> bool {
+        let Some(query) = self.running.get(&turn.query) else { return false };
+        let at_once = query.running + turn.claimed;
+        let vcpus = query.shape.vcpus;
+        let limit = self.limits.total_vcpus.max(vcpus.saturating_mul(query.functions as u32));
+        let used = self.pool.running_vcpus() + pass.claimed_vcpus;
+        at_once == 0 || (at_once < query.functions && used.saturating_add(vcpus) <= limit)
+    }
+
+    fn place(&mut self, query: QueryId, stage: u32, task: u32, pass: &Pass) -> Placement {
+        let query = &self.running[&query];
+        let (shape, stage) = (query.shape, &query.stages[stage as usize]);
+        let task = &stage.tasks[task as usize];
+        let distinct = query.functions.min(stage.tasks.len());
+        let is_fresh = |function: &FunctionId| !stage.used.contains(function);
+        let is_spread = task.is_retry() || stage.used.len() >= distinct;
+        let is_other = |function: &FunctionId| Some(*function) != task.last_function;
+
+        let fresh = self.pool.idle(shape).find(is_fresh);
+        if let Some(function) = fresh.or_else(|| self.pool.idle(shape).find(|f| is_spread && is_other(f))) {
+            return Placement::Run(function);
+        }
+        if self.pool.starting(shape) > pass.claimed.get(&shape).copied().unwrap_or(0) {
+            return Placement::Claim;
+        }
+        let has_all = query.used.iter().filter(|function| self.pool.contains(**function)).count() >= query.functions;
+        let is_own = |attempt: onward_wire::AttemptId| attempt.query() == query.id;
+        if has_all && self.pool.running(shape).any(|(function, attempt)| is_own(attempt) && is_fresh(&function)) {
+            return Placement::Wait;
+        }
+        let waits_for_busy = !is_spread && self.pool.running(shape).any(|(function, _)| is_fresh(&function));
+        let last_resort = self.pool.idle(shape).next();
+        if self.start_function(shape) {
+            return Placement::Claim;
+        }
+        match last_resort {
+            Some(function) if !waits_for_busy => Placement::Run(function),
+            _ => Placement::Wait,
+        }
+    }
+
+    fn start_function(&mut self, shape: FunctionShape) -> bool {
+        if self.starts_fail() {
+            return false;
+        }
+        let Some((function, evicted)) = self.pool.start(shape) else { return false };
+        self.commands.extend(evicted.map(|function| Command::StopFunction { function }));
+        self.commands.push(Command::StartFunction { function, shape });
+        true
+    }
+
+    fn run(&mut self, query: QueryId, stage: u32, task: u32, function: FunctionId) {
+        let Some(query) = self.running.get_mut(&query) else { return };
+        self.turn += 1;
+        query.turn = self.turn;
+        let command = query.begin(stage, task, function, &self.limits);
+        if let Command::RunAttempt { attempt, .. } = &command {
+            self.pool.run(function, *attempt);
+        }
+        self.commands.push(command);
+    }
+}

@@ -1,0 +1,182 @@
+//! What the scheduler hears and what it asks for.
+
+use std::sync::Arc;
+
+use onward_wire::message::{AttemptOutput, InputAttempt, StageInputs};
+use onward_wire::{AttemptId, FunctionId, QueryId, SegmentId, WireError};
+
+/// Functions of one shape are interchangeable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct FunctionShape {
+    /// Threads of the function; at least 1.
+    pub vcpus: u32,
+    /// Limit of its operators' memory.
+    pub memory_bytes: u64,
+}
+
+/// A query to run.
+#[derive(Clone, Debug)]
+pub struct QuerySpec {
+    /// Not in use by another query.
+    pub query: QueryId,
+    /// Functions it runs on at once; at least 1.
+    pub functions: usize,
+    /// Shape of each of them.
+    pub shape: FunctionShape,
+    /// It fails with Cancelled this long after it was submitted, waiting included.
+    pub timeout_ms: Option<u64>,
+    /// In topological order; the last one's output is the result.
+    pub stages: Vec<StageSpec>,
+}
+
+/// A stage of a [`QuerySpec`]. Its id is its position.
+#[derive(Clone, Debug)]
+pub struct StageSpec {
+    /// Stages it reads: earlier ones, without duplicates.
+    pub inputs: Vec<u32>,
+    /// The partitions each task runs. A stage without tasks has no rows and is complete at once.
+    pub tasks: Vec<Vec<u32>>,
+    /// Two runs of a task may give different rows. Decides what re-runs when output is lost with a host.
+    pub is_indeterminate: bool,
+}
+
+/// What happened.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// A query arrived.
+    SubmitQuery(QuerySpec),
+    /// A query shall end, because of the user, a closed connection or a drain. Ignored when it ended already.
+    CancelQuery {
+        /// Which.
+        query: QueryId,
+        /// What its client is told.
+        reason: WireError,
+    },
+    /// The result of a finished query was fetched or dropped.
+    ResultReleased {
+        /// Which.
+        query: QueryId,
+    },
+    /// A function said hello.
+    FunctionReady {
+        /// Which.
+        function: FunctionId,
+    },
+    /// A function is gone: crashed, killed, or could not be started.
+    FunctionLost {
+        /// Which.
+        function: FunctionId,
+        /// Why, for the user.
+        reason: String,
+    },
+    /// An attempt finished and the host verified its output.
+    Prepared {
+        /// Where it ran.
+        function: FunctionId,
+        /// Which. Reported at most once.
+        attempt: AttemptId,
+        /// What it produced.
+        output: AttemptOutput,
+    },
+    /// An attempt failed, or stopped because it was cancelled.
+    AttemptFailed {
+        /// Where it ran.
+        function: FunctionId,
+        /// Which.
+        attempt: AttemptId,
+        /// Why.
+        error: WireError,
+    },
+    /// Time passed: due at [`super::Scheduler::next_wakeup`].
+    Tick,
+}
+
+/// What the shell must do, in this order.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Command {
+    /// Start a function; the answer is `FunctionReady` or `FunctionLost`.
+    StartFunction {
+        /// Its id, not used before.
+        function: FunctionId,
+        /// Its size.
+        shape: FunctionShape,
+    },
+    /// End a function that runs nothing, or that did not answer a cancel: kill it when it does not leave. Nothing more
+    /// is expected from it.
+    StopFunction {
+        /// Which.
+        function: FunctionId,
+    },
+    /// Run an attempt on an idle function; the answer is `Prepared`, `AttemptFailed` or `FunctionLost`.
+    RunAttempt {
+        /// Where.
+        function: FunctionId,
+        /// Which.
+        attempt: AttemptId,
+        /// Partitions of the stage's plan.
+        partitions: Vec<u32>,
+        /// Committed attempts only, one entry per producer stage, ordered by task. All tasks of a stage share one list.
+        inputs: Arc<Vec<StageInputs>>,
+        /// Output up to this size may travel inline.
+        inline_bytes: u64,
+    },
+    /// Stop an attempt; the answer is the same as to `RunAttempt`.
+    CancelAttempt {
+        /// Where it runs.
+        function: FunctionId,
+        /// Which.
+        attempt: AttemptId,
+    },
+    /// An attempt's output is now the task's output. Every other attempt of the task is void.
+    AttemptCommitted {
+        /// Which.
+        attempt: AttemptId,
+    },
+    /// Nobody will read these any more.
+    ReleaseSegments(Vec<SegmentId>),
+    /// All places are taken: the query waits.
+    QueryQueued {
+        /// Which.
+        query: QueryId,
+    },
+    /// The query waits no longer.
+    QueryStarted {
+        /// Which.
+        query: QueryId,
+    },
+    /// All rows are there. Its segments stay until `ResultReleased`.
+    QueryDone {
+        /// Which.
+        query: QueryId,
+        /// The committed attempts of the last stage, ordered by task.
+        result: Vec<InputAttempt>,
+        /// What it took.
+        stats: QueryStats,
+    },
+    /// The query ended without a result.
+    QueryFailed {
+        /// Which.
+        query: QueryId,
+        /// What its client is told.
+        error: WireError,
+        /// What it took; empty when it never started.
+        stats: QueryStats,
+    },
+}
+
+/// What a query has used so far.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct QueryStats {
+    /// Tasks of all stages.
+    pub tasks: u64,
+    /// Tasks whose output is committed.
+    pub tasks_committed: u64,
+    /// Attempts started.
+    pub attempts: u64,
+    /// Attempts running now.
+    pub running: u64,
+    /// Distinct functions that ran attempts of each stage.
+    pub functions_per_stage: Vec<u64>,
+    /// Encoded bytes that committed attempts of all stages but the last produced.
+    pub exchange_bytes: u64,
+}

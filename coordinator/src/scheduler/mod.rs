@@ -1,0 +1,322 @@
+//! The scheduler: events in, commands out.
+//!
+//! ```text
+//!    sessions --SubmitQuery, CancelQuery--> +-----------+ --QueryDone, QueryFailed--> sessions
+//!                                           | Scheduler |
+//!    host ---FunctionReady, Prepared, ...-> +-----------+ --StartFunction, RunAttempt, ReleaseSegments, ...--> host
+//! ```
+//!
+//! It is a pure state machine: no clock, no I/O, no randomness. The shell passes the time in with every event and carries
+//! out the commands in order. The same events give the same commands.
+//!
+//! Guarantees, whatever the order of events (`tests.rs` plays random ones):
+//! - every query ends, as long as the host answers: with its result, or with one error;
+//! - the first prepared output of a task is committed, no other one ever is; inputs name committed attempts only;
+//! - every segment that was reported is released once: when its last reader committed, when its query ended, when it
+//!   was superseded; those of a result on [`Event::ResultReleased`];
+//! - one attempt at a time per function; limits of [`SchedulerLimits`] hold.
+//!
+//! | file | subject |
+//! | --- | --- |
+//! | `event` | the door: what goes in and out |
+//! | `limits` | what may be used |
+//! | `query`, `stage`, `task` | what is to do, what is done, what was tried |
+//! | `pool` | functions |
+//! | `assign` | which task goes to which function |
+//!
+//! Committed output lives in the host, so a lost function loses only what it was running. Lost hosts are a later step:
+//! `is_indeterminate` and the per-task record of the committed attempt are what it needs.
+
+mod assign;
+mod event;
+mod limits;
+mod pool;
+mod query;
+mod stage;
+mod task;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, VecDeque};
+
+use onward_wire::message::AttemptOutput;
+use onward_wire::{AttemptId, ErrorKind, FunctionId, QueryId, SegmentId, WireError};
+
+pub use event::{Command, Event, FunctionShape, QuerySpec, QueryStats, StageSpec};
+pub use limits::SchedulerLimits;
+
+use pool::{Activity, Pool};
+use query::{Outcome, Query};
+
+/// See the [module](self).
+#[derive(Debug)]
+pub struct Scheduler {
+    limits: SchedulerLimits,
+    now_ms: u64,
+    pool: Pool,
+    /// Queries past `max_running_queries`, each with its deadline; first in, first out.
+    waiting: VecDeque<(QuerySpec, Option<u64>)>,
+    running: BTreeMap<QueryId, Query>,
+    /// Segments of results that clients may still read.
+    results: BTreeMap<QueryId, Vec<SegmentId>>,
+    turn: u64,
+    /// Starts that failed since one succeeded or a query was admitted, and the reason of the last.
+    failed_starts: u32,
+    start_failure: String,
+    commands: Vec<Command>,
+}
+
+impl Scheduler {
+    /// A scheduler without functions or queries.
+    pub fn new(limits: SchedulerLimits) -> Self {
+        Self {
+            pool: Pool::new(limits.max_functions),
+            limits,
+            now_ms: 0,
+            waiting: VecDeque::new(),
+            running: BTreeMap::new(),
+            results: BTreeMap::new(),
+            turn: 0,
+            failed_starts: 0,
+            start_failure: String::new(),
+            commands: Vec::new(),
+        }
+    }
+
+    /// Takes in what happened at `now_ms` (any clock that does not go back) and returns what to do, in order.
+    pub fn handle(&mut self, now_ms: u64, event: Event) -> Vec<Command> {
+        self.now_ms = self.now_ms.max(now_ms);
+        match event {
+            Event::SubmitQuery(spec) => self.submit(spec),
+            Event::CancelQuery { query, reason } => self.fail(query, reason),
+            Event::ResultReleased { query } => {
+                let segments = self.results.remove(&query).unwrap_or_default();
+                self.release(segments);
+            }
+            Event::FunctionReady { function } => {
+                if self.pool.ready(function, self.now_ms) {
+                    self.failed_starts = 0;
+                }
+            }
+            Event::FunctionLost { function, reason } => self.function_lost(function, reason),
+            Event::Prepared { function, attempt, output } => self.prepared(function, attempt, output),
+            Event::AttemptFailed { function, attempt, error } => self.attempt_failed(function, attempt, error),
+            Event::Tick => {}
+        }
+        self.time_out_queries();
+        self.stop_functions(false);
+        self.fail_without_functions();
+        self.assign();
+        self.stop_functions(true);
+        std::mem::take(&mut self.commands)
+    }
+
+    /// When the next [`Event::Tick`] is due; `None` when there is nothing to wait for.
+    pub fn next_wakeup(&self) -> Option<u64> {
+        let running = self.running.values().filter_map(|query| query.deadline_ms);
+        let waiting = self.waiting.iter().filter_map(|(_, deadline)| *deadline);
+        let functions = self.pool.activities().filter_map(|(_, _, activity)| self.stop_at(activity));
+        running.chain(waiting).chain(functions).min()
+    }
+
+    /// What a running query has used so far; `None` when it waits, ended, or is unknown.
+    pub fn stats(&self, query: QueryId) -> Option<QueryStats> {
+        self.running.get(&query).map(Query::stats)
+    }
+
+    /// Functions alive or starting.
+    pub fn functions(&self) -> usize {
+        self.pool.activities().count()
+    }
+
+    /// Queries that run, and queries that wait.
+    pub fn queries(&self) -> (usize, usize) {
+        (self.running.len(), self.waiting.len())
+    }
+
+    fn submit(&mut self, spec: QuerySpec) {
+        let deadline = spec.timeout_ms.map(|timeout| self.now_ms.saturating_add(timeout));
+        if self.running.len() < self.limits.max_running_queries.max(1) {
+            self.start_query(spec, deadline);
+        } else if self.waiting.len() < self.limits.max_queued_queries {
+            self.commands.push(Command::QueryQueued { query: spec.query });
+            self.waiting.push_back((spec, deadline));
+        } else {
+            let message = format!(
+                "{} queries run and {} wait (max_running_queries, max_queued_queries): try again later",
+                self.running.len(),
+                self.waiting.len()
+            );
+            let error = WireError::new(ErrorKind::ResourceExhausted, message);
+            self.commands.push(Command::QueryFailed { query: spec.query, error, stats: QueryStats::default() });
+        }
+    }
+
+    fn start_query(&mut self, spec: QuerySpec, deadline: Option<u64>) {
+        let id = spec.query;
+        self.failed_starts = 0;
+        self.turn += 1;
+        self.commands.push(Command::QueryStarted { query: id });
+        match Query::new(spec, deadline, self.turn) {
+            Ok(query) => {
+                self.running.insert(id, query);
+                self.finish_if_complete(id);
+            }
+            Err(error) => {
+                self.commands.push(Command::QueryFailed { query: id, error, stats: QueryStats::default() });
+                self.start_waiting();
+            }
+        }
+    }
+
+    fn start_waiting(&mut self) {
+        if self.running.len() < self.limits.max_running_queries.max(1)
+            && let Some((spec, deadline)) = self.waiting.pop_front()
+        {
+            self.start_query(spec, deadline);
+        }
+    }
+
+    fn prepared(&mut self, function: FunctionId, attempt: AttemptId, output: AttemptOutput) {
+        self.pool.finish(function, attempt, self.now_ms);
+        let Some(query) = self.running.get_mut(&attempt.query()) else {
+            return self.release(output.segments.iter().map(|segment| segment.id()).collect());
+        };
+        match query.prepared(attempt, output, &self.limits) {
+            Outcome::Known => {}
+            Outcome::Superseded(segments) => self.release(segments),
+            Outcome::Committed { cancel, release } => {
+                self.commands.push(Command::AttemptCommitted { attempt });
+                if let Some((function, attempt)) = cancel {
+                    self.cancel(function, attempt);
+                }
+                self.release(release);
+                self.finish_if_complete(attempt.query());
+            }
+        }
+    }
+
+    fn attempt_failed(&mut self, function: FunctionId, attempt: AttemptId, error: WireError) {
+        self.pool.finish(function, attempt, self.now_ms);
+        if let Some(query) = self.running.get_mut(&attempt.query())
+            && let Err(error) = query.failed(attempt, error, self.limits.max_attempts)
+        {
+            self.fail(attempt.query(), error);
+        }
+    }
+
+    fn function_lost(&mut self, function: FunctionId, reason: String) {
+        match self.pool.remove(function) {
+            Some(Activity::Starting) => {
+                self.failed_starts += 1;
+                self.start_failure = reason;
+            }
+            Some(Activity::Running { attempt, .. }) => {
+                let error = WireError::new(ErrorKind::Unavailable, format!("function {function} was lost: {reason}"));
+                if let Some(query) = self.running.get_mut(&attempt.query())
+                    && let Err(error) = query.give_up(attempt, error, self.limits.max_attempts)
+                {
+                    self.fail(attempt.query(), error);
+                }
+            }
+            Some(Activity::Idle { .. }) | None => {}
+        }
+    }
+
+    /// No function is started any more until one succeeds or a new query tries.
+    fn starts_fail(&self) -> bool {
+        self.failed_starts >= self.limits.max_attempts.max(1)
+    }
+
+    /// Queries that could only wait for functions that do not start.
+    fn fail_without_functions(&mut self) {
+        if !self.starts_fail() {
+            return;
+        }
+        let stuck = self.running.values().filter(|query| !self.pool.has(query.shape) && !query.is_complete());
+        let stuck: Vec<_> = stuck.map(|query| query.id).collect();
+        let message =
+            format!("functions do not start ({} tries in a row), last: {}", self.failed_starts, self.start_failure);
+        for query in stuck {
+            self.fail(query, WireError::new(ErrorKind::Unavailable, &message));
+        }
+    }
+
+    fn finish_if_complete(&mut self, id: QueryId) {
+        if !self.running.get(&id).is_some_and(Query::is_complete) {
+            return;
+        }
+        let Some(mut query) = self.running.remove(&id) else { return };
+        let (result, stats) = (query.result(), query.stats());
+        let (others, segments) = query.take_segments();
+        self.release(others);
+        if !segments.is_empty() {
+            self.results.insert(id, segments);
+        }
+        self.commands.push(Command::QueryDone { query: id, result, stats });
+        self.start_waiting();
+    }
+
+    /// Ends a query that waits or runs; nothing when it does neither.
+    fn fail(&mut self, id: QueryId, error: WireError) {
+        if let Some(mut query) = self.running.remove(&id) {
+            let stats = query.stats();
+            for (function, attempt) in query.running_attempts() {
+                self.cancel(function, attempt);
+            }
+            let (mut segments, result) = query.take_segments();
+            segments.extend(result);
+            self.release(segments);
+            self.commands.push(Command::QueryFailed { query: id, error, stats });
+            self.start_waiting();
+        } else if let Some(position) = self.waiting.iter().position(|(spec, _)| spec.query == id) {
+            self.waiting.remove(position);
+            self.commands.push(Command::QueryFailed { query: id, error, stats: QueryStats::default() });
+        }
+    }
+
+    fn time_out_queries(&mut self) {
+        let is_due = |deadline: Option<u64>| deadline.is_some_and(|deadline| deadline <= self.now_ms);
+        let waiting = self.waiting.iter().filter(|(_, deadline)| is_due(*deadline)).map(|(spec, _)| spec.query);
+        let running = self.running.values().filter(|query| is_due(query.deadline_ms)).map(|query| query.id);
+        // Waiting ones first: none of them shall start only to be ended.
+        let due: Vec<_> = waiting.chain(running).collect();
+        for query in due {
+            let message = "the statement took longer than its timeout (onward.statement_timeout_ms)";
+            self.fail(query, WireError::new(ErrorKind::Cancelled, message));
+        }
+    }
+
+    /// When a function in this state is to be stopped.
+    fn stop_at(&self, activity: Activity) -> Option<u64> {
+        match activity {
+            Activity::Idle { since_ms } => Some(since_ms.saturating_add(self.limits.function_idle_timeout_ms)),
+            Activity::Running { cancelled_ms, .. } => Some(cancelled_ms?.saturating_add(self.limits.cancel_grace_ms)),
+            Activity::Starting => None,
+        }
+    }
+
+    /// Stops functions whose time is up: idle ones, or else those that do not answer a cancel.
+    fn stop_functions(&mut self, idle: bool) {
+        let is_due = |activity| self.stop_at(activity).is_some_and(|stop_at| stop_at <= self.now_ms);
+        let due = self.pool.activities().filter(|(_, _, activity)| {
+            matches!(activity, Activity::Idle { .. }) == idle && is_due(*activity)
+        });
+        let due: Vec<_> = due.map(|(id, ..)| id).collect();
+        for function in due {
+            self.pool.remove(function);
+            self.commands.push(Command::StopFunction { function });
+        }
+    }
+
+    fn cancel(&mut self, function: FunctionId, attempt: AttemptId) {
+        self.pool.cancel(function, self.now_ms);
+        self.commands.push(Command::CancelAttempt { function, attempt });
+    }
+
+    fn release(&mut self, segments: Vec<SegmentId>) {
+        if !segments.is_empty() {
+            self.commands.push(Command::ReleaseSegments(segments));
+        }
+    }
+}

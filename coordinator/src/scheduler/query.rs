@@ -1,0 +1,233 @@
+//! One running query: which tasks may run, what they read, what they wrote.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use onward_wire::message::{AttemptOutput, InputAttempt, StageInputs};
+use onward_wire::{AttemptId, ErrorKind, FunctionId, QueryId, SegmentId, StageId, WireError};
+
+use super::event::{Command, FunctionShape, QuerySpec, QueryStats};
+use super::limits::SchedulerLimits;
+use super::stage::Stage;
+use super::task::{State, Task};
+
+#[derive(Debug)]
+pub(super) struct Query {
+    pub(super) id: QueryId,
+    pub(super) shape: FunctionShape,
+    /// Functions it may use at once.
+    pub(super) functions: usize,
+    pub(super) deadline_ms: Option<u64>,
+    /// When it was last given a function, as a count of such events: the least recent one is served first.
+    pub(super) turn: u64,
+    pub(super) stages: Vec<Stage>,
+    /// Functions that ran any of its attempts, the lost ones included.
+    pub(super) used: BTreeSet<FunctionId>,
+    /// Attempts that run and whose outcome it waits for.
+    pub(super) running: usize,
+    inline_bytes: u64,
+    attempts: u64,
+    exchange_bytes: u64,
+}
+
+/// What became of a prepared output.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    /// It was reported before.
+    Known,
+    /// Nobody reads it: another attempt won.
+    Superseded(Vec<SegmentId>),
+    /// It counts. The task's other attempt, if one runs, must stop; these segments were read for the last time.
+    Committed { cancel: Option<(FunctionId, AttemptId)>, release: Vec<SegmentId> },
+}
+
+impl Query {
+    /// Errors with Internal when the stages are not in topological order.
+    pub(super) fn new(spec: QuerySpec, deadline_ms: Option<u64>, turn: u64) -> Result<Self, WireError> {
+        let mut stages: Vec<Stage> = Vec::with_capacity(spec.stages.len());
+        for (stage, position) in spec.stages.into_iter().zip(0u32..) {
+            let id = StageId::new(spec.query, position);
+            for input in &stage.inputs {
+                let Some(producer) = stages.get_mut(*input as usize) else {
+                    let message = format!("stage {id} reads stage {input}, which does not come before it");
+                    return Err(WireError::new(ErrorKind::Internal, message));
+                };
+                producer.consumers.push(position);
+            }
+            stages.push(Stage::new(id, stage));
+        }
+        if stages.is_empty() {
+            return Err(WireError::new(ErrorKind::Internal, format!("query {} has no stages", spec.query)));
+        }
+        Ok(Self {
+            id: spec.query,
+            shape: spec.shape,
+            functions: spec.functions.max(1),
+            deadline_ms,
+            turn,
+            stages,
+            used: BTreeSet::new(),
+            running: 0,
+            inline_bytes: 0,
+            attempts: 0,
+            exchange_bytes: 0,
+        })
+    }
+
+    pub(super) fn is_complete(&self) -> bool {
+        self.stages.iter().all(Stage::is_complete)
+    }
+
+    /// Stages with tasks that may start: all producers are complete. (Early starts on a part of them would go here.)
+    pub(super) fn ready_stages(&self) -> impl Iterator<Item = u32> + '_ {
+        let is_ready = |stage: &Stage| stage.inputs.iter().all(|input| self.stages[*input as usize].is_complete());
+        (0..).zip(&self.stages).filter(move |(_, stage)| !stage.pending.is_empty() && is_ready(stage)).map(|(id, _)| id)
+    }
+
+    /// Starts an attempt of a pending task of a ready stage.
+    pub(super) fn begin(&mut self, stage: u32, task: u32, function: FunctionId, limits: &SchedulerLimits) -> Command {
+        let inputs = self.inputs(stage);
+        let stage = &mut self.stages[stage as usize];
+        let inline_bytes = limits
+            .inline_attempt_bytes
+            .min(limits.inline_exchange_bytes.saturating_sub(stage.inline_bytes))
+            .min(limits.inline_query_bytes.saturating_sub(self.inline_bytes));
+        stage.inline_bytes += inline_bytes;
+        stage.pending.remove(&task);
+        stage.used.insert(function);
+        let task = &mut stage.tasks[task as usize];
+        let attempt = task.id.attempt(task.begin(function, inline_bytes));
+        self.used.insert(function);
+        self.inline_bytes += inline_bytes;
+        self.running += 1;
+        self.attempts += 1;
+        Command::RunAttempt { function, attempt, partitions: task.partitions.clone(), inputs, inline_bytes }
+    }
+
+    fn inputs(&mut self, stage: u32) -> Arc<Vec<StageInputs>> {
+        let consumer = &self.stages[stage as usize];
+        if let Some(inputs) = &consumer.bound_inputs {
+            return Arc::clone(inputs);
+        }
+        let inputs = consumer.inputs.iter();
+        let inputs = inputs.map(|input| StageInputs { stage: *input, attempts: self.stages[*input as usize].output() });
+        let inputs = Arc::new(inputs.collect());
+        self.stages[stage as usize].bound_inputs = Some(Arc::clone(&inputs));
+        inputs
+    }
+
+    fn task(&mut self, attempt: AttemptId) -> Option<&mut Task> {
+        self.stages.get_mut(attempt.task.stage.stage as usize)?.tasks.get_mut(attempt.task.task as usize)
+    }
+
+    /// An attempt's output is there. The first of a task wins.
+    pub(super) fn prepared(&mut self, attempt: AttemptId, output: AttemptOutput, limits: &SchedulerLimits) -> Outcome {
+        let superseded = Outcome::Superseded(output.segments.iter().map(|segment| segment.id()).collect());
+        let Some(task) = self.task(attempt) else { return superseded };
+        if !task.report(attempt.attempt) {
+            return Outcome::Known;
+        }
+        let (other, reserved) = match task.state {
+            State::Committed { .. } => return superseded,
+            State::Running { attempt: running, inline_bytes, .. } if running == attempt.attempt => (None, inline_bytes),
+            State::Running { attempt: running, function, inline_bytes } => {
+                (Some((function, task.id.attempt(running))), inline_bytes)
+            }
+            State::Pending => (None, 0),
+        };
+        let is_running = matches!(task.state, State::Running { .. });
+        let inline_bytes = output.inline.len() as u64;
+        let stage = &mut self.stages[attempt.task.stage.stage as usize];
+        // The output of an attempt that was given up holds no reservation: it may not fit any more.
+        let fits = stage.inline_bytes - reserved + inline_bytes <= limits.inline_exchange_bytes
+            && self.inline_bytes - reserved + inline_bytes <= limits.inline_query_bytes;
+        if inline_bytes > reserved && !fits {
+            return superseded;
+        }
+        stage.inline_bytes = stage.inline_bytes - reserved + inline_bytes;
+        self.inline_bytes = self.inline_bytes - reserved + inline_bytes;
+        self.running -= usize::from(is_running);
+        if attempt.task.stage.stage as usize + 1 < self.stages.len() {
+            self.exchange_bytes += output.bytes();
+        }
+        let stage = &mut self.stages[attempt.task.stage.stage as usize];
+        stage.pending.remove(&attempt.task.task);
+        stage.committed += 1;
+        stage.tasks[attempt.task.task as usize].state =
+            State::Committed { attempt: attempt.attempt, output: Some(output) };
+        Outcome::Committed { cancel: other, release: self.release_read(attempt.task.stage.stage) }
+    }
+
+    /// When `consumer` is complete, lets go of the inputs that no other stage still reads.
+    fn release_read(&mut self, consumer: u32) -> Vec<SegmentId> {
+        let mut released = Vec::new();
+        if !self.stages[consumer as usize].is_complete() {
+            return released;
+        }
+        self.stages[consumer as usize].bound_inputs = None;
+        for input in self.stages[consumer as usize].inputs.clone() {
+            let consumers = &self.stages[input as usize].consumers;
+            if consumers.iter().all(|consumer| self.stages[*consumer as usize].is_complete()) {
+                let (segments, inline_bytes) = self.stages[input as usize].take_output();
+                released.extend(segments);
+                self.inline_bytes -= inline_bytes;
+            }
+        }
+        released
+    }
+
+    /// An attempt ended without output. `Err` ends the query.
+    pub(super) fn failed(&mut self, attempt: AttemptId, error: WireError, max_attempts: u32) -> Result<(), WireError> {
+        let Some(task) = self.task(attempt) else { return Ok(()) };
+        task.report(attempt.attempt);
+        self.give_up(attempt, error, max_attempts)
+    }
+
+    /// The function of an attempt is gone; the attempt's output may still turn up. `Err` ends the query.
+    pub(super) fn give_up(&mut self, attempt: AttemptId, error: WireError, max_attempts: u32) -> Result<(), WireError> {
+        let Some(task) = self.task(attempt) else { return Ok(()) };
+        let State::Running { attempt: running, inline_bytes, .. } = task.state else { return Ok(()) };
+        if running != attempt.attempt {
+            return Ok(());
+        }
+        let retried = task.retry_after(error, max_attempts);
+        let stage = &mut self.stages[attempt.task.stage.stage as usize];
+        stage.inline_bytes -= inline_bytes;
+        stage.pending.insert(attempt.task.task);
+        self.inline_bytes -= inline_bytes;
+        self.running -= 1;
+        retried
+    }
+
+    pub(super) fn running_attempts(&self) -> Vec<(FunctionId, AttemptId)> {
+        let tasks = self.stages.iter().flat_map(|stage| &stage.tasks);
+        let running = tasks.filter_map(|task| match task.state {
+            State::Running { attempt, function, .. } => Some((function, task.id.attempt(attempt))),
+            _ => None,
+        });
+        running.collect()
+    }
+
+    /// The result, once the query is complete.
+    pub(super) fn result(&self) -> Vec<InputAttempt> {
+        self.stages.last().map(Stage::output).unwrap_or_default()
+    }
+
+    /// Lets go of all committed output that is left: of all stages, and of the last one apart.
+    pub(super) fn take_segments(&mut self) -> (Vec<SegmentId>, Vec<SegmentId>) {
+        let result = self.stages.last_mut().map(|stage| stage.take_output().0).unwrap_or_default();
+        let others = self.stages.iter_mut().flat_map(|stage| stage.take_output().0).collect();
+        (others, result)
+    }
+
+    pub(super) fn stats(&self) -> QueryStats {
+        QueryStats {
+            tasks: self.stages.iter().map(|stage| stage.tasks.len() as u64).sum(),
+            tasks_committed: self.stages.iter().map(|stage| stage.committed as u64).sum(),
+            attempts: self.attempts,
+            running: self.running as u64,
+            functions_per_stage: self.stages.iter().map(|stage| stage.used.len() as u64).collect(),
+            exchange_bytes: self.exchange_bytes,
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! One stage of a running query.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use onward_wire::message::{InputAttempt, StageInputs};
+use onward_wire::{FunctionId, SegmentId, StageId};
+
+use super::event::StageSpec;
+use super::task::{State, Task};
+
+#[derive(Debug)]
+pub(super) struct Stage {
+    pub(super) inputs: Vec<u32>,
+    pub(super) consumers: Vec<u32>,
+    pub(super) tasks: Vec<Task>,
+    /// Tasks that wait; placed in this order.
+    pub(super) pending: BTreeSet<u32>,
+    pub(super) committed: usize,
+    /// Functions that ran an attempt of it, the lost ones included.
+    pub(super) used: BTreeSet<FunctionId>,
+    /// Inline output that it holds or that its running attempts may return.
+    pub(super) inline_bytes: u64,
+    /// What its tasks read; fixed when the first of them starts.
+    pub(super) bound_inputs: Option<Arc<Vec<StageInputs>>>,
+}
+
+impl Stage {
+    pub(super) fn new(id: StageId, spec: StageSpec) -> Self {
+        let tasks: Vec<_> =
+            spec.tasks.into_iter().zip(0..).map(|(partitions, task)| Task::new(id.task(task), partitions)).collect();
+        Self {
+            inputs: spec.inputs,
+            consumers: Vec::new(),
+            pending: (0..tasks.len() as u32).collect(),
+            tasks,
+            committed: 0,
+            used: BTreeSet::new(),
+            inline_bytes: 0,
+            bound_inputs: None,
+        }
+    }
+
+    pub(super) fn is_complete(&self) -> bool {
+        self.committed == self.tasks.len()
+    }
+
+    /// The committed attempts of a complete stage, by task.
+    pub(super) fn output(&self) -> Vec<InputAttempt> {
+        let committed = self.tasks.iter().filter_map(|task| match &task.state {
+            State::Committed { attempt, output: Some(output) } => {
+                Some(InputAttempt { attempt: task.id.attempt(*attempt).into(), output: output.clone() })
+            }
+            _ => None,
+        });
+        committed.collect()
+    }
+
+    /// Lets go of all committed output; returns its segments and the inline bytes that became free.
+    pub(super) fn take_output(&mut self) -> (Vec<SegmentId>, u64) {
+        let (mut segments, mut inline_bytes) = (Vec::new(), 0);
+        for task in &mut self.tasks {
+            if let State::Committed { output, .. } = &mut task.state
+                && let Some(output) = output.take()
+            {
+                segments.extend(output.segments.iter().map(|segment| segment.id()));
+                inline_bytes += output.inline.len() as u64;
+            }
+        }
+        self.inline_bytes -= inline_bytes;
+        (segments, inline_bytes)
+    }
+}

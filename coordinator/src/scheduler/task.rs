@@ -1,0 +1,82 @@
+//! One task: its tries, and which of them counts.
+
+use std::collections::BTreeSet;
+
+use onward_wire::message::AttemptOutput;
+use onward_wire::{ErrorKind, FunctionId, TaskId, WireError};
+
+/// Tries that end without counting as a failure (a function was told to leave) may be this many times `max_attempts`:
+/// everything has a limit.
+const UNCOUNTED_FACTOR: u32 = 8;
+
+/// Where a task is.
+#[derive(Debug)]
+pub(super) enum State {
+    /// Waits for its stage to be ready, or for a function.
+    Pending,
+    /// This attempt runs, and may return this much inline.
+    Running { attempt: u32, function: FunctionId, inline_bytes: u64 },
+    /// The task's output; `None` once it is not needed any more.
+    Committed { attempt: u32, output: Option<AttemptOutput> },
+}
+
+#[derive(Debug)]
+pub(super) struct Task {
+    pub(super) id: TaskId,
+    pub(super) partitions: Vec<u32>,
+    pub(super) state: State,
+    /// Where its last attempt ran: a retry prefers another function.
+    pub(super) last_function: Option<FunctionId>,
+    attempts: u32,
+    failures: u32,
+    /// Attempts whose outcome was reported. A lost attempt is not in it: its output may still turn up.
+    reported: BTreeSet<u32>,
+}
+
+impl Task {
+    pub(super) fn new(id: TaskId, partitions: Vec<u32>) -> Self {
+        Self {
+            id,
+            partitions,
+            state: State::Pending,
+            last_function: None,
+            attempts: 0,
+            failures: 0,
+            reported: BTreeSet::new(),
+        }
+    }
+
+    pub(super) fn is_retry(&self) -> bool {
+        self.attempts > 0
+    }
+
+    pub(super) fn begin(&mut self, function: FunctionId, inline_bytes: u64) -> u32 {
+        let attempt = self.attempts;
+        self.attempts += 1;
+        self.last_function = Some(function);
+        self.state = State::Running { attempt, function, inline_bytes };
+        attempt
+    }
+
+    /// Notes that the outcome of `attempt` is known; false when it was known before, or the attempt never started.
+    pub(super) fn report(&mut self, attempt: u32) -> bool {
+        attempt < self.attempts && self.reported.insert(attempt)
+    }
+
+    /// Notes that the running attempt ended in vain. `Err` is the query's error: `error` itself when trying again is
+    /// pointless, or what happened over all tries.
+    pub(super) fn retry_after(&mut self, error: WireError, max_attempts: u32) -> Result<(), WireError> {
+        self.state = State::Pending;
+        self.failures += u32::from(error.counts_as_failure);
+        if !error.is_retryable {
+            return Err(error);
+        }
+        let max_attempts = max_attempts.max(1);
+        if self.failures >= max_attempts || self.attempts >= max_attempts.saturating_mul(UNCOUNTED_FACTOR) {
+            let kind = ErrorKind::try_from(error.kind).unwrap_or(ErrorKind::Internal);
+            let message = format!("task {} failed {} times (max_attempts), last: {error}", self.id, self.attempts);
+            return Err(WireError::new(kind, message));
+        }
+        Ok(())
+    }
+}
