@@ -1,1 +1,18 @@
 //! Onward: TPC-H data, queries, answers, runner and report.
+
+pub mod answers;
+pub mod compare;
+mod dataset;
+pub mod error;
+pub mod generate;
+mod oracle;
+pub mod queries;
+mod table;
+
+pub use answers::Answer;
+pub use compare::Comparison;
+pub use dataset::Dataset;
+pub use error::{Error, Result};
+pub use generate::{GenerateOptions, Manifest, generate};
+pub use oracle::Oracle;
+pub use table::Table;
