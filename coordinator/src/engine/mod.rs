@@ -1,0 +1,96 @@
+//! The engine: the shell around the pure scheduler. It carries out the scheduler's commands on the host, and turns what
+//! the host reports into the scheduler's events.
+//!
+//! ```text
+//!   session --submit--> Driver (one task) <--HostEvent-- host
+//!                         |  Scheduler::handle(now, event) -> commands
+//!                         +--start_function, define_stage, run_attempt, remove_segments--> host
+//!   session <--Outcome (result attempts, metrics)--+
+//! ```
+//!
+//! One task owns the scheduler, so there is no lock around it and no order of events to think about.
+
+mod driver;
+mod guard;
+mod merge;
+mod result;
+
+use std::sync::Arc;
+
+use onward_executor::host::{Host, HostOptions};
+use onward_wire::message::DefineStage;
+use onward_wire::{Config, ErrorKind, QueryId, WireError};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::api::QueryProgress;
+use crate::scheduler::{QuerySpec, SchedulerLimits};
+
+pub use driver::Outcome;
+pub use guard::{Stopper, guard};
+pub use merge::StageMetrics;
+pub use result::read_result;
+
+/// A query for the driver.
+pub struct Submission {
+    /// What the scheduler needs.
+    pub spec: QuerySpec,
+    /// One definition per stage, in order.
+    pub stages: Vec<DefineStage>,
+    /// Hears how far the query is.
+    pub progress: watch::Sender<QueryProgress>,
+}
+
+enum Request {
+    Submit(Box<Submission>, oneshot::Sender<Result<Outcome, WireError>>),
+    Cancel(QueryId, WireError),
+    ReleaseResult(QueryId),
+}
+
+/// Handle to the driver task and its host.
+#[derive(Clone)]
+pub struct Engine {
+    requests: mpsc::UnboundedSender<Request>,
+    host: Arc<Host>,
+}
+
+impl Engine {
+    /// Starts the embedded host and the driver task, which ends when the last handle is dropped.
+    pub async fn start(options: HostOptions, config: &Config) -> Result<Self, WireError> {
+        // Both queues are bounded by what feeds them: queries (max_running_queries, max_queued_queries) and the answers
+        // of functions (max_functions, one attempt each, progress coalesced by the host).
+        let (host_events, events) = mpsc::unbounded_channel();
+        let (requests, inbox) = mpsc::unbounded_channel();
+        let host = Host::start(options, host_events).await?;
+        let driver = driver::Driver::new(SchedulerLimits::from(config), Arc::clone(&host));
+        tokio::spawn(driver.run(inbox, events));
+        Ok(Self { requests, host })
+    }
+
+    /// The embedded host.
+    pub fn host(&self) -> &Arc<Host> {
+        &self.host
+    }
+
+    /// Submits a query. The receiver gives the outcome once all result rows are committed.
+    pub fn submit(&self, submission: Submission) -> oneshot::Receiver<Result<Outcome, WireError>> {
+        let (reply, outcome) = oneshot::channel();
+        if let Err(mpsc::error::SendError(Request::Submit(_, reply))) =
+            self.requests.send(Request::Submit(Box::new(submission), reply))
+        {
+            // The other end may be gone as well; then nobody waits for this.
+            let _ = reply.send(Err(WireError::new(ErrorKind::Unavailable, "the coordinator is shutting down")));
+        }
+        outcome
+    }
+
+    /// Ends a query with `reason`; nothing when it has ended.
+    pub fn cancel(&self, query: QueryId, reason: WireError) {
+        // A closed queue means that the driver, and with it every query, has ended.
+        let _ = self.requests.send(Request::Cancel(query, reason));
+    }
+
+    /// Lets go of a finished query's result segments.
+    pub fn release_result(&self, query: QueryId) {
+        let _ = self.requests.send(Request::ReleaseResult(query));
+    }
+}
