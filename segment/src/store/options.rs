@@ -1,0 +1,96 @@
+//! Where segments live and how much of it they may use.
+
+use std::path::{Path, PathBuf};
+
+use onward_wire::Config;
+
+const MIB: u64 = 1 << 20;
+/// A shared-memory directory with less free than this (containers have 64 MiB) is not worth using.
+const LEAST_SHARED_MEMORY_BYTES: u64 = 512 * MIB;
+/// At most this much is pre-faulted ahead of need.
+const MOST_PREFAULTED_BYTES: u64 = 256 * MIB;
+
+/// How to open a store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoreOptions {
+    /// Directory of the first tier: shared memory.
+    pub memory_dir: PathBuf,
+    /// Directory of the second tier: local disk.
+    pub disk_dir: PathBuf,
+    /// Bytes of files in the first tier, idle ones included.
+    pub memory_bytes: u64,
+    /// Bytes of files in the second tier.
+    pub disk_bytes: u64,
+    /// Bytes of idle files kept for reuse in the first tier.
+    pub pool_bytes: u64,
+    /// Bytes of idle files that the background thread makes ahead of need, once the store is used.
+    pub prefault_bytes: u64,
+}
+
+impl StoreOptions {
+    /// All below one directory, for tests: nothing is pre-faulted.
+    pub fn below(dir: &Path, memory_bytes: u64, disk_bytes: u64) -> Self {
+        Self {
+            memory_dir: dir.join("memory"),
+            disk_dir: dir.join("disk"),
+            memory_bytes,
+            disk_bytes,
+            pool_bytes: memory_bytes / 2,
+            prefault_bytes: 0,
+        }
+    }
+
+    /// What `config` says. `segment_dir = auto` takes /dev/shm where it is large enough, else the spill directory, with
+    /// a line in the log.
+    pub fn from_config(config: &Config) -> Self {
+        let disk_dir = config.spill_root();
+        let wanted = config.segment_memory_limit_bytes();
+        let (memory_dir, memory_bytes) = match config.segment_dir.as_str() {
+            "auto" => choose_memory_dir(Path::new("/dev/shm"), &disk_dir, wanted),
+            dir => (dir.into(), wanted),
+        };
+        Self {
+            memory_dir,
+            disk_dir,
+            memory_bytes,
+            disk_bytes: config.segment_disk_bytes,
+            pool_bytes: memory_bytes / 2,
+            prefault_bytes: MOST_PREFAULTED_BYTES.min(memory_bytes / 8),
+        }
+    }
+}
+
+/// `shared` with as much of `wanted_bytes` as is free there, or `disk_dir`.
+fn choose_memory_dir(shared: &Path, disk_dir: &Path, wanted_bytes: u64) -> (PathBuf, u64) {
+    let free_bytes = rustix::fs::statvfs(shared).map_or(0, |stat| stat.f_bavail * stat.f_frsize);
+    // A tenth stays free for the other users of the directory.
+    let usable_bytes = free_bytes / 10 * 9;
+    if usable_bytes >= wanted_bytes {
+        return (shared.to_owned(), wanted_bytes);
+    }
+    if usable_bytes >= LEAST_SHARED_MEMORY_BYTES {
+        tracing::warn!(dir = %shared.display(), free_bytes, wanted_bytes, used_bytes = usable_bytes,
+            "shared memory is smaller than segment_memory_bytes: segments past it go to disk");
+        return (shared.to_owned(), usable_bytes);
+    }
+    tracing::warn!(dir = %shared.display(), free_bytes, instead = %disk_dir.display(),
+        "shared memory is too small for segments: they are kept in a directory (set segment_dir to choose it)");
+    (disk_dir.to_owned(), wanted_bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shared_memory_directory_that_is_not_there_falls_back_to_disk() {
+        let disk = Path::new("/disk");
+        assert_eq!(choose_memory_dir(Path::new("/no/such/dir"), disk, 1), (disk.to_owned(), 1));
+    }
+
+    #[test]
+    fn a_large_enough_directory_is_used_with_the_whole_budget() {
+        let dir = std::env::temp_dir();
+        assert_eq!(choose_memory_dir(&dir, Path::new("/disk"), 1), (dir, 1));
+    }
+}
