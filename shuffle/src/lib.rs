@@ -1,3 +1,23 @@
-//! The direct shuffle service.
-pub mod transport;
-pub use transport::*;
+//! The direct shuffle service: from the rows of one stage to the rows of the next, through mapped segments.
+//!
+//! ```text
+//!   plan partition -> Lane ---+                                  +---> ShuffleReaderExec partition
+//!   plan partition -> Lane ---+-> AttemptWriter -> segments -----+---> ShuffleReaderExec partition
+//!                                      |                         |
+//!                                      +--> inline image --------+  (small output, inside the completion message)
+//! ```
+//!
+//! The one reading rule: exchange partition `p` of a stage is, for its committed attempts in task order, the entries of
+//! `p` in each of the attempt's segments, in order. Partition numbers are global: nothing is renumbered per task.
+//!
+//! What it is not: it opens no file and no socket. Segments come from a [`SegmentSink`] and a [`SegmentSource`], which a
+//! function implements over its socket to the host, and tests over a store in the same process.
+
+mod error;
+mod reader;
+mod transport;
+mod writer;
+
+pub use reader::ShuffleReaderExec;
+pub use transport::{SegmentSink, SegmentSource, WritableSegment};
+pub use writer::{AttemptWriter, Lane, OutputMapping, WriterOptions};

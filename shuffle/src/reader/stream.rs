@@ -1,0 +1,183 @@
+//! One exchange partition as a stream.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, OnceLock};
+
+use datafusion::arrow::array::{RecordBatch, RecordBatchOptions};
+use datafusion::arrow::compute::concat_batches;
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::common::Result;
+use datafusion::physical_plan::metrics::{BaselineMetrics, Count, ExecutionPlanMetricsSet, MetricBuilder};
+use futures::Stream;
+use onward_segment::{Entry, MappedSegment};
+use onward_wire::message::{AttemptOutput, SegmentRef, StageInputs};
+
+use crate::error::{segment_error, wire_error};
+use crate::transport::SegmentSource;
+
+/// Segments asked for at once: one round trip to the host for many, without holding hundreds mapped.
+const SEGMENTS_AT_ONCE: usize = 16;
+
+/// When batches are merged.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    /// Batches with fewer rows are tiny: operators would spend more on the batch than on its rows.
+    tiny_rows: u64,
+    /// Tiny batches are merged up to this many rows.
+    batch_rows: usize,
+}
+
+impl Limits {
+    pub fn new(batch_rows: usize) -> Self {
+        Self { tiny_rows: (batch_rows / 8) as u64, batch_rows }
+    }
+}
+
+/// Reads one exchange partition; see the reading rule at [`super::ShuffleReaderExec`].
+pub(super) struct PartitionReader {
+    partition: u32,
+    schema: SchemaRef,
+    inputs: Arc<StageInputs>,
+    source: Arc<dyn SegmentSource>,
+    images: Arc<Vec<OnceLock<Arc<MappedSegment>>>>,
+    limits: Limits,
+    /// The next attempt to look at.
+    attempt: usize,
+    /// Segments of the current attempt that were not asked for yet.
+    waiting: VecDeque<SegmentRef>,
+    mapped: VecDeque<Arc<MappedSegment>>,
+    entries: VecDeque<(Arc<MappedSegment>, Entry)>,
+    tiny: Vec<RecordBatch>,
+    tiny_rows: usize,
+    metrics: BaselineMetrics,
+    bytes: Count,
+}
+
+impl PartitionReader {
+    #[expect(clippy::too_many_arguments, reason = "called once, from the node that holds all of them")]
+    pub fn new(
+        partition: u32,
+        schema: SchemaRef,
+        inputs: Arc<StageInputs>,
+        source: Arc<dyn SegmentSource>,
+        images: Arc<Vec<OnceLock<Arc<MappedSegment>>>>,
+        limits: Limits,
+        metrics: &ExecutionPlanMetricsSet,
+        plan_partition: usize,
+    ) -> Self {
+        Self {
+            partition,
+            schema,
+            inputs,
+            source,
+            images,
+            limits,
+            attempt: 0,
+            waiting: VecDeque::new(),
+            mapped: VecDeque::new(),
+            entries: VecDeque::new(),
+            tiny: Vec::new(),
+            tiny_rows: 0,
+            metrics: BaselineMetrics::new(metrics, plan_partition),
+            bytes: MetricBuilder::new(metrics).output_bytes(plan_partition),
+        }
+    }
+
+    pub fn into_stream(self) -> impl Stream<Item = Result<RecordBatch>> + Send {
+        futures::stream::try_unfold(self, |mut reader| async move {
+            let batch = reader.next().await?;
+            Ok(batch.map(|batch| (batch, reader)))
+        })
+    }
+
+    /// The next batch: as it lies in its segment, or several tiny ones merged.
+    async fn next(&mut self) -> Result<Option<RecordBatch>> {
+        while let Some((segment, entry)) = self.next_entry().await? {
+            if entry.rows == 0 {
+                continue;
+            }
+            let is_tiny = entry.rows < self.limits.tiny_rows;
+            if !self.tiny.is_empty() && (!is_tiny || self.tiny_rows + entry.rows as usize > self.limits.batch_rows) {
+                self.entries.push_front((segment, entry));
+                return self.merge_tiny().map(Some);
+            }
+            let timer = self.metrics.elapsed_compute().clone();
+            let _timer = timer.timer();
+            self.bytes.add(entry.length as usize);
+            self.metrics.record_output(entry.rows as usize);
+            let batch = self.decode(&segment, &entry)?;
+            if !is_tiny {
+                return Ok(Some(batch));
+            }
+            self.tiny_rows += batch.num_rows();
+            self.tiny.push(batch);
+        }
+        match self.tiny.is_empty() {
+            true => Ok(None),
+            false => self.merge_tiny().map(Some),
+        }
+    }
+
+    fn merge_tiny(&mut self) -> Result<RecordBatch> {
+        self.tiny_rows = 0;
+        let tiny = std::mem::take(&mut self.tiny);
+        match tiny.as_slice() {
+            [only] => Ok(only.clone()),
+            _ => Ok(concat_batches(&self.schema, &tiny)?),
+        }
+    }
+
+    /// The batch of an entry, under the plan's schema (names and metadata may differ from the writer's).
+    fn decode(&self, segment: &Arc<MappedSegment>, entry: &Entry) -> Result<RecordBatch> {
+        let batch = segment.batch(entry).map_err(segment_error)?;
+        let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+        Ok(RecordBatch::try_new_with_options(self.schema.clone(), batch.columns().to_vec(), &options)?)
+    }
+
+    async fn next_entry(&mut self) -> Result<Option<(Arc<MappedSegment>, Entry)>> {
+        loop {
+            if let Some(entry) = self.entries.pop_front() {
+                return Ok(Some(entry));
+            }
+            if let Some(segment) = self.mapped.pop_front() {
+                self.entries.extend(segment.entries(self.partition).map(|entry| (segment.clone(), entry)));
+            } else if !self.waiting.is_empty() {
+                let count = self.waiting.len().min(SEGMENTS_AT_ONCE);
+                let asked: Vec<SegmentRef> = self.waiting.drain(..count).collect();
+                self.mapped.extend(self.source.map(&asked).await.map_err(wire_error)?);
+            } else if !self.next_attempt()? {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Goes to the next attempt that has rows of the partition; false when there is none.
+    fn next_attempt(&mut self) -> Result<bool> {
+        while let Some(attempt) = self.inputs.attempts.get(self.attempt) {
+            let image = &self.images[self.attempt];
+            self.attempt += 1;
+            if !has_rows(&attempt.output, self.partition) {
+                continue;
+            }
+            if attempt.output.inline.is_empty() {
+                self.waiting.extend(attempt.output.segments.iter().copied());
+            } else {
+                let segment = match image.get() {
+                    Some(segment) => segment.clone(),
+                    None => {
+                        let opened = MappedSegment::from_image(attempt.output.inline.clone()).map_err(segment_error)?;
+                        image.get_or_init(|| Arc::new(opened)).clone()
+                    }
+                };
+                self.mapped.push_back(segment);
+            }
+            return Ok(true);
+        }
+        Ok(false)
+    }
+}
+
+/// By the statistics of the attempt: they list every partition that has rows, ascending.
+fn has_rows(output: &AttemptOutput, partition: u32) -> bool {
+    output.partitions.binary_search_by_key(&partition, |stats| stats.partition).is_ok()
+}

@@ -1,0 +1,252 @@
+//! [`AttemptWriter`]: the output of one attempt, from rows to segments.
+//!
+//! ```text
+//!   plan partition 0 -> Lane -> window (references) --- flush ---> segment: all partitions, in partition order
+//!   plan partition 1 -> Lane -> window (references) --- flush ---> segment
+//!                                   |  small rest at `Lane::finish`
+//!                                   +--------> AttemptWriter::finish: one more segment, or an inline image
+//! ```
+
+mod assign;
+mod encode;
+mod window;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::error::Result;
+use datafusion::physical_expr::PhysicalExpr;
+use onward_segment::{Finished, ImageWriter, SegmentError, SegmentWriter, segment_bytes};
+use onward_wire::message::{AttemptOutput, PartitionStats, SegmentRef};
+use parking_lot::Mutex;
+
+use crate::error::{segment_error, wire_error};
+use crate::transport::SegmentSink;
+use assign::{Assignment, HashAssigner};
+use encode::Encoded;
+use window::{Window, row_bytes};
+
+/// A rest up to this size waits for the rests of the other lanes: one segment less to open, verify and map.
+const SMALL_REST_BYTES: usize = 1 << 20;
+
+/// How rows map to partitions of the exchange.
+#[derive(Clone, Debug)]
+pub enum OutputMapping {
+    /// `hash(exprs) % partitions`, as DataFusion's `RepartitionExec` computes it.
+    Hash {
+        /// The keys.
+        exprs: Vec<Arc<dyn PhysicalExpr>>,
+        /// Partitions of the exchange.
+        partitions: usize,
+    },
+    /// Plan partition `i` becomes exchange partition `i`, in its order.
+    Preserve,
+    /// Everything goes to partition 0.
+    Single,
+}
+
+/// Limits of one attempt's output.
+#[derive(Clone, Copy, Debug)]
+pub struct WriterOptions {
+    /// Rows buffered by all lanes, in bytes of Arrow data.
+    pub flush_bytes: u64,
+    /// An output whose image is at most this large is returned inline; 0 forces the store.
+    pub inline_bytes: u64,
+    /// Rows of a full message.
+    pub batch_rows: usize,
+}
+
+/// Writes the output of one attempt. Each running plan partition writes through a [`Lane`] of its own, concurrently.
+///
+/// Nothing is visible to anybody before the host commits what [`AttemptWriter::finish`] names. Dropping it, at any time,
+/// leaves nothing mapped; the host takes back the files.
+#[derive(Debug)]
+pub struct AttemptWriter {
+    schema: SchemaRef,
+    mapping: OutputMapping,
+    sink: Arc<dyn SegmentSink>,
+    options: WriterOptions,
+    open_lanes: AtomicUsize,
+    rows: AtomicU64,
+    bytes: AtomicU64,
+    written: Mutex<Written>,
+}
+
+#[derive(Debug, Default)]
+struct Written {
+    segments: Vec<SegmentRef>,
+    partitions: BTreeMap<u32, PartitionStats>,
+    /// Small rests, by plan partition: the merged segment does not depend on which lane ended first.
+    rests: BTreeMap<u32, Window>,
+}
+
+impl AttemptWriter {
+    /// A writer of batches of `schema` that opens files through `sink`.
+    pub fn new(
+        schema: SchemaRef,
+        mapping: OutputMapping,
+        sink: Arc<dyn SegmentSink>,
+        options: WriterOptions,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            schema,
+            mapping,
+            sink,
+            options,
+            open_lanes: AtomicUsize::new(0),
+            rows: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+            written: Mutex::default(),
+        })
+    }
+
+    /// The lane of plan partition `global_plan_partition`; one per partition. Make all lanes before the first write: they
+    /// share the buffer.
+    pub fn lane(self: &Arc<Self>, global_plan_partition: u32) -> Lane {
+        self.open_lanes.fetch_add(1, Ordering::Relaxed);
+        let assigner = match &self.mapping {
+            OutputMapping::Hash { exprs, partitions } => Some(HashAssigner::new(exprs.clone(), *partitions)),
+            OutputMapping::Preserve | OutputMapping::Single => None,
+        };
+        Lane { writer: self.clone(), plan_partition: global_plan_partition, assigner, window: Window::default() }
+    }
+
+    /// Rows given to the lanes so far.
+    pub fn rows(&self) -> u64 {
+        self.rows.load(Ordering::Relaxed)
+    }
+
+    /// Bytes written to segments so far.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Writes what is left and says where everything is. All lanes must have finished. No rows give an empty output.
+    pub async fn finish(&self) -> Result<AttemptOutput> {
+        let rests = std::mem::take(&mut self.written.lock().rests);
+        let mut rest = Window::default();
+        rests.into_values().for_each(|window| rest.append(window));
+        let mut inline = bytes::Bytes::new();
+        if !rest.is_empty() {
+            let is_only = self.written.lock().segments.is_empty();
+            match self.image(&rest, is_only)? {
+                Some((finished, image)) => {
+                    self.record(&finished, None);
+                    inline = image;
+                }
+                None => self.flush(&rest).await?,
+            }
+        }
+        let written = std::mem::take(&mut *self.written.lock());
+        let partitions = written.partitions.into_values().collect();
+        Ok(AttemptOutput { inline, segments: written.segments, partitions })
+    }
+
+    /// `rest` as an image, if it is the whole output and small enough.
+    fn image(&self, rest: &Window, is_only: bool) -> Result<Option<(Finished, bytes::Bytes)>> {
+        if !is_only || rest.bytes() as u64 > self.options.inline_bytes {
+            return Ok(None);
+        }
+        let mut writer = ImageWriter::create(self.schema.clone()).map_err(segment_error)?;
+        for (partition, message) in Encoded::new(rest, &self.schema, self.options.batch_rows)?.messages {
+            writer.append_encoded(partition, &message).map_err(segment_error)?;
+        }
+        let (finished, image) = writer.finish().map_err(segment_error)?;
+        Ok((finished.length_bytes <= self.options.inline_bytes).then_some((finished, image)))
+    }
+
+    /// Writes `window` as one segment (several, if the sink gives smaller files than asked for).
+    async fn flush(&self, window: &Window) -> Result<()> {
+        let encoded = Encoded::new(window, &self.schema, self.options.batch_rows)?;
+        let mut messages = encoded.messages.iter().peekable();
+        let mut left_bytes = encoded.bytes();
+        while let Some((first, _)) = messages.peek() {
+            let partitions = encoded.messages.last().map_or(1, |(last, _)| (last - first) as usize + 1);
+            let capacity = segment_bytes(&self.schema, left_bytes, encoded.messages.len(), partitions);
+            let file = self.sink.open(capacity).await.map_err(wire_error)?;
+            let mut writer = SegmentWriter::create(file.id, file.file, file.capacity_bytes, self.schema.clone())
+                .map_err(segment_error)?;
+            let mut is_empty = true;
+            while let Some((partition, message)) = messages.peek() {
+                match writer.append_encoded(*partition, message) {
+                    Ok(()) => {}
+                    Err(SegmentError::Full { .. }) if !is_empty => break,
+                    Err(error) => return Err(segment_error(error)),
+                }
+                is_empty = false;
+                left_bytes -= message.encoded_bytes();
+                messages.next();
+            }
+            let finished = writer.finish().map_err(segment_error)?;
+            self.record(&finished, Some(file.id.0));
+        }
+        Ok(())
+    }
+
+    fn record(&self, finished: &Finished, segment: Option<u64>) {
+        self.bytes.fetch_add(finished.length_bytes, Ordering::Relaxed);
+        let mut written = self.written.lock();
+        for added in &finished.partitions {
+            let stats = written.partitions.entry(added.partition).or_default();
+            stats.partition = added.partition;
+            stats.rows += added.rows;
+            stats.bytes += added.bytes;
+        }
+        if let Some(segment) = segment {
+            let (length_bytes, rows) = (finished.length_bytes, finished.rows);
+            written.segments.push(SegmentRef { segment, length_bytes, rows });
+        }
+    }
+}
+
+/// Writes one plan partition. See [`AttemptWriter`].
+#[derive(Debug)]
+pub struct Lane {
+    writer: Arc<AttemptWriter>,
+    plan_partition: u32,
+    assigner: Option<HashAssigner>,
+    window: Window,
+}
+
+impl Lane {
+    /// Takes `batch`: keeps a reference, or writes a segment once the lane's share of the buffer is full.
+    pub async fn write(&mut self, batch: RecordBatch) -> Result<()> {
+        if batch.num_rows() == 0 {
+            return Ok(());
+        }
+        self.writer.rows.fetch_add(batch.num_rows() as u64, Ordering::Relaxed);
+        let assignment = match (&mut self.assigner, &self.writer.mapping) {
+            (Some(assigner), _) => assigner.assign(&batch)?,
+            (None, OutputMapping::Single) => Assignment::all(0, batch.num_rows()),
+            (None, _) => Assignment::all(self.plan_partition, batch.num_rows()),
+        };
+        let bytes = row_bytes(&batch);
+        self.window.push(batch, assignment, bytes);
+        let lanes = self.writer.open_lanes.load(Ordering::Relaxed).max(1) as u64;
+        if self.window.bytes() as u64 >= self.writer.options.flush_bytes / lanes {
+            let window = std::mem::take(&mut self.window);
+            self.writer.flush(&window).await?;
+        }
+        Ok(())
+    }
+
+    /// Writes the rest, or leaves it to [`AttemptWriter::finish`] when it is small.
+    pub async fn finish(mut self) -> Result<()> {
+        let window = std::mem::take(&mut self.window);
+        if window.bytes() > SMALL_REST_BYTES {
+            self.writer.flush(&window).await?;
+        } else if !window.is_empty() {
+            self.writer.written.lock().rests.entry(self.plan_partition).or_default().append(window);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Lane {
+    fn drop(&mut self) {
+        self.writer.open_lanes.fetch_sub(1, Ordering::Relaxed);
+    }
+}
