@@ -77,11 +77,36 @@ fn parse_csv(text: &str) -> Result<Vec<Vec<String>>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::compare::{Comparison, compare};
 
     #[test]
     fn quotes_commas_and_line_breaks_survive() {
         let rows = parse_csv("a,b\n\"x, \"\"y\"\"\",\"1\n2\"\n\\N,\n").unwrap();
         assert_eq!(rows, [["a", "b"], ["x, \"y\"", "1\n2"], ["\\N", ""]]);
         assert!(parse_csv("a,b\nc").is_err(), "a torn file is told");
+    }
+
+    #[test]
+    fn every_answer_is_readable() {
+        for scale in SCALES {
+            for number in 1..=queries::COUNT {
+                let answer = committed(number, scale).unwrap().unwrap();
+                assert_eq!(compare(number, &answer.rows, &answer), Comparison::Exact, "Q{number} at {scale}");
+            }
+        }
+        assert_eq!(committed(1, 3.0).unwrap(), None);
+    }
+
+    #[test]
+    fn answers_at_scale_1_are_those_of_the_specification() {
+        for number in 1..=queries::COUNT {
+            let text = tpchgen::q_and_a::answers_sf1::answer(i32::from(number)).unwrap();
+            let trimmed = |line: &str| line.split('|').map(|cell| cell.trim().to_owned()).collect::<Vec<_>>();
+            let official: Vec<_> = text.trim().lines().skip(1).map(trimmed).collect();
+            let mut ours = committed(number, 1.0).unwrap().unwrap();
+            ours.rows.iter_mut().flatten().for_each(|cell| *cell = cell.trim().to_owned());
+            let found = compare(number, &official, &ours);
+            assert!(found.is_right(), "Q{number}: {found:?}");
+        }
     }
 }

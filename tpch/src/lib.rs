@@ -7,6 +7,7 @@ pub mod error;
 pub mod generate;
 mod oracle;
 pub mod queries;
+pub mod run;
 mod table;
 
 pub use answers::Answer;
@@ -15,4 +16,5 @@ pub use dataset::Dataset;
 pub use error::{Error, Result};
 pub use generate::{GenerateOptions, Manifest, generate};
 pub use oracle::Oracle;
+pub use run::{Client, Functions, Report, RunOptions, run};
 pub use table::Table;

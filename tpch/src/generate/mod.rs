@@ -13,6 +13,8 @@
 mod file;
 mod manifest;
 mod pool;
+#[cfg(test)]
+mod tests;
 
 use std::fs::{self, File};
 use std::io::IsTerminal;
