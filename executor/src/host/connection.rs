@@ -1,0 +1,156 @@
+//! Serves one function: hands out files and leases, verifies what its attempts made.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use onward_segment::{MappedSegment, SegmentError, SegmentStore};
+use onward_wire::message::{
+    AttemptDone, AttemptFailed, MAX_DESCRIPTORS, MapSegments, OpenSegment, RequestFailed, SegmentOpened,
+    SegmentsMapped, ToFunction, ToHost, to_host,
+};
+use onward_wire::{AttemptId, ErrorKind, FunctionId, SegmentId, WireError};
+
+use super::function::Function;
+use super::{HostEvent, Shared};
+use crate::socket::Sender;
+
+/// The host's side of one function's connection.
+pub(super) struct Connection<'a> {
+    host: &'a Shared,
+    function: Arc<Function>,
+    sender: Sender<ToFunction>,
+    /// Segments that running attempts write.
+    opened: HashMap<AttemptId, Vec<SegmentId>>,
+}
+
+impl<'a> Connection<'a> {
+    pub(super) fn new(host: &'a Shared, function: Arc<Function>, sender: Sender<ToFunction>) -> Self {
+        Self { host, function, sender, opened: HashMap::new() }
+    }
+
+    /// Handles one message; an error says why the function cannot stay.
+    pub(super) async fn handle(&mut self, message: ToHost) -> Result<(), String> {
+        match message.body {
+            Some(to_host::Body::Progress(progress)) => {
+                self.host.emit(HostEvent::Progress { function: self.id(), progress })
+            }
+            Some(to_host::Body::OpenSegment(request)) => return self.open_segment(request).await,
+            Some(to_host::Body::MapSegments(request)) => return self.map_segments(request).await,
+            Some(to_host::Body::ReleaseSegments(released)) => {
+                released.segments.iter().for_each(|id| self.store().release(SegmentId(*id), self.id()));
+            }
+            Some(to_host::Body::AttemptDone(done)) => self.attempt_done(done),
+            Some(to_host::Body::AttemptFailed(failed)) => self.attempt_failed(failed),
+            Some(to_host::Body::Hello(_)) => return Err("it said hello twice".to_owned()),
+            None => return Err("it sent a message that this version does not know".to_owned()),
+        }
+        Ok(())
+    }
+
+    /// Takes back everything the function held. Its process must be reaped: nothing may still be mapped there.
+    pub(super) fn take_back(self) {
+        self.store().release_holder(self.id());
+    }
+
+    fn id(&self) -> FunctionId {
+        self.function.id
+    }
+
+    fn store(&self) -> &Arc<SegmentStore> {
+        &self.host.store
+    }
+
+    async fn open_segment(&mut self, request: OpenSegment) -> Result<(), String> {
+        let OpenSegment { request, attempt, capacity_bytes } = request;
+        let attempt = AttemptId::from(attempt);
+        if !self.function.is_running(attempt) {
+            return self.fail(request, WireError::new(ErrorKind::Cancelled, format!("{attempt} has ended"))).await;
+        }
+        // Allocating a file that is not pooled clears its pages: too long for a thread that others wait for.
+        let (store, id) = (Arc::clone(self.store()), self.id());
+        match tokio::task::spawn_blocking(move || store.create(id, capacity_bytes)).await {
+            Ok(Ok(created)) => {
+                self.opened.entry(attempt).or_default().push(created.id);
+                let opened = SegmentOpened { request, segment: created.id.0, capacity_bytes: created.capacity_bytes };
+                self.sender.send(opened, vec![created.file]).await.map_err(|error| error.to_string())
+            }
+            Ok(Err(error)) => self.fail(request, error.into()).await,
+            Err(error) => self.fail(request, WireError::new(ErrorKind::Internal, error)).await,
+        }
+    }
+
+    async fn map_segments(&mut self, request: MapSegments) -> Result<(), String> {
+        let MapSegments { request, segments: asked } = request;
+        if asked.len() > MAX_DESCRIPTORS {
+            return Err(format!("it asked for {} segments at once, {MAX_DESCRIPTORS} are allowed", asked.len()));
+        }
+        let (mut files, mut segments) = (Vec::with_capacity(asked.len()), Vec::with_capacity(asked.len()));
+        for id in asked {
+            match self.store().lease(SegmentId(id), self.id()) {
+                Ok((file, segment)) => {
+                    files.push(file);
+                    segments.push(segment);
+                }
+                Err(error) => {
+                    segments.iter().for_each(|leased| self.store().release(leased.id(), self.id()));
+                    return self.fail(request, error.into()).await;
+                }
+            }
+        }
+        let mapped = SegmentsMapped { request, segments };
+        self.sender.send(mapped, files).await.map_err(|error| error.to_string())
+    }
+
+    async fn fail(&self, request: u64, error: WireError) -> Result<(), String> {
+        self.sender.send(RequestFailed { request, error }, vec![]).await.map_err(|error| error.to_string())
+    }
+
+    fn attempt_done(&mut self, done: AttemptDone) {
+        let attempt = AttemptId::from(done.attempt);
+        let opened = self.opened.remove(&attempt).unwrap_or_default();
+        let is_running = self.function.end(attempt);
+        let verified = if is_running { self.verify(&done, &opened) } else { Ok(()) };
+        let is_kept =
+            |id: &SegmentId| is_running && verified.is_ok() && done.output.segments.iter().any(|kept| kept.id() == *id);
+        // A finished attempt has nothing mapped any more, so its writing leases end here too.
+        for id in opened.iter().filter(|id| !is_kept(id)) {
+            self.store().discard(*id);
+            self.store().release(*id, self.id());
+        }
+        match verified {
+            _ if !is_running => {
+                tracing::warn!(function = %self.id(), %attempt, "an attempt that was not running ended")
+            }
+            Ok(()) => self.host.emit(HostEvent::Prepared { function: self.id(), done }),
+            Err(error) => {
+                tracing::warn!(function = %self.id(), %attempt, %error, "an attempt's output is not whole");
+                self.host.emit(HostEvent::AttemptFailed { function: self.id(), attempt, error });
+            }
+        }
+    }
+
+    /// Verifies and commits what an attempt made. An error is worth another attempt: these bytes are lost.
+    fn verify(&self, done: &AttemptDone, opened: &[SegmentId]) -> Result<(), WireError> {
+        let lost = |error: SegmentError| WireError::new(ErrorKind::Unavailable, error);
+        if !done.output.inline.is_empty() {
+            MappedSegment::from_image(done.output.inline.clone()).map_err(lost)?;
+        }
+        for segment in &done.output.segments {
+            if !opened.contains(&segment.id()) {
+                return Err(lost(SegmentError::Unknown { id: segment.id(), expected: "a file of this attempt" }));
+            }
+            self.store().commit(segment).map_err(lost)?;
+        }
+        Ok(())
+    }
+
+    fn attempt_failed(&mut self, failed: AttemptFailed) {
+        let AttemptFailed { attempt, error } = failed;
+        let attempt = AttemptId::from(attempt);
+        // The function may still have them mapped: each file is free once it said otherwise, or is reaped.
+        self.opened.remove(&attempt).into_iter().flatten().for_each(|id| self.store().discard(id));
+        if self.function.end(attempt) {
+            self.host.emit(HostEvent::AttemptFailed { function: self.id(), attempt, error });
+        }
+    }
+}

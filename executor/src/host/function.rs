@@ -1,0 +1,145 @@
+//! What is known of one function process while it is supervised.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::os::fd::OwnedFd;
+use std::sync::OnceLock;
+
+use onward_wire::message::ToFunction;
+use onward_wire::{AttemptId, FunctionId, QueryId, StageId, WireError};
+use parking_lot::Mutex;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::socket::Sender;
+
+/// One function: its connection, its work, and the wish that it ends.
+pub(super) struct Function {
+    pub(super) id: FunctionId,
+    pub(super) vcpus: usize,
+    pub(super) memory_bytes: u64,
+    sender: OnceLock<Sender<ToFunction>>,
+    /// Its process; signals through it never hit another process that got the same number.
+    pidfd: OnceLock<OwnedFd>,
+    work: Mutex<Work>,
+    reason: OnceLock<String>,
+    leaves: CancellationToken,
+    killed: CancellationToken,
+}
+
+#[derive(Default)]
+struct Work {
+    /// Attempts that were sent and have not ended.
+    running: HashSet<AttemptId>,
+    /// Queries it has stages of.
+    queries: HashSet<QueryId>,
+    /// Stages that could not be sent.
+    undefined: HashMap<StageId, WireError>,
+}
+
+impl Function {
+    pub(super) fn new(id: FunctionId, vcpus: usize, memory_bytes: u64) -> Self {
+        Self {
+            id,
+            vcpus,
+            memory_bytes,
+            sender: OnceLock::new(),
+            pidfd: OnceLock::new(),
+            work: Mutex::default(),
+            reason: OnceLock::new(),
+            leaves: CancellationToken::new(),
+            killed: CancellationToken::new(),
+        }
+    }
+
+    /// Notes its process, so that [`Function::kill`] reaches it from any thread.
+    pub(super) fn set_process(&self, pid: u32) {
+        let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+        if let Some(pidfd) = pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()) {
+            let _ = self.pidfd.set(pidfd);
+            if self.killed.is_cancelled() {
+                self.signal();
+            }
+        }
+    }
+
+    /// From here on commands reach it.
+    pub(super) fn set_sender(&self, sender: Sender<ToFunction>) {
+        let _ = self.sender.set(sender);
+    }
+
+    pub(super) fn sender(&self) -> Option<&Sender<ToFunction>> {
+        self.sender.get()
+    }
+
+    /// Notes that an attempt was sent.
+    pub(super) fn begin(&self, attempt: AttemptId) {
+        let mut work = self.work.lock();
+        work.running.insert(attempt);
+        work.queries.insert(attempt.query());
+    }
+
+    /// Notes that an attempt ended; false when it had ended before.
+    pub(super) fn end(&self, attempt: AttemptId) -> bool {
+        self.work.lock().running.remove(&attempt)
+    }
+
+    pub(super) fn is_running(&self, attempt: AttemptId) -> bool {
+        self.work.lock().running.contains(&attempt)
+    }
+
+    pub(super) fn set_undefined(&self, stage: StageId, error: WireError) {
+        self.work.lock().undefined.insert(stage, error);
+    }
+
+    pub(super) fn undefined(&self, stage: StageId) -> Option<WireError> {
+        self.work.lock().undefined.get(&stage).cloned()
+    }
+
+    /// Forgets a query; true when the function has stages of it.
+    pub(super) fn forget(&self, query: QueryId) -> bool {
+        let mut work = self.work.lock();
+        work.undefined.retain(|stage, _| stage.query != query);
+        work.queries.remove(&query)
+    }
+
+    /// Asks for its end in good order.
+    pub(super) fn leave(&self) {
+        self.leaves.cancel();
+    }
+
+    /// Resolves when it shall leave.
+    pub(super) async fn leaving(&self) {
+        self.leaves.cancelled().await;
+    }
+
+    /// Ends it now. The first reason is the one that is reported.
+    pub(super) fn kill(&self, reason: String) {
+        let _ = self.reason.set(reason);
+        self.killed.cancel();
+        self.signal();
+    }
+
+    /// Resolves when it was killed.
+    pub(super) async fn killed(&self) {
+        self.killed.cancelled().await;
+    }
+
+    /// Why it was killed, or `other`.
+    pub(super) fn reason_or(&self, other: String) -> String {
+        self.reason.get().cloned().unwrap_or(other)
+    }
+
+    fn signal(&self) {
+        if let Some(pidfd) = self.pidfd.get() {
+            // An error means that it is gone.
+            let _ = pidfd_send_signal(pidfd, Signal::KILL);
+        }
+    }
+}
+
+impl fmt::Debug for Function {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Function").field("id", &self.id).field("vcpus", &self.vcpus).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,348 @@
+//! The host: owns this machine's segment store and its function processes.
+//!
+//! ```text
+//!   coordinator --commands--> Host --socket--> function process        one supervisor task per function:
+//!        ^                     |                                         launch, handshake, serve its requests,
+//!        +----- HostEvent -----+                                         and in the end kill, wait, take back
+//! ```
+//!
+//! Commands never wait; what comes of them arrives as a [`HostEvent`]. Guarantees:
+//!
+//! - A function's files and leases are taken back only after its process was reaped: no mapping outlives its lease.
+//! - [`HostEvent::FunctionLost`] is the last event of a function, whatever ended it, and comes exactly once.
+//! - [`HostEvent::Prepared`] means that every segment of the attempt was verified; until [`Host::remove_segments`] they stay.
+//! - After [`Host::shutdown`] no function process, directory or file of this host is left.
+
+mod connection;
+mod directory;
+mod function;
+mod launch;
+mod listen;
+mod supervise;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use onward_segment::{SegmentStore, StoreOptions};
+use onward_wire::message::{
+    AttemptDone, CancelAttempt, DefineStage, ForgetQuery, Progress, RunAttempt, Shutdown, ToFunction,
+};
+use onward_wire::{AttemptId, Config, ErrorKind, FunctionId, QueryId, SegmentId, StageId, WireError};
+use parking_lot::Mutex;
+use tokio::net::UnixListener;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use self::directory::Directory;
+use self::function::Function;
+use self::launch::Launcher;
+use self::listen::Expected;
+use crate::socket::SocketError;
+
+/// How to start a host.
+#[derive(Clone, Debug)]
+pub struct HostOptions {
+    /// Limits and directories.
+    pub config: Arc<Config>,
+    /// What functions run: `PROGRAM function --socket PATH`.
+    pub program: PathBuf,
+}
+
+/// What happened on the host. Events of one function are in order.
+#[derive(Debug)]
+pub enum HostEvent {
+    /// The function said hello and takes work.
+    FunctionReady {
+        /// Which.
+        function: FunctionId,
+        /// Its process.
+        pid: u32,
+    },
+    /// The function's process is gone and everything it held was taken back. Its last event.
+    FunctionLost {
+        /// Which.
+        function: FunctionId,
+        /// Why, for people.
+        reason: String,
+    },
+    /// An attempt runs.
+    Progress {
+        /// Where.
+        function: FunctionId,
+        /// How far.
+        progress: Progress,
+    },
+    /// An attempt finished and its segments are verified: the coordinator may commit it.
+    Prepared {
+        /// Where.
+        function: FunctionId,
+        /// What it made.
+        done: AttemptDone,
+    },
+    /// An attempt ended without output; its segments are discarded.
+    AttemptFailed {
+        /// Where.
+        function: FunctionId,
+        /// Which.
+        attempt: AttemptId,
+        /// Why.
+        error: WireError,
+    },
+}
+
+/// Why a host cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum HostError {
+    /// The private directory could not be made.
+    #[error("{path}: {source}; set spill_dir to a directory that can be written", path = path.display())]
+    Directory {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The kernel has no room for the socket's path.
+    #[error("the socket path {path} is over {limit} bytes long; set spill_dir to a shorter one", path = path.display())]
+    SocketPath {
+        /// The path.
+        path: PathBuf,
+        /// The most bytes.
+        limit: usize,
+    },
+    /// The socket could not be made.
+    #[error("{path}: cannot listen for functions: {source}", path = path.display())]
+    Listen {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The launching thread could not be started.
+    #[error("cannot start the thread that launches functions: {0}")]
+    Launcher(io::Error),
+    /// The segment store could not be made.
+    #[error(transparent)]
+    Segments(#[from] onward_segment::SegmentError),
+}
+
+/// A running host. Dropping it kills its functions; [`Host::shutdown`] also waits for them.
+pub struct Host {
+    shared: Arc<Shared>,
+}
+
+/// What supervisors and the host share.
+struct Shared {
+    config: Arc<Config>,
+    program: PathBuf,
+    store: Arc<SegmentStore>,
+    functions: Mutex<HashMap<FunctionId, Arc<Function>>>,
+    expected: Arc<Expected>,
+    launcher: Launcher,
+    events: mpsc::UnboundedSender<HostEvent>,
+    supervisors: TaskTracker,
+    runtime: tokio::runtime::Handle,
+    /// Ends the listener.
+    closed: CancellationToken,
+    /// Last: removed after everything above let go of it.
+    directory: Directory,
+}
+
+impl Host {
+    /// Starts a host on the current tokio runtime. Events go to `events`, a queue the coordinator drains; its length is
+    /// bounded by what functions may send: an attempt's end, and progress at most every 100 ms.
+    pub fn start(options: HostOptions, events: mpsc::UnboundedSender<HostEvent>) -> Result<Arc<Self>, HostError> {
+        raise_descriptor_limit();
+        let HostOptions { config, program } = options;
+        let runtime = tokio::runtime::Handle::current();
+        let directory = Directory::create(&config.spill_root())?;
+        let store = SegmentStore::open(StoreOptions::from_config(&config))?;
+        let socket = directory.socket();
+        let listener = UnixListener::bind(&socket).map_err(|source| HostError::Listen { path: socket, source })?;
+        let expected = Arc::new(Expected::default());
+        let closed = CancellationToken::new();
+        let timeout = std::time::Duration::from_millis(config.function_start_timeout_ms);
+        let accept = listen::accept(listener, Arc::clone(&expected), timeout, config.max_message_bytes);
+        runtime.spawn(closed.clone().run_until_cancelled_owned(accept));
+        let launcher = Launcher::start(runtime.clone()).map_err(HostError::Launcher)?;
+        let shared = Shared {
+            config,
+            program,
+            store,
+            functions: Mutex::default(),
+            expected,
+            launcher,
+            events,
+            supervisors: TaskTracker::new(),
+            runtime,
+            closed,
+            directory,
+        };
+        Ok(Arc::new(Self { shared: Arc::new(shared) }))
+    }
+
+    /// The segment store, for reading results in this process.
+    pub fn store(&self) -> &Arc<SegmentStore> {
+        &self.shared.store
+    }
+
+    /// Starts a function: [`HostEvent::FunctionReady`] follows, or [`HostEvent::FunctionLost`].
+    ///
+    /// `id` must be new; `memory_bytes` limits its operators.
+    pub fn start_function(&self, id: FunctionId, vcpus: usize, memory_bytes: u64) {
+        let function = Arc::new(Function::new(id, vcpus, memory_bytes));
+        let mut functions = self.shared.functions.lock();
+        if self.shared.closed.is_cancelled() {
+            drop(functions);
+            self.shared.emit(HostEvent::FunctionLost { function: id, reason: "the host shuts down".to_owned() });
+            return;
+        }
+        functions.insert(id, Arc::clone(&function));
+        drop(functions);
+        let supervisor = supervise::supervise(Arc::clone(&self.shared), function);
+        self.shared.supervisors.spawn_on(supervisor, &self.shared.runtime);
+    }
+
+    /// Tells a function to leave; it is killed when it has not left a second later.
+    pub fn stop_function(&self, id: FunctionId) {
+        if let Some(function) = self.function(id) {
+            function.leave();
+        }
+    }
+
+    /// Kills a function at once: what it runs is lost.
+    pub fn kill_function(&self, id: FunctionId, reason: impl Into<String>) {
+        if let Some(function) = self.function(id) {
+            function.kill(reason.into());
+        }
+    }
+
+    /// Sends a stage to a function, before the first attempt of it.
+    pub fn define_stage(&self, function: FunctionId, stage: DefineStage) {
+        let id = StageId::new(QueryId(stage.query), stage.stage);
+        if let Some(function) = self.function(function)
+            && let Err(error) = send(&function, stage)
+        {
+            // The attempt that needs the stage says so: a command has no answer of its own.
+            function.set_undefined(id, error);
+        }
+    }
+
+    /// Runs an attempt. [`HostEvent::Prepared`] or [`HostEvent::AttemptFailed`] follows, or the function is lost.
+    pub fn run_attempt(&self, id: FunctionId, attempt: RunAttempt) {
+        let Some(function) = self.function(id) else { return };
+        let attempt_id = AttemptId::from(attempt.attempt);
+        function.begin(attempt_id);
+        let stage = attempt_id.task.stage;
+        let result = function.undefined(stage).map_or_else(|| send(&function, attempt), Err);
+        if let Err(error) = result
+            && function.end(attempt_id)
+        {
+            self.shared.emit(HostEvent::AttemptFailed { function: id, attempt: attempt_id, error });
+        }
+    }
+
+    /// Stops an attempt: [`HostEvent::AttemptFailed`] of kind Cancelled follows, or [`HostEvent::Prepared`] when it was
+    /// faster.
+    pub fn cancel_attempt(&self, function: FunctionId, attempt: AttemptId) {
+        if let Some(function) = self.function(function) {
+            // Lost functions report themselves.
+            let _ = send(&function, CancelAttempt { attempt: attempt.into() });
+        }
+    }
+
+    /// Drops the query's stages in all functions. Its attempts must have ended.
+    pub fn forget_query(&self, query: QueryId) {
+        let functions: Vec<_> = self.shared.functions.lock().values().cloned().collect();
+        for function in functions {
+            if function.forget(query) {
+                let _ = send(&function, ForgetQuery { query: query.0 });
+            }
+        }
+    }
+
+    /// Gives committed or prepared segments back. Mappings that functions or results still hold stay readable.
+    pub fn remove_segments(&self, segments: &[SegmentId]) {
+        for segment in segments {
+            self.shared.store.remove(*segment);
+        }
+    }
+
+    /// Functions whose processes exist or are being started.
+    pub fn functions(&self) -> Vec<FunctionId> {
+        self.shared.functions.lock().keys().copied().collect()
+    }
+
+    /// Ends all functions and waits until they are reaped and everything they held is taken back.
+    pub async fn shutdown(&self) {
+        let functions: Vec<_> = {
+            let functions = self.shared.functions.lock();
+            self.shared.closed.cancel();
+            functions.values().cloned().collect()
+        };
+        for function in functions {
+            function.leave();
+        }
+        self.shared.supervisors.close();
+        self.shared.supervisors.wait().await;
+    }
+
+    fn function(&self, id: FunctionId) -> Option<Arc<Function>> {
+        self.shared.functions.lock().get(&id).cloned()
+    }
+}
+
+impl fmt::Debug for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Host").field("functions", &self.functions()).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        let functions = self.shared.functions.lock();
+        self.shared.closed.cancel();
+        for function in functions.values() {
+            function.kill("the host was dropped".to_owned());
+        }
+    }
+}
+
+impl Shared {
+    fn emit(&self, event: HostEvent) {
+        // Nobody listens any more when the coordinator is being dropped.
+        let _ = self.events.send(event);
+    }
+}
+
+/// Sends a command. A function that does not read is killed; one that is gone reports itself as lost.
+fn send(function: &Function, message: impl Into<ToFunction>) -> Result<(), WireError> {
+    let Some(sender) = function.sender() else { return Ok(()) };
+    match sender.try_send(message, vec![]) {
+        Ok(()) | Err(SocketError::Closed) => Ok(()),
+        Err(error @ SocketError::TooLarge { .. }) => Err(WireError::new(ErrorKind::ResourceExhausted, error)),
+        Err(error) => {
+            function.kill(error.to_string());
+            Ok(())
+        }
+    }
+}
+
+/// Tells a function to finish.
+fn send_shutdown(function: &Function) {
+    // An error means that it is gone already.
+    let _ = send(function, Shutdown {});
+}
+
+/// Descriptors in flight count against this limit, and its soft default is small (1,024).
+pub(crate) fn raise_descriptor_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::debug!(%error, "the limit of open files stays as it is");
+    }
+}
