@@ -1,1 +1,4 @@
-//! Onward.
+//! Onward: a serverless SQL engine. State outlives functions.
+
+pub mod cli;
+pub mod config;

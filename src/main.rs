@@ -1,2 +1,8 @@
-//! The onward binary.
-fn main() {}
+//! The `onward` binary: everything it can do is in [`onward::cli`].
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> std::process::ExitCode {
+    onward::cli::main()
+}
