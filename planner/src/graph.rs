@@ -11,8 +11,16 @@
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::common::Result;
+use datafusion::physical_expr::{Partitioning, PhysicalExpr};
 use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::repartition::RepartitionExec;
+use datafusion_proto::physical_plan::PhysicalExtensionCodec;
 use onward_wire::message::OutputKind;
+use prost::bytes::Bytes;
+
+/// What a hash exchange routes rows by.
+pub type HashExprs = Vec<Arc<dyn PhysicalExpr>>;
 
 /// A query as stages. The last stage's output is the result.
 #[derive(Clone, Debug)]
@@ -21,6 +29,8 @@ pub struct StageGraph {
     pub stages: Vec<Stage>,
     /// How many functions the query is worth, and why.
     pub sizing: Sizing,
+    /// DataFusion settings the functions need to run the stages as planned: those that differ from the defaults.
+    pub settings: Vec<(String, String)>,
 }
 
 /// How many functions, and why.
@@ -56,6 +66,8 @@ pub struct Stage {
     pub is_indeterminate: bool,
     /// Estimated output, for EXPLAIN and sizing; `None` where statistics say nothing.
     pub estimate: Estimate,
+    /// `plan` as [`crate::codec::encode`] gives it without extensions. `None` after [`Stage::replace_plan`].
+    pub encoded: Option<Bytes>,
 }
 
 /// Estimated rows and bytes of a stage's output.
@@ -71,6 +83,32 @@ impl Stage {
     /// Schema of the rows the stage writes.
     pub fn schema(&self) -> SchemaRef {
         self.plan.schema()
+    }
+
+    /// Puts another plan, of as many partitions, in the place of this one (a writer on top of the result stage).
+    pub fn replace_plan(&mut self, plan: Arc<dyn ExecutionPlan>) {
+        self.plan = plan;
+        self.encoded = None;
+    }
+
+    /// The plan as a function decodes it. `extensions` as for [`crate::codec::encode`].
+    ///
+    /// # Errors
+    /// When the plan was replaced by one that cannot be encoded.
+    pub fn encode(&self, extensions: &[Arc<dyn PhysicalExtensionCodec>]) -> Result<Bytes> {
+        match &self.encoded {
+            Some(bytes) => Ok(bytes.clone()),
+            None => crate::codec::encode(&self.plan, extensions),
+        }
+    }
+
+    /// Hash expressions of the exchange, for stages whose output is [`OutputKind::Hash`], and the plan that a task
+    /// slices and runs: the root's child for `Hash`, the whole plan otherwise.
+    pub fn split_root(plan: &Arc<dyn ExecutionPlan>) -> (Arc<dyn ExecutionPlan>, Option<HashExprs>) {
+        match plan.downcast_ref::<RepartitionExec>().map(|root| (root, root.partitioning())) {
+            Some((root, Partitioning::Hash(exprs, _))) => (Arc::clone(root.input()), Some(exprs.clone())),
+            _ => (Arc::clone(plan), None),
+        }
     }
 }
 

@@ -1,5 +1,32 @@
-//! SQL to a graph of stages.
+//! SQL to a graph of stages, and the plans of stages on their way to functions.
+//!
+//! ```text
+//!   SQL -> statement::parse -> DataFusion -> plan_query -> StageGraph -> codec::encode      coordinator
+//!   codec::decode -> slice -> bind_inputs -> run                                            function
+//! ```
+//!
+//! Planning is pure: the same SQL, catalog, statistics and settings give the same stages, and golden files test that. The
+//! planner opens no file itself; what DataFusion's table providers read to give statistics, they read.
+//!
+//! Guarantees: a query that DataFusion plans is planned here, as stages where its plan can be cut and sent and in the
+//! coordinator otherwise. A plan names stages and partitions, never addresses. A fragment runs as several tasks only where
+//! each task's partitions are independent of the others'.
+
+pub mod bind;
+pub mod codec;
+mod cut;
+pub mod error;
 pub mod graph;
+pub mod plan;
+pub mod rules;
+pub mod session;
+mod sizing;
+pub mod slice;
 pub mod stage_input;
-pub use graph::*;
+pub mod statement;
+
+pub use bind::bind_inputs;
+pub use graph::{Estimate, Sizing, Stage, StageGraph};
+pub use plan::{PlanRequest, Planned, plan_query};
+pub use slice::slice;
 pub use stage_input::StageInputExec;

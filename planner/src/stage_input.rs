@@ -11,6 +11,8 @@ use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
 use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
 
+use crate::slice::slice_partitioning;
+
 /// Reads exchange partitions `partitions` of stage `stage`. Bound to a shuffle reader in the function, just before it runs.
 ///
 /// Partition `i` of this node is exchange partition `partitions[i]`: a task's slice of the plan keeps the global numbers.
@@ -29,13 +31,19 @@ impl StageInputExec {
         equivalences: EquivalenceProperties,
         partitioning: datafusion::physical_plan::Partitioning,
     ) -> Self {
-        let properties = Arc::new(PlanProperties::new(
-            equivalences,
-            partitioning,
-            EmissionType::Incremental,
-            Boundedness::Bounded,
-        ));
+        let properties =
+            Arc::new(PlanProperties::new(equivalences, partitioning, EmissionType::Incremental, Boundedness::Bounded));
         Self { stage, partitions, properties }
+    }
+
+    /// This input restricted to its partitions `positions`.
+    pub(crate) fn slice(&self, positions: &[u32]) -> Self {
+        let partitioning = slice_partitioning(&self.properties.partitioning, positions);
+        Self {
+            stage: self.stage,
+            partitions: positions.iter().map(|position| self.partitions[*position as usize]).collect(),
+            properties: Arc::new(self.properties.as_ref().clone().with_partitioning(partitioning)),
+        }
     }
 
     /// The producer stage.

@@ -1,0 +1,253 @@
+//! Cuts a physical plan at its exchanges.
+//!
+//! ```text
+//!   SortPreservingMergeExec                       SortPreservingMergeExec
+//!     SortExec                                      StageInput 2  -- Preserve --  SortExec
+//!       AggregateExec (final)               =>                                      AggregateExec (final)
+//!         RepartitionExec Hash(a, 8)                                                  StageInput 1 -- Hash --  ...
+//!           HashJoinExec CollectLeft                HashJoinExec CollectLeft
+//!             build                                   StageInput 0  -- Single --  build
+//!             probe                                   probe
+//! ```
+//!
+//! | in the plan | becomes |
+//! | --- | --- |
+//! | `RepartitionExec` by hash | an exchange by hash; the node stays the root of the producer's plan |
+//! | `CoalescePartitionsExec`, `SortPreservingMergeExec` over several partitions | an exchange that preserves partitions, under the node |
+//! | the build side of a `CollectLeft`, nested-loop or cross join over several probe partitions | a broadcast |
+//! | `RepartitionExec` round-robin | nothing: tasks are balanced by how the input is split |
+//!
+//! A fragment that is not provably partition-wise runs as one task, with all its partitions: always correct.
+
+mod fragment;
+mod indeterminate;
+
+use std::sync::Arc;
+
+use datafusion::common::config::ConfigOptions;
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::common::{Result, Statistics};
+use datafusion::physical_expr::Partitioning;
+use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
+use datafusion::physical_plan::coop::CooperativeExec;
+use datafusion::physical_plan::execution_plan::replace_children_if_necessary;
+use datafusion::physical_plan::joins::{HashJoinExec, PartitionMode};
+use datafusion::physical_plan::limit::LocalLimitExec;
+use datafusion::physical_plan::repartition::RepartitionExec;
+use datafusion::physical_plan::sorts::sort::SortExec;
+use datafusion::physical_plan::sorts::sort_preserving_merge::SortPreservingMergeExec;
+use datafusion::physical_plan::statistics::{StatisticsArgs, StatisticsContext};
+use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
+use onward_wire::message::OutputKind;
+
+pub(crate) use fragment::{JoinSides, is_sliceable, join_sides};
+
+use crate::graph::{Estimate, Stage};
+use crate::rules::DynamicFilters;
+use crate::stage_input::StageInputExec;
+
+/// Cuts `plan` into stages whose tasks are spread over at most `functions` functions. The last stage is the result.
+pub(crate) fn cut(plan: &Arc<dyn ExecutionPlan>, functions: usize, config: &ConfigOptions) -> Result<Vec<Stage>> {
+    let mut cutter = Cutter { stages: Vec::new(), functions: functions.max(1), config };
+    let result = cutter.fragment(plan)?;
+    let partitions = result.output_partitioning().partition_count();
+    cutter.finish(result, OutputKind::Preserve, partitions, estimate(plan))?;
+    Ok(cutter.stages)
+}
+
+/// The whole of `plan` as one stage of one task, for one function.
+pub(crate) fn whole(plan: Arc<dyn ExecutionPlan>) -> Result<Vec<Stage>> {
+    // A repartitioning root (DISTRIBUTE BY) is part of the plan here: it must not look like the root of a hash exchange.
+    let plan: Arc<dyn ExecutionPlan> =
+        if plan.is::<RepartitionExec>() { Arc::new(CooperativeExec::new(plan)) } else { plan };
+    let partitions = plan.output_partitioning().partition_count();
+    let is_indeterminate = indeterminate::is_indeterminate(&plan)?;
+    Ok(vec![Stage {
+        id: 0,
+        inputs: Vec::new(),
+        output: OutputKind::Preserve,
+        output_partitions: partitions,
+        tasks: vec![(0..partitions as u32).collect()],
+        is_indeterminate,
+        estimate: estimate(&plan),
+        plan,
+        encoded: None,
+    }])
+}
+
+struct Cutter<'a> {
+    stages: Vec<Stage>,
+    functions: usize,
+    config: &'a ConfigOptions,
+}
+
+impl Cutter<'_> {
+    /// `node` with every exchange below it cut off and replaced by a [`StageInputExec`].
+    fn fragment(&mut self, node: &Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
+        if let Some(repartition) = node.downcast_ref::<RepartitionExec>() {
+            return self.repartition(node, repartition);
+        }
+        if node.is::<CoalescePartitionsExec>() || node.is::<SortPreservingMergeExec>() {
+            return self.merge(node);
+        }
+        if let Some(sides) = join_sides(node) {
+            return self.broadcast_join(node, &sides);
+        }
+        let children = node.children();
+        if children.is_empty() {
+            return Ok(Arc::clone(node));
+        }
+        let children = children.into_iter().map(|child| self.fragment(child)).collect::<Result<Vec<_>>>()?;
+        replace_children_if_necessary(Arc::clone(node), children)
+    }
+
+    fn repartition(
+        &mut self,
+        node: &Arc<dyn ExecutionPlan>,
+        repartition: &RepartitionExec,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let child = self.fragment(repartition.input())?;
+        match repartition.partitioning() {
+            Partitioning::Hash(_, partitions) => {
+                let partitioning = repartition.partitioning().clone();
+                let producer: Arc<dyn ExecutionPlan> = Arc::new(RepartitionExec::try_new(child, partitioning)?);
+                let input = self.finish(producer, OutputKind::Hash, *partitions, estimate(node))?;
+                // Several sorted producers interleave in an exchange partition: sort again where the order is used.
+                match node.output_ordering() {
+                    Some(order) if input.output_ordering().is_none() => {
+                        Ok(Arc::new(SortExec::new(order.clone(), input).with_preserve_partitioning(true)))
+                    }
+                    _ => Ok(input),
+                }
+            }
+            Partitioning::RoundRobinBatch(_) | Partitioning::UnknownPartitioning(_) => Ok(child),
+            Partitioning::Range(_) => replace_children_if_necessary(Arc::clone(node), vec![child]),
+        }
+    }
+
+    /// A node that merges all partitions into one keeps standing above the exchange, so order and limit are its own.
+    fn merge(&mut self, node: &Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
+        let child = self.fragment(node.children()[0])?;
+        let partitions = child.output_partitioning().partition_count();
+        if partitions <= 1 {
+            return replace_children_if_necessary(Arc::clone(node), vec![child]);
+        }
+        let estimate = estimate(node.children()[0]);
+        let input = self.finish(limited(child, node.fetch()), OutputKind::Preserve, partitions, estimate)?;
+        replace_children_if_necessary(Arc::clone(node), vec![input])
+    }
+
+    fn broadcast_join(&mut self, node: &Arc<dyn ExecutionPlan>, sides: &JoinSides) -> Result<Arc<dyn ExecutionPlan>> {
+        let mut probe = self.fragment(&sides.probe)?;
+        let probe_partitions = probe.output_partitioning().partition_count();
+        let build = if probe_partitions <= 1 || !sides.may_broadcast {
+            if probe_partitions > 1 {
+                // This join runs as one task; what feeds it need not.
+                probe = self.finish(probe, OutputKind::Preserve, probe_partitions, estimate(&sides.probe))?;
+            }
+            self.fragment(&sides.build)?
+        } else {
+            self.broadcast(&sides.build)?
+        };
+        replace_children_if_necessary(Arc::clone(node), vec![build, probe])
+    }
+
+    /// Every task of the consumer reads partition 0 of this exchange whole.
+    fn broadcast(&mut self, build: &Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
+        let producer = match build.downcast_ref::<CoalescePartitionsExec>() {
+            // All rows go to one partition anyway.
+            Some(coalesce) if coalesce.fetch().is_none() => self.fragment(coalesce.input())?,
+            _ => self.fragment(build)?,
+        };
+        if fragment::is_cheap_to_repeat(&producer)? {
+            return Ok(producer);
+        }
+        self.finish(producer, OutputKind::Single, 1, estimate(build))
+    }
+
+    /// Ends a stage and gives the leaf that stands for its output.
+    fn finish(
+        &mut self,
+        plan: Arc<dyn ExecutionPlan>,
+        output: OutputKind,
+        output_partitions: usize,
+        estimate: Estimate,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let id = self.stages.len() as u32;
+        let runs = if output == OutputKind::Hash { plan.children()[0] } else { &plan };
+        let is_sliceable = is_sliceable(runs);
+        let tasks = tasks(runs.output_partitioning().partition_count(), if is_sliceable { self.functions } else { 1 });
+        let keep_join_filters = tasks.len() == 1 || !has_partitioned_join(&plan)?;
+        let plan = DynamicFilters::push_down(plan, self.config, keep_join_filters)?;
+
+        let (equivalences, partitioning) = match output {
+            OutputKind::Hash => (plan.equivalence_properties().clone(), plan.output_partitioning().clone()),
+            OutputKind::Preserve => (plan.equivalence_properties().clone(), plan.output_partitioning().clone()),
+            OutputKind::Single if plan.output_partitioning().partition_count() > 1 => {
+                let merged = CoalescePartitionsExec::new(Arc::clone(&plan));
+                (merged.properties().equivalence_properties().clone(), Partitioning::UnknownPartitioning(1))
+            }
+            OutputKind::Single => (plan.equivalence_properties().clone(), Partitioning::UnknownPartitioning(1)),
+        };
+        let input = StageInputExec::new(id, (0..output_partitions as u32).collect(), equivalences, partitioning);
+        self.stages.push(Stage {
+            id,
+            inputs: inputs(&plan)?,
+            output,
+            output_partitions,
+            tasks,
+            is_indeterminate: indeterminate::is_indeterminate(&plan)?,
+            estimate,
+            plan,
+            encoded: None,
+        });
+        Ok(Arc::new(input))
+    }
+}
+
+/// A limit above an exchange still stops its producers: each of their partitions needs no more rows than the limit.
+fn limited(plan: Arc<dyn ExecutionPlan>, fetch: Option<usize>) -> Arc<dyn ExecutionPlan> {
+    match fetch {
+        Some(fetch) if plan.fetch().is_none_or(|own| own > fetch) => match plan.with_fetch(Some(fetch)) {
+            Some(limited) if plan.is::<SortExec>() => limited,
+            _ => Arc::new(LocalLimitExec::new(plan, fetch)),
+        },
+        _ => plan,
+    }
+}
+
+/// `partitions` in at most `functions` contiguous ranges whose sizes differ by one at most.
+fn tasks(partitions: usize, functions: usize) -> Vec<Vec<u32>> {
+    let count = functions.min(partitions).max(1);
+    (0..count)
+        .map(|task| (task * partitions / count) as u32..((task + 1) * partitions / count) as u32)
+        .map(Iterator::collect)
+        .collect()
+}
+
+fn inputs(plan: &Arc<dyn ExecutionPlan>) -> Result<Vec<u32>> {
+    let mut inputs = Vec::new();
+    plan.apply(|node| {
+        inputs.extend(node.downcast_ref::<StageInputExec>().map(StageInputExec::stage));
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    inputs.sort_unstable();
+    inputs.dedup();
+    Ok(inputs)
+}
+
+fn has_partitioned_join(plan: &Arc<dyn ExecutionPlan>) -> Result<bool> {
+    plan.exists(|node| {
+        Ok(node.downcast_ref::<HashJoinExec>().is_some_and(|join| *join.partition_mode() == PartitionMode::Partitioned))
+    })
+}
+
+fn estimate(plan: &Arc<dyn ExecutionPlan>) -> Estimate {
+    // Statistics are advice: an operator that fails to give any is no reason not to run the query.
+    let statistics = StatisticsContext::new().compute(plan.as_ref(), &StatisticsArgs::new());
+    let statistics = statistics.unwrap_or_else(|_| Arc::new(Statistics::new_unknown(&plan.schema())));
+    Estimate {
+        rows: statistics.num_rows.get_value().map(|rows| *rows as u64),
+        bytes: statistics.total_byte_size.get_value().map(|bytes| *bytes as u64),
+    }
+}

@@ -1,0 +1,167 @@
+//! [`plan_query`]: an optimized logical plan to stages, or to a plan that the coordinator runs itself.
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+use datafusion::common::Result;
+use datafusion::execution::SessionState;
+use datafusion::logical_expr::LogicalPlan;
+use datafusion::physical_plan::ExecutionPlan;
+
+use crate::codec;
+use crate::cut::{cut, whole};
+use crate::graph::{Sizing, Stage, StageGraph};
+use crate::session::{OnwardOptions, changed_settings};
+use crate::sizing::{scan_bytes, size};
+
+/// The most bytes of an encoded stage. Larger ones (literal tables, mostly) run in the coordinator, where their data is.
+const MAX_PLAN_BYTES: usize = 64 << 20;
+
+/// What the planner is told besides the SQL.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlanRequest {
+    /// `Some(n)` forces n functions, with no short cut through the coordinator.
+    pub functions: Option<usize>,
+    /// vCPUs shared by all functions.
+    pub vcpus: usize,
+    /// Input bytes worth one more function.
+    pub bytes_per_function: u64,
+    /// Input up to this many bytes runs in the coordinator.
+    pub tiny_query_bytes: u64,
+    /// The most functions of one query.
+    pub max_functions: usize,
+}
+
+/// How a query runs.
+#[derive(Clone, Debug)]
+pub enum Planned {
+    /// In the coordinator, without dispatch.
+    Coordinator {
+        /// DataFusion's plan.
+        plan: Arc<dyn ExecutionPlan>,
+        /// One line for EXPLAIN.
+        reason: String,
+    },
+    /// In functions.
+    Stages(StageGraph),
+}
+
+/// Plans `logical` (optimized here). Never fails for SQL that DataFusion can plan: what cannot be cut runs as one stage,
+/// what cannot be sent runs in the coordinator.
+///
+/// # Errors
+/// DataFusion's planning errors.
+pub async fn plan_query(state: &SessionState, logical: &LogicalPlan, request: &PlanRequest) -> Result<Planned> {
+    let optimized = state.optimize(logical)?;
+    if let Some(reason) = coordinator_reason(&optimized) {
+        let plan = physical(state, &optimized).await?;
+        return Ok(Planned::Coordinator { plan, reason: reason.to_owned() });
+    }
+    if let Some(functions) = request.functions {
+        let sizing = size(request, None);
+        if functions > 1 {
+            return distributed(state, &optimized, sizing, true).await;
+        }
+        let plan = physical(state, &optimized).await?;
+        return Ok(single(state, plan, sizing));
+    }
+    let plan = physical(state, &optimized).await?;
+    let input = scan_bytes(&plan)?;
+    if let Some(input) = input.filter(|input| *input <= request.tiny_query_bytes) {
+        let reason = match input {
+            0 => "it reads no table".to_owned(),
+            _ => format!("its input of {} is tiny", crate::sizing::display_bytes(input)),
+        };
+        return Ok(Planned::Coordinator { plan, reason });
+    }
+    let sizing = size(request, input);
+    if sizing.functions > 1 {
+        return distributed(state, &optimized, sizing, false).await;
+    }
+    Ok(single(state, plan, sizing))
+}
+
+/// Statements that are about plans or the session rather than about data.
+fn coordinator_reason(logical: &LogicalPlan) -> Option<&'static str> {
+    match logical {
+        LogicalPlan::Explain(_) | LogicalPlan::Analyze(_) => Some("it explains a plan"),
+        LogicalPlan::DescribeTable(_) => Some("it describes a table"),
+        LogicalPlan::Ddl(_) | LogicalPlan::Statement(_) => Some("it changes the session or the catalog"),
+        LogicalPlan::Dml(_) | LogicalPlan::Copy(_) => Some("its rows are written by the coordinator"),
+        _ => None,
+    }
+}
+
+async fn physical(state: &SessionState, optimized: &LogicalPlan) -> Result<Arc<dyn ExecutionPlan>> {
+    state.query_planner().create_physical_plan(optimized, state).await
+}
+
+/// One stage, one task, one function: DataFusion's own parallelism does the rest.
+fn single(state: &SessionState, plan: Arc<dyn ExecutionPlan>, sizing: Sizing) -> Planned {
+    let stages = whole(Arc::clone(&plan)).and_then(encoded);
+    match stages {
+        Ok(stages) => {
+            Planned::Stages(StageGraph { stages, sizing, settings: changed_settings(state.config_options()) })
+        }
+        Err(error) => in_coordinator(plan, &error),
+    }
+}
+
+async fn distributed(
+    state: &SessionState,
+    optimized: &LogicalPlan,
+    sizing: Sizing,
+    is_forced: bool,
+) -> Result<Planned> {
+    let spread = spread_state(state, &sizing, is_forced);
+    let plan = physical(&spread, optimized).await?;
+    match cut(&plan, sizing.functions, spread.config_options()).and_then(encoded) {
+        Ok(stages) => {
+            let settings = changed_settings(spread.config_options());
+            Ok(Planned::Stages(StageGraph { stages, sizing, settings }))
+        }
+        // The coordinator is one process: plan for it as such.
+        Err(error) => Ok(in_coordinator(physical(state, optimized).await?, &error)),
+    }
+}
+
+fn in_coordinator(plan: Arc<dyn ExecutionPlan>, error: &datafusion::common::DataFusionError) -> Planned {
+    let why = error.strip_backtrace();
+    let why = why.lines().next().unwrap_or_default().chars().take(200).collect::<String>();
+    Planned::Coordinator { plan, reason: format!("it cannot be sent to a function: {why}") }
+}
+
+/// Encodes every stage: the only way to know that a plan can be sent.
+fn encoded(mut stages: Vec<Stage>) -> Result<Vec<Stage>> {
+    for stage in &mut stages {
+        let bytes = codec::encode(&stage.plan, &[])?;
+        if bytes.len() > MAX_PLAN_BYTES {
+            return datafusion::common::not_impl_err!("a plan of {} bytes is too large", bytes.len());
+        }
+        stage.encoded = Some(bytes);
+    }
+    Ok(stages)
+}
+
+/// The session as it plans for several functions.
+fn spread_state(state: &SessionState, sizing: &Sizing, is_forced: bool) -> SessionState {
+    let mut state = state.clone();
+    let session_partitions = state.config().target_partitions();
+    let default_partitions = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let options = state.config_mut().options_mut();
+    let spread = sizing.functions * sizing.threads;
+    // A session that asked for more partitions than the machine has cores gets them.
+    let asked = if session_partitions > default_partitions { session_partitions } else { 0 };
+    options.execution.target_partitions = spread.max(asked);
+    // Which partition reads a file must be known: functions share no queue of files.
+    options.execution.enable_file_stream_work_stealing = false;
+    options.optimizer.enable_round_robin_repartition = false;
+    options.optimizer.repartition_file_scans = true;
+    if is_forced {
+        options.optimizer.repartition_file_min_size = 1;
+    }
+    let mut onward = options.extensions.get::<OnwardOptions>().cloned().unwrap_or_default();
+    onward.is_distributed = true;
+    options.extensions.insert(onward);
+    state
+}

@@ -1,0 +1,183 @@
+//! The planner's part of a session: the `onward.*` settings, the defaults every session starts from, and our physical
+//! optimizer rules at the places they belong.
+
+use std::any::Any;
+use std::sync::Arc;
+
+use datafusion::common::config::{ConfigEntry, ConfigExtension, ConfigOptions, ExtensionOptions};
+use datafusion::common::{DataFusionError, Result, config_err};
+use datafusion::execution::SessionStateBuilder;
+use datafusion::execution::runtime_env::RuntimeEnv;
+use datafusion::physical_optimizer::PhysicalOptimizerRule;
+use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
+use datafusion::prelude::SessionConfig;
+
+use crate::rules::{BroadcastSafety, DynamicFilters};
+
+/// The `onward.*` settings of a session (`SET onward.functions = 4`).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OnwardOptions {
+    /// Functions a query uses; 0 lets the planner choose from statistics.
+    pub functions: usize,
+    /// A query is cancelled after this long; 0 is never.
+    pub statement_timeout_ms: u64,
+    /// The plan is made for more than one function. Set by [`crate::plan_query`] on its copy of the session, never by users.
+    pub(crate) is_distributed: bool,
+}
+
+impl ConfigExtension for OnwardOptions {
+    const PREFIX: &'static str = "onward";
+}
+
+impl ExtensionOptions for OnwardOptions {
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+
+    fn as_any_mut(&mut self) -> &mut dyn Any {
+        self
+    }
+
+    fn cloned(&self) -> Box<dyn ExtensionOptions> {
+        Box::new(self.clone())
+    }
+
+    fn set(&mut self, key: &str, value: &str) -> Result<()> {
+        match key {
+            "functions" if value.eq_ignore_ascii_case("auto") => self.functions = 0,
+            "functions" => self.functions = parse(key, value)?,
+            "statement_timeout_ms" => self.statement_timeout_ms = parse(key, value)?,
+            _ => {
+                return config_err!(
+                    "`onward.{key}` is not a setting; there are onward.functions and onward.statement_timeout_ms"
+                );
+            }
+        }
+        Ok(())
+    }
+
+    fn entries(&self) -> Vec<ConfigEntry> {
+        vec![
+            ConfigEntry {
+                key: "onward.functions".to_owned(),
+                value: Some(self.functions.to_string()),
+                description: "Functions a query uses; 0 or `auto` lets the planner choose from statistics.",
+            },
+            ConfigEntry {
+                key: "onward.statement_timeout_ms".to_owned(),
+                value: Some(self.statement_timeout_ms.to_string()),
+                description: "A query is cancelled after this many milliseconds; 0 is never.",
+            },
+        ]
+    }
+}
+
+fn parse<T: std::str::FromStr>(key: &str, value: &str) -> Result<T> {
+    value.trim().parse().map_err(|_| {
+        DataFusionError::Configuration(format!("onward.{key} takes a whole number that is not negative, not `{value}`"))
+    })
+}
+
+/// The `onward.*` settings in `config`, the defaults when the session was not built by [`session_config`].
+pub fn onward_options(config: &ConfigOptions) -> OnwardOptions {
+    config.extensions.get::<OnwardOptions>().cloned().unwrap_or_default()
+}
+
+/// The settings every session starts from: `vcpus` partitions and what the rest of Onward relies on.
+pub fn session_config(vcpus: usize, options: OnwardOptions) -> SessionConfig {
+    let mut config = SessionConfig::new().with_information_schema(true).with_target_partitions(vcpus.max(1));
+    let settings = config.options_mut();
+    // Scalar subqueries out of their node cannot be encoded (DESIGN.md, "Sending the plan"): keep them as joins.
+    settings.optimizer.enable_physical_uncorrelated_scalar_subquery = false;
+    settings.execution.collect_statistics = true;
+    settings.extensions.insert(options);
+    config
+}
+
+/// A session state with DataFusion's defaults, `config` (from [`session_config`]) and our optimizer rules.
+pub fn session_state_builder(config: SessionConfig, runtime: Arc<RuntimeEnv>) -> SessionStateBuilder {
+    SessionStateBuilder::new()
+        .with_default_features()
+        .with_config(config)
+        .with_runtime_env(runtime)
+        .with_physical_optimizer_rules(physical_optimizer_rules())
+}
+
+/// DataFusion's rules with ours among them.
+pub fn physical_optimizer_rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
+    let mut rules = PhysicalOptimizer::new().rules;
+    // After the joins chose their modes and before the exchanges that the modes need are added.
+    let distribution = rules
+        .iter()
+        .position(|rule| rule.name() == "EnsureRequirements")
+        .expect("DataFusion's optimizer has the rule EnsureRequirements");
+    rules.insert(distribution, Arc::new(BroadcastSafety));
+    for rule in &mut rules {
+        if rule.name() == "FilterPushdown(Post)" {
+            *rule = Arc::new(DynamicFilters::new());
+        }
+    }
+    rules
+}
+
+/// The DataFusion settings of `config` that differ from the defaults: what a function must be told to run a plan as the
+/// session would. Our own settings stay behind, functions do not read them.
+pub fn changed_settings(config: &ConfigOptions) -> Vec<(String, String)> {
+    let defaults: std::collections::HashMap<String, Option<String>> =
+        ConfigOptions::default().entries().into_iter().map(|entry| (entry.key, entry.value)).collect();
+    config
+        .entries()
+        .into_iter()
+        .filter(|entry| entry.key.starts_with("datafusion.") && defaults.get(&entry.key) != Some(&entry.value))
+        .filter_map(|entry| entry.value.map(|value| (entry.key, value)))
+        .collect()
+}
+
+/// The session of a function: DataFusion's defaults with a session's [`changed_settings`] applied.
+///
+/// # Errors
+/// When a setting is unknown or its value cannot be read, which a matching engine version rules out.
+pub fn function_session_config<'a>(settings: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<SessionConfig> {
+    let mut config = SessionConfig::new();
+    for (key, value) in settings {
+        config.options_mut().set(key, value)?;
+    }
+    Ok(config)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_reach_a_function_unchanged() {
+        let mut config = session_config(3, OnwardOptions::default());
+        config.options_mut().set("datafusion.execution.batch_size", "17").expect("a known setting");
+        config.options_mut().set("onward.functions", "4").expect("a known setting");
+        let settings = changed_settings(config.options());
+        assert!(settings.iter().all(|(key, _)| !key.starts_with("onward.")));
+        let function = function_session_config(settings.iter().map(|(key, value)| (key.as_str(), value.as_str())))
+            .expect("settings apply");
+        assert_eq!(function.batch_size(), 17);
+        assert_eq!(function.target_partitions(), 3);
+        assert!(!function.options().optimizer.enable_physical_uncorrelated_scalar_subquery);
+    }
+
+    #[test]
+    fn onward_settings_are_checked() {
+        let mut config = session_config(2, OnwardOptions::default());
+        config.options_mut().set("onward.functions", "auto").expect("auto is the default");
+        assert_eq!(onward_options(config.options()).functions, 0);
+        assert!(config.options_mut().set("onward.functions", "-1").is_err());
+        assert!(config.options_mut().set("onward.nonsense", "1").is_err());
+    }
+
+    #[test]
+    fn our_rules_stand_where_they_belong() {
+        let names: Vec<_> = physical_optimizer_rules().iter().map(|rule| rule.name().to_owned()).collect();
+        let at = |name: &str| names.iter().position(|found| found == name).expect(name);
+        assert!(at("join_selection") < at("BroadcastSafety"));
+        assert_eq!(at("BroadcastSafety") + 1, at("EnsureRequirements"));
+        assert_eq!(at("DynamicFilters") + 1, at("SanityCheckPlan"));
+    }
+}

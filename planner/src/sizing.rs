@@ -1,0 +1,152 @@
+//! Sizing v1: how many functions a query is worth, from the bytes its scans will read.
+
+use std::sync::Arc;
+
+use datafusion::arrow::datatypes::{DataType, Schema};
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::common::{Result, Statistics};
+use datafusion::datasource::memory::MemorySourceConfig;
+use datafusion::datasource::physical_plan::FileScanConfig;
+use datafusion::datasource::source::{DataSource, DataSourceExec};
+use datafusion::physical_expr::utils::collect_columns;
+use datafusion::physical_plan::ExecutionPlan;
+
+use crate::graph::Sizing;
+use crate::plan::PlanRequest;
+
+/// Bytes that the scans of `plan` read: of each file the share of the columns that are read, weighed by the columns'
+/// statistics where there are some and by their types otherwise. `None` when a scan does not say what it reads.
+pub(crate) fn scan_bytes(plan: &Arc<dyn ExecutionPlan>) -> Result<Option<u64>> {
+    let mut total = Some(0);
+    plan.apply(|node| {
+        if let Some(scan) = node.downcast_ref::<DataSourceExec>() {
+            total = total.zip(source_bytes(scan.data_source())).map(|(total, bytes)| total + bytes);
+        } else if node.children().is_empty() && !is_without_input(node) {
+            total = None;
+        }
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    Ok(total)
+}
+
+fn is_without_input(leaf: &Arc<dyn ExecutionPlan>) -> bool {
+    use datafusion::physical_plan::{empty::EmptyExec, placeholder_row::PlaceholderRowExec};
+    leaf.is::<PlaceholderRowExec>() || leaf.is::<EmptyExec>()
+}
+
+fn source_bytes(source: &Arc<dyn DataSource>) -> Option<u64> {
+    if let Some(scan) = source.downcast_ref::<FileScanConfig>() {
+        let files = scan.file_groups.iter().flat_map(|group| group.iter());
+        let bytes: u64 = files
+            .map(|file| match &file.range {
+                Some(range) => (range.end - range.start).max(0) as u64,
+                None => file.object_meta.size,
+            })
+            .sum();
+        // Rows of text files are read whole.
+        let is_columnar = matches!(scan.file_source().file_type(), "parquet" | "arrow");
+        return Some(if is_columnar { (bytes as f64 * read_share(scan)) as u64 } else { bytes });
+    }
+    source
+        .downcast_ref::<MemorySourceConfig>()
+        .map(|memory| memory.partitions().iter().flatten().map(|batch| batch.get_array_memory_size() as u64).sum())
+}
+
+/// The share of a file's bytes in the columns that are read, for the projection and for the filter.
+fn read_share(scan: &FileScanConfig) -> f64 {
+    let Some(projection) = scan.file_source().projection() else {
+        return 1.0;
+    };
+    let schema = scan.file_schema();
+    let mut read: Vec<usize> =
+        projection.iter().flat_map(|column| collect_columns(&column.expr)).map(|c| c.index()).collect();
+    if let Some(filter) = scan.file_source().filter() {
+        read.extend(collect_columns(&filter).iter().map(|column| column.index()));
+    }
+    read.sort_unstable();
+    read.dedup();
+    let statistics = scan.statistics();
+    let all: f64 = (0..schema.fields().len()).map(|column| column_bytes(schema, &statistics, column)).sum();
+    let read: f64 =
+        read.into_iter().filter(|c| *c < schema.fields().len()).map(|c| column_bytes(schema, &statistics, c)).sum();
+    if all > 0.0 { (read / all).clamp(0.0, 1.0) } else { 1.0 }
+}
+
+/// Weight of a column: its bytes where the statistics have them, else the width of its type over all rows.
+fn column_bytes(schema: &Schema, statistics: &Statistics, column: usize) -> f64 {
+    let rows = statistics.num_rows.get_value().copied().unwrap_or(1).max(1) as f64;
+    let known = statistics.column_statistics.get(column).and_then(|column| column.byte_size.get_value().copied());
+    known.map_or_else(|| rows * type_width(schema.field(column).data_type()), |bytes| bytes as f64)
+}
+
+/// Bytes of a typical value. Variable-width types are guesses.
+fn type_width(data_type: &DataType) -> f64 {
+    match data_type {
+        DataType::Null => 0.0,
+        DataType::Boolean => 0.125,
+        DataType::Dictionary(key, _) => type_width(key),
+        fixed if fixed.primitive_width().is_some() => fixed.primitive_width().map_or(16.0, |width| width as f64),
+        DataType::FixedSizeBinary(width) => f64::from(*width),
+        DataType::List(_) | DataType::LargeList(_) | DataType::Map(..) | DataType::Struct(_) => 64.0,
+        _ => 24.0,
+    }
+}
+
+/// Functions and threads for `functions` forced, or for `input` bytes.
+pub(crate) fn size(request: &PlanRequest, input: Option<u64>) -> Sizing {
+    let vcpus = request.vcpus.max(1);
+    let sizing = |functions: usize, reason| Sizing { functions, threads: (vcpus / functions).max(1), reason };
+    if let Some(functions) = request.functions {
+        return sizing(functions.max(1), "forced by onward.functions".to_owned());
+    }
+    let each = request.bytes_per_function.max(1);
+    let Some(input) = input else {
+        return sizing(1, "the size of the input is not known".to_owned());
+    };
+    let (input_text, each_text) = (display_bytes(input), display_bytes(each));
+    let worth = usize::try_from(input.div_ceil(each)).unwrap_or(usize::MAX).max(1);
+    match worth {
+        1 => sizing(1, format!("input {input_text} fits one function ({each_text} each)")),
+        _ if worth > request.max_functions.max(1) => sizing(
+            request.max_functions.max(1),
+            format!(
+                "input {input_text} is worth {worth} functions ({each_text} each), max_functions allows {}",
+                request.max_functions.max(1)
+            ),
+        ),
+        _ => sizing(worth, format!("input {input_text} is worth {worth} functions ({each_text} each)")),
+    }
+}
+
+/// `1.5 GiB`, `0 B`.
+pub(crate) fn display_bytes(bytes: u64) -> String {
+    const UNITS: [&str; 6] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
+    let mut value = bytes as f64;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    if unit == 0 { format!("{bytes} B") } else { format!("{value:.1} {}", UNITS[unit]) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(functions: Option<usize>) -> PlanRequest {
+        PlanRequest { functions, vcpus: 4, bytes_per_function: 1 << 30, tiny_query_bytes: 0, max_functions: 8 }
+    }
+
+    #[test]
+    fn functions_follow_the_input_up_to_the_limit() {
+        let sizes: Vec<_> = [0, 1 << 30, (1 << 30) + 1, 100 << 30]
+            .into_iter()
+            .map(|bytes| size(&request(None), Some(bytes)))
+            .map(|sizing| (sizing.functions, sizing.threads))
+            .collect();
+        assert_eq!(sizes, [(1, 4), (1, 4), (2, 2), (8, 1)]);
+        assert_eq!(size(&request(None), None).functions, 1);
+        assert_eq!(size(&request(Some(3)), Some(0)).threads, 1);
+    }
+}
