@@ -2,14 +2,13 @@
 
 use std::path::PathBuf;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::time::Duration;
 
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::SchemaRef;
-use datafusion::common::ParamValues;
-use datafusion::prelude::SessionContext;
+use datafusion::common::DataFusionError;
+use datafusion::logical_expr::LogicalPlan;
 use futures::Stream;
+use onward_planner::error::classify;
 use onward_wire::error::WireError;
 use onward_wire::{Config, QueryId};
 
@@ -25,6 +24,18 @@ pub struct QueryError {
 
 /// Shorthand.
 pub type Result<T, E = QueryError> = std::result::Result<T, E>;
+
+impl From<WireError> for QueryError {
+    fn from(error: WireError) -> Self {
+        Self { error, query: None }
+    }
+}
+
+impl From<DataFusionError> for QueryError {
+    fn from(error: DataFusionError) -> Self {
+        classify(&error).into()
+    }
+}
 
 /// How to start a coordinator with its embedded host.
 #[derive(Clone, Debug, Default)]
@@ -44,12 +55,6 @@ pub struct SessionOptions {
     pub allowed_paths: Option<Vec<PathBuf>>,
 }
 
-/// A running coordinator. Dropping it ends all queries and functions; `shutdown` drains first.
-pub struct Coordinator {}
-
-/// One client's session: settings, temporary state. Cheap to share.
-pub struct Session {}
-
 /// A statement that was parsed and planned.
 #[derive(Clone)]
 pub struct Prepared {
@@ -61,6 +66,7 @@ pub struct Prepared {
     pub parameters: SchemaRef,
     /// It gives rows (SELECT, SHOW, EXPLAIN ...) rather than an affected-row count.
     pub is_query: bool,
+    pub(crate) plan: LogicalPlan,
 }
 
 /// A stream of result batches, all of the execution's schema.
@@ -94,48 +100,4 @@ pub struct QueryProgress {
     pub rows: u64,
     /// Bytes written by all attempts so far.
     pub bytes: u64,
-}
-
-impl Coordinator {
-    /// Starts coordinator and host. Errors when `data_dir` is served by another process.
-    pub async fn start(_options: CoordinatorOptions) -> Result<Arc<Self>> {
-        todo!()
-    }
-
-    /// Opens a session; refused with ResourceExhausted past `max_sessions`.
-    pub fn session(self: &Arc<Self>, _options: SessionOptions) -> Result<Arc<Session>> {
-        todo!()
-    }
-
-    /// Cancels a query; false when it is not running.
-    pub fn cancel(&self, _query: QueryId) -> bool {
-        todo!()
-    }
-
-    /// Waits up to `drain` for running queries, then ends them, all functions, and removes temporary files.
-    pub async fn shutdown(&self, _drain: Duration) {
-        todo!()
-    }
-}
-
-impl Session {
-    /// The DataFusion context: catalog, settings, function registry. For metadata; queries go through `execute`.
-    pub fn context(&self) -> &SessionContext {
-        todo!()
-    }
-
-    /// Parses and plans one statement (parameters `$1`, `?`).
-    pub async fn prepare(self: &Arc<Self>, _sql: &str) -> Result<Prepared> {
-        todo!()
-    }
-
-    /// Runs one statement. Errors of planning come here, errors of running through the stream.
-    pub async fn execute(self: &Arc<Self>, _sql: &str) -> Result<Execution> {
-        todo!()
-    }
-
-    /// Runs a prepared statement with values for its parameters.
-    pub async fn execute_prepared(self: &Arc<Self>, _prepared: &Prepared, _values: ParamValues) -> Result<Execution> {
-        todo!()
-    }
 }

@@ -1,3 +1,21 @@
-//! Sessions, catalog, scheduler and fleet.
-pub mod api;
-pub use api::*;
+//! Sessions, catalog, scheduler and fleet: everything between SQL text and a running query.
+//!
+//! What it is: one [`Coordinator`] per process, with its embedded host; [`Session`]s that clients hold; [`Execution`]s that
+//! stream rows. What it is not: a network server (`endpoint/`) or an operator library (DataFusion).
+//!
+//! Guarantees: a statement's rows are complete and of one run, or an error comes; dropping an [`Execution`]'s stream ends its
+//! query on all functions; an error keeps the kind it had where it happened.
+
+mod api;
+mod client;
+mod coordinator;
+mod dispatch;
+mod engine;
+pub mod scheduler;
+pub mod system;
+
+pub use api::{
+    CoordinatorOptions, Execution, Prepared, QueryError, QueryProgress, Result, ResultStream, SessionOptions,
+};
+pub use client::Session;
+pub use coordinator::Coordinator;

@@ -133,7 +133,7 @@ impl Driver {
     fn carry_out(&mut self, command: Command) {
         match command {
             Command::StartFunction { function, shape } => {
-                self.host.start_function(function, shape.vcpus, shape.memory_bytes);
+                self.host.start_function(function, shape.vcpus as usize, shape.memory_bytes);
             }
             Command::StopFunction { function } => {
                 self.defined.remove(&function);

@@ -126,7 +126,8 @@ mod tests {
     use crate::system::QueryRecord;
 
     fn guarded(rows: ResultStream) -> (ResultStream, Stopper, Arc<AtomicUsize>) {
-        let (stopper, history, cleaned) = (Stopper::default(), Arc::new(History::default()), Arc::<AtomicUsize>::default());
+        let (stopper, history, cleaned) =
+            (Stopper::default(), Arc::new(History::default()), Arc::<AtomicUsize>::default());
         history.begin(QueryRecord::new(QueryId(1), "select 1"));
         let count = Arc::clone(&cleaned);
         let cleanup = Box::new(move || {

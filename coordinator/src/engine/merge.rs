@@ -68,7 +68,9 @@ mod tests {
     fn metrics_of_attempts_are_summed_by_operator_and_name() {
         let metric = |name: &str, value| Metric { name: name.to_owned(), value };
         let done = |rows| AttemptDone {
-            operators: vec![OperatorMetrics { values: vec![metric("output_rows", rows), metric("end_timestamp", rows)] }],
+            operators: vec![OperatorMetrics {
+                values: vec![metric("output_rows", rows), metric("end_timestamp", rows)],
+            }],
             ..AttemptDone::default()
         };
         let mut merged = StageMetrics::default();

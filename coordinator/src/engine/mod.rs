@@ -27,7 +27,7 @@ use crate::scheduler::{QuerySpec, SchedulerLimits};
 
 pub use driver::Outcome;
 pub use guard::{Stopper, guard};
-pub use merge::StageMetrics;
+pub use merge::{StageMetrics, add_requests};
 pub use result::read_result;
 
 /// A query for the driver.
@@ -55,12 +55,12 @@ pub struct Engine {
 
 impl Engine {
     /// Starts the embedded host and the driver task, which ends when the last handle is dropped.
-    pub async fn start(options: HostOptions, config: &Config) -> Result<Self, WireError> {
+    pub fn start(options: HostOptions, config: &Config) -> Result<Self, WireError> {
         // Both queues are bounded by what feeds them: queries (max_running_queries, max_queued_queries) and the answers
         // of functions (max_functions, one attempt each, progress coalesced by the host).
         let (host_events, events) = mpsc::unbounded_channel();
         let (requests, inbox) = mpsc::unbounded_channel();
-        let host = Host::start(options, host_events).await?;
+        let host = Host::start(options, host_events).map_err(|error| WireError::new(ErrorKind::Unavailable, error))?;
         let driver = driver::Driver::new(SchedulerLimits::from(config), Arc::clone(&host));
         tokio::spawn(driver.run(inbox, events));
         Ok(Self { requests, host })

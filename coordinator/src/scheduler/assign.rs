@@ -22,6 +22,7 @@ use onward_wire::{FunctionId, QueryId};
 
 use super::Scheduler;
 use super::event::{Command, FunctionShape};
+use super::query::Query;
 
 /// What one pass has promised.
 #[derive(Default)]
@@ -34,17 +35,25 @@ struct Pass {
 /// One query's place in the pass.
 struct Turn {
     query: QueryId,
-    /// Stages to consider, each with the next task to consider.
-    stages: VecDeque<(u32, u32)>,
+    /// Stages to consider.
+    stages: VecDeque<StageTurn>,
+    /// Starting functions that its tasks wait for.
+    claimed: usize,
+}
+
+#[derive(Clone, Copy)]
+struct StageTurn {
+    stage: u32,
+    /// The first task that was not considered yet.
+    next: u32,
+    /// Starting functions that its tasks wait for.
     claimed: usize,
 }
 
 enum Placement {
     Run(FunctionId),
-    /// It gets the next function that is ready.
-    Claim,
-    /// Nothing for this stage's tasks now.
-    Wait,
+    /// It waits for the next function of this shape that is ready.
+    Claim(FunctionShape),
 }
 
 impl Scheduler {
@@ -54,7 +63,12 @@ impl Scheduler {
         let mut order: Vec<_> = self.running.values().map(|query| (query.turn, query.id)).collect();
         order.sort_unstable();
         let turn = |(_, query)| {
-            let stages = self.running.get(&query)?.ready_stages().map(|stage| (stage, 0)).collect();
+            let stages = self
+                .running
+                .get(&query)?
+                .ready_stages()
+                .map(|stage| StageTurn { stage, next: 0, claimed: 0 })
+                .collect();
             Some(Turn { query, stages, claimed: 0 })
         };
         let mut turns: VecDeque<Turn> = order.into_iter().filter_map(turn).collect();
@@ -67,30 +81,26 @@ impl Scheduler {
 
     /// Places one task of the query; false when nothing is left for it in this pass.
     fn serve(&mut self, turn: &mut Turn, pass: &mut Pass) -> bool {
-        while let Some((stage, next)) = turn.stages.front().copied() {
-            if !self.may_run_more(turn, pass) {
+        while let Some(stage) = turn.stages.front().copied() {
+            let Some(query) = self.running.get(&turn.query) else { return false };
+            if !self.may_run_more(query, turn, pass) {
                 return false;
             }
-            let Some(query) = self.running.get_mut(&turn.query) else { return false };
-            let shape = query.shape;
-            let Some(task) = query.stages[stage as usize].pending.range(next..).next().copied() else {
+            let task = query.stages[stage.stage as usize].pending.range(stage.next..).next().copied();
+            let placed = task.and_then(|task| Some((task, self.place(turn.query, stage, task, pass)?)));
+            let (Some((task, placement)), Some(front)) = (placed, turn.stages.front_mut()) else {
                 turn.stages.pop_front();
                 continue;
             };
-            match self.place(turn.query, stage, task, pass) {
-                Placement::Run(function) => self.run(turn.query, stage, task, function),
-                Placement::Claim => {
-                    *pass.claimed.entry(shape).or_default() += 1;
-                    pass.claimed_vcpus += shape.vcpus;
+            front.next = task + 1;
+            match placement {
+                Placement::Run(function) => self.run(turn.query, stage.stage, task, function),
+                Placement::Claim(shape) => {
+                    front.claimed += 1;
                     turn.claimed += 1;
+                    pass.claimed_vcpus += shape.vcpus;
+                    *pass.claimed.entry(shape).or_default() += 1;
                 }
-                Placement::Wait => {
-                    turn.stages.pop_front();
-                    continue;
-                }
-            }
-            if let Some(front) = turn.stages.front_mut() {
-                front.1 = task + 1;
             }
             return true;
         }
@@ -99,8 +109,7 @@ impl Scheduler {
 
     /// The query's own limit, and the machine's. A query that runs nothing may always start one attempt, so a long
     /// query never keeps a short one waiting.
-    fn may_run_more(&self, turn: &Turn, pass: &Pass) -> bool {
-        let Some(query) = self.running.get(&turn.query) else { return false };
+    fn may_run_more(&self, query: &Query, turn: &Turn, pass: &Pass) -> bool {
         let at_once = query.running + turn.claimed;
         let vcpus = query.shape.vcpus;
         let limit = self.limits.total_vcpus.max(vcpus.saturating_mul(query.functions as u32));
@@ -108,36 +117,34 @@ impl Scheduler {
         at_once == 0 || (at_once < query.functions && used.saturating_add(vcpus) <= limit)
     }
 
-    fn place(&mut self, query: QueryId, stage: u32, task: u32, pass: &Pass) -> Placement {
-        let query = &self.running[&query];
-        let (shape, stage) = (query.shape, &query.stages[stage as usize]);
+    /// Where the task goes; `None` when it, and so its stage, waits.
+    fn place(&mut self, query: QueryId, turn: StageTurn, task: u32, pass: &Pass) -> Option<Placement> {
+        let query = self.running.get(&query)?;
+        let (shape, stage) = (query.shape, &query.stages[turn.stage as usize]);
         let task = &stage.tasks[task as usize];
         let distinct = query.functions.min(stage.tasks.len());
         let is_fresh = |function: &FunctionId| !stage.used.contains(function);
-        let is_spread = task.is_retry() || stage.used.len() >= distinct;
+        let is_spread = task.is_retry() || stage.used.len() + turn.claimed >= distinct;
         let is_other = |function: &FunctionId| Some(*function) != task.last_function;
 
         let fresh = self.pool.idle(shape).find(is_fresh);
         if let Some(function) = fresh.or_else(|| self.pool.idle(shape).find(|f| is_spread && is_other(f))) {
-            return Placement::Run(function);
+            return Some(Placement::Run(function));
         }
         if self.pool.starting(shape) > pass.claimed.get(&shape).copied().unwrap_or(0) {
-            return Placement::Claim;
+            return Some(Placement::Claim(shape));
         }
         let has_all = query.used.iter().filter(|function| self.pool.contains(**function)).count() >= query.functions;
         let is_own = |attempt: onward_wire::AttemptId| attempt.query() == query.id;
         if has_all && self.pool.running(shape).any(|(function, attempt)| is_own(attempt) && is_fresh(&function)) {
-            return Placement::Wait;
+            return None;
         }
         let waits_for_busy = !is_spread && self.pool.running(shape).any(|(function, _)| is_fresh(&function));
         let last_resort = self.pool.idle(shape).next();
         if self.start_function(shape) {
-            return Placement::Claim;
+            return Some(Placement::Claim(shape));
         }
-        match last_resort {
-            Some(function) if !waits_for_busy => Placement::Run(function),
-            _ => Placement::Wait,
-        }
+        last_resort.filter(|_| !waits_for_busy).map(Placement::Run)
     }
 
     fn start_function(&mut self, shape: FunctionShape) -> bool {

@@ -299,9 +299,10 @@ impl Scheduler {
     /// Stops functions whose time is up: idle ones, or else those that do not answer a cancel.
     fn stop_functions(&mut self, idle: bool) {
         let is_due = |activity| self.stop_at(activity).is_some_and(|stop_at| stop_at <= self.now_ms);
-        let due = self.pool.activities().filter(|(_, _, activity)| {
-            matches!(activity, Activity::Idle { .. }) == idle && is_due(*activity)
-        });
+        let due = self
+            .pool
+            .activities()
+            .filter(|(_, _, activity)| matches!(activity, Activity::Idle { .. }) == idle && is_due(*activity));
         let due: Vec<_> = due.map(|(id, ..)| id).collect();
         for function in due {
             self.pool.remove(function);

@@ -1,0 +1,107 @@
+//! [`DataDirectory`]: one process, one directory.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use tempfile::TempDir;
+
+use super::error::CatalogError;
+
+/// A data directory that this process holds the lock of until it is dropped.
+#[derive(Debug)]
+pub struct DataDirectory {
+    path: PathBuf,
+    /// Open, and therefore locked.
+    _lock: File,
+    /// A directory of our own that goes away with us.
+    _temporary: Option<TempDir>,
+}
+
+impl DataDirectory {
+    /// Takes `path`, creating it; `None` makes a temporary one, which is removed on drop.
+    ///
+    /// # Errors
+    /// [`CatalogError::Locked`] names the process that holds it.
+    pub fn open(path: Option<&Path>) -> Result<Self, CatalogError> {
+        let (path, temporary) = match path {
+            Some(path) => (path.to_owned(), None),
+            None => {
+                let temporary = tempfile::Builder::new().prefix("onward-data-").tempdir();
+                let temporary = temporary.map_err(io("creating", &std::env::temp_dir()))?;
+                (temporary.path().to_owned(), Some(temporary))
+            }
+        };
+        std::fs::create_dir_all(path.join("tables")).map_err(io("creating", &path))?;
+        let path = path.canonicalize().map_err(io("opening", &path))?;
+        let lock = lock(&path)?;
+        Ok(Self { path, _lock: lock, _temporary: temporary })
+    }
+
+    /// Canonical path of the directory.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Parts of managed tables live below it.
+    pub fn tables(&self) -> PathBuf {
+        self.path.join("tables")
+    }
+
+    /// The file with all definitions.
+    pub fn catalog_file(&self) -> PathBuf {
+        self.path.join("catalog.json")
+    }
+}
+
+fn lock(directory: &Path) -> Result<File, CatalogError> {
+    let path = directory.join("lock");
+    let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
+    let mut file = opened.map_err(io("opening", &path))?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let pid = std::fs::read_to_string(&path).unwrap_or_default().trim().to_owned();
+            let pid = if pid.is_empty() { "unknown".to_owned() } else { pid };
+            return Err(CatalogError::Locked { directory: directory.to_owned(), lock: path, pid });
+        }
+        Err(TryLockError::Error(source)) => return Err(CatalogError::Io { action: "locking", path, source }),
+    }
+    let write = |file: &mut File| {
+        file.set_len(0)?;
+        writeln!(file, "{}", std::process::id())
+    };
+    write(&mut file).map_err(io("writing", &path))?;
+    Ok(file)
+}
+
+/// `map_err` for an action on a path.
+pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> CatalogError + use<> {
+    let path = path.to_owned();
+    move |source| CatalogError::Io { action, path, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_holder_is_refused_and_told_who_holds_it() {
+        let root = tempfile::tempdir().unwrap();
+        let first = DataDirectory::open(Some(root.path())).unwrap();
+        let error = DataDirectory::open(Some(root.path())).unwrap_err().to_string();
+        assert!(error.contains(&format!("process {}", std::process::id())), "{error}");
+        assert!(error.contains(&root.path().canonicalize().unwrap().display().to_string()), "{error}");
+        drop(first);
+        DataDirectory::open(Some(root.path())).unwrap();
+    }
+
+    #[test]
+    fn a_temporary_directory_goes_away() {
+        let directory = DataDirectory::open(None).unwrap();
+        let path = directory.path().to_owned();
+        assert!(path.exists());
+        drop(directory);
+        assert!(!path.exists());
+    }
+}

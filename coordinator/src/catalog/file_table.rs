@@ -1,0 +1,307 @@
+//! [`FileTable`]: files as a table.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::catalog::{ScanArgs, ScanResult, Session, TableProvider};
+use datafusion::common::{Constraints, Result};
+use datafusion::datasource::listing::{ListingOptions, ListingTable, ListingTableConfig};
+use datafusion::datasource::physical_plan::FileScanConfig;
+use datafusion::datasource::source::DataSourceExec;
+use datafusion::execution::session_state::SessionState;
+use datafusion::logical_expr::{Expr, SortExpr, TableProviderFilterPushDown, TableType};
+use datafusion::object_store::{self, ObjectStoreExt};
+use datafusion::physical_plan::ExecutionPlan;
+use futures::TryStreamExt;
+
+use super::error::CatalogError;
+use super::formats::{Format, FormatOptions, session_state};
+use super::location::Location;
+use super::mismatch;
+
+/// Files looked at to find the extension and the Hive partitions of a directory.
+const FILES_LOOKED_AT: usize = 1_000;
+
+/// What a [`FileTable`] is made of.
+#[derive(Clone, Debug)]
+pub struct FileTableSpec {
+    /// Where; at least one.
+    pub locations: Vec<Location>,
+    /// Their format.
+    pub format: Format,
+    /// Its options.
+    pub options: FormatOptions,
+    /// Only files that end so are read; empty takes all.
+    pub extension: String,
+    /// Hive partition columns (name, type), in the order of the directories.
+    pub partitioned_by: SchemaRef,
+    /// Orders that each file has.
+    pub sorted_by: Vec<Vec<SortExpr>>,
+    /// Declared keys.
+    pub constraints: Constraints,
+    /// Default values by column.
+    pub defaults: HashMap<String, Expr>,
+    /// For `SHOW CREATE TABLE`.
+    pub definition: Option<String>,
+}
+
+/// Files as a table: listed anew by every scan, so that new, overwritten and removed files are seen.
+#[derive(Debug)]
+pub struct FileTable {
+    listing: ListingTable,
+    locations: Vec<Location>,
+    format: Format,
+    is_nested: bool,
+    defaults: HashMap<String, Expr>,
+}
+
+impl FileTableSpec {
+    /// Files of one format and nothing else said.
+    pub fn new(locations: Vec<Location>, format: Format, options: FormatOptions) -> Self {
+        Self {
+            locations,
+            format,
+            options,
+            extension: String::new(),
+            partitioned_by: Arc::new(datafusion::arrow::datatypes::Schema::empty()),
+            sorted_by: vec![],
+            constraints: Constraints::default(),
+            defaults: HashMap::new(),
+            definition: None,
+        }
+    }
+
+    fn listing_options(&self, state: &SessionState) -> Result<ListingOptions> {
+        let partitions = self.partitioned_by.fields().iter();
+        let partitions = partitions.map(|field| (field.name().clone(), field.data_type().clone()));
+        Ok(ListingOptions::new(self.format.build(state, &self.options)?)
+            .with_file_extension(&self.extension)
+            .with_table_partition_cols(partitions.collect())
+            .with_file_sort_order(self.sorted_by.clone()))
+    }
+
+    fn is_nested(&self) -> bool {
+        self.locations.iter().any(Location::is_nested)
+    }
+
+    /// Sets `extension` to what the format's files in the first directory end with; nothing when none does.
+    ///
+    /// # Errors
+    /// [`CatalogError::NoFiles`] when there is no file at all and `must_exist`.
+    pub async fn find_extension(&mut self, state: &SessionState, must_exist: bool) -> Result<()> {
+        let Some(location) = self.locations.iter().find(|location| location.is_collection()) else {
+            return Ok(());
+        };
+        let names = list_names(state, location).await?;
+        if names.is_empty() && must_exist {
+            return Err(no_files(location).into());
+        }
+        let matching = names.iter().find_map(|name| {
+            let (format, options) = Format::of_file(name)?;
+            let compression = self.options.get("format.compression").map(str::to_lowercase);
+            let fits = format == self.format && (compression.is_none() || options.get("format.compression") == compression.as_deref());
+            fits.then(|| extension_of(name, options.get("format.compression").is_some()))
+        });
+        self.extension = matching.unwrap_or_default();
+        Ok(())
+    }
+
+    /// The columns of the files, all files of all locations merged.
+    ///
+    /// # Errors
+    /// Names the file that cannot be read, or the column and the two files that disagree.
+    pub async fn infer_columns(&self, state: &SessionState) -> Result<SchemaRef> {
+        let options = self.listing_options(state)?;
+        let nested = self.is_nested().then(|| with_subdirectories(state));
+        let state = nested.as_ref().unwrap_or(state);
+        let mut merged: Option<SchemaRef> = None;
+        for location in &self.locations {
+            let url = location.listing_url()?;
+            let store = state.runtime_env().object_store(&url)?;
+            let files: Vec<_> =
+                url.list_all_files(state, store.as_ref(), &self.extension).await?.try_collect().await?;
+            if files.is_empty() {
+                return Err(no_files(location).into());
+            }
+            let filled: Vec<_> = files.into_iter().filter(|file| file.size > 0).collect();
+            let schema = match options.format.infer_schema(state, &store, &filled).await {
+                Ok(schema) => schema,
+                Err(error) => {
+                    let files = mismatch::Files { state, store: &store, url: &url, format: self.format };
+                    return Err(files.explain(options.format.as_ref(), &filled, error).await);
+                }
+            };
+            merged = Some(match merged {
+                None => schema,
+                Some(first) => mismatch::merge(&first, &schema, &self.locations[0], location)?,
+            });
+        }
+        merged.ok_or_else(|| CatalogError::Invalid("a table of files needs a location".to_owned()).into())
+    }
+
+    /// The table. `columns` are those of the files, without the partition columns.
+    pub fn build(self, state: &SessionState, columns: SchemaRef) -> Result<FileTable> {
+        let options = self.listing_options(state)?;
+        let is_nested = self.is_nested();
+        let urls = self.locations.iter().map(Location::listing_url).collect::<Result<Vec<_>>>()?;
+        let config =
+            ListingTableConfig::new_with_multi_paths(urls).with_listing_options(options).with_schema(columns);
+        let listing = ListingTable::try_new(config)?
+            .with_cache(state.runtime_env().cache_manager.get_file_statistic_cache())
+            .with_constraints(self.constraints)
+            .with_definition(self.definition);
+        let FileTableSpec { locations, format, defaults, .. } = self;
+        Ok(FileTable { listing, locations, format, is_nested, defaults })
+    }
+}
+
+impl FileTable {
+    /// Their format.
+    pub fn format(&self) -> Format {
+        self.format
+    }
+
+    /// A file that was named by itself must be there: DataFusion takes a missing one for an empty directory.
+    async fn check_missing(&self, state: &dyn Session) -> Result<()> {
+        for location in &self.locations {
+            if let Some(path) = location.local_path()
+                && location.is_collection()
+                && !path.exists()
+            {
+                return Err(no_files(location).into());
+            }
+            if location.is_collection() {
+                continue;
+            }
+            let url = location.listing_url()?;
+            let store = state.runtime_env().object_store(&url)?;
+            match store.head(url.prefix()).await {
+                Err(object_store::Error::NotFound { .. }) => return Err(no_files(location).into()),
+                Err(error) => return Err(error.into()),
+                Ok(_) => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl TableProvider for FileTable {
+    fn schema(&self) -> SchemaRef {
+        self.listing.schema()
+    }
+
+    fn constraints(&self) -> Option<&Constraints> {
+        self.listing.constraints()
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Base
+    }
+
+    fn get_table_definition(&self) -> Option<&str> {
+        self.listing.get_table_definition()
+    }
+
+    fn get_column_default(&self, column: &str) -> Option<&Expr> {
+        self.defaults.get(column)
+    }
+
+    fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>> {
+        self.listing.supports_filters_pushdown(filters)
+    }
+
+    async fn scan(
+        &self,
+        state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        filters: &[Expr],
+        limit: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let args = ScanArgs::default()
+            .with_projection(projection.map(Vec::as_slice))
+            .with_filters(Some(filters))
+            .with_limit(limit);
+        Ok(self.scan_with_args(state, args).await?.into_inner())
+    }
+
+    async fn scan_with_args<'a>(&self, state: &dyn Session, args: ScanArgs<'a>) -> Result<ScanResult> {
+        let result = if self.is_nested {
+            let nested = with_subdirectories(session_state(state)?);
+            self.listing.scan_with_args(&nested, args).await
+        } else {
+            self.listing.scan_with_args(state, args).await
+        };
+        match result {
+            Ok(result) if files_of(result.plan().as_ref()) >= self.locations.len() => Ok(result),
+            // Fewer files than locations: a directory may be empty, a file may not.
+            Ok(result) => {
+                self.check_missing(state).await?;
+                Ok(result)
+            }
+            Err(error) => {
+                self.check_missing(state).await?;
+                Err(mismatch::name_file(state, &self.locations, &self.listing, self.format, error).await)
+            }
+        }
+    }
+}
+
+/// Files that a scan reads.
+fn files_of(plan: &dyn ExecutionPlan) -> usize {
+    let scan = plan.downcast_ref::<DataSourceExec>().map(DataSourceExec::data_source);
+    let config = scan.and_then(|source| source.downcast_ref::<FileScanConfig>());
+    config.map_or(0, |config| config.file_groups.iter().map(|group| group.len()).sum())
+}
+
+/// The session, reading files below subdirectories too.
+pub(super) fn with_subdirectories(state: &SessionState) -> SessionState {
+    let mut state = state.clone();
+    state.config_mut().options_mut().execution.listing_table_ignore_subdirectory = false;
+    state
+}
+
+/// Names of the first files of a location.
+pub(super) async fn list_names(state: &SessionState, location: &Location) -> Result<Vec<String>> {
+    use futures::StreamExt;
+    let nested = location.is_nested().then(|| with_subdirectories(state));
+    let state = nested.as_ref().unwrap_or(state);
+    let url = location.listing_url()?;
+    let store = state.runtime_env().object_store(&url)?;
+    let files = url.list_all_files(state, store.as_ref(), "").await?;
+    files.take(FILES_LOOKED_AT).map_ok(|file| file.location.to_string()).try_collect().await
+}
+
+/// `.csv.gz` of `dir/x.csv.gz`.
+fn extension_of(name: &str, is_compressed: bool) -> String {
+    let file = name.rsplit('/').next().unwrap_or(name);
+    let dots = if is_compressed { 2 } else { 1 };
+    match file.rmatch_indices('.').nth(dots - 1) {
+        Some((at, _)) => file[at..].to_owned(),
+        None => String::new(),
+    }
+}
+
+/// The error for a location without files, with the nearest name in its directory.
+pub(super) fn no_files(location: &Location) -> CatalogError {
+    let advice = match location.local_path() {
+        Some(path) if location.pattern().is_some() && path.is_dir() => {
+            format!(": `{}` is there, but nothing in it has such a name", path.display())
+        }
+        Some(path) if path.is_dir() => ": the directory is empty".to_owned(),
+        Some(path) => match path.parent() {
+            Some(parent) if parent.is_dir() => {
+                let names = std::fs::read_dir(parent).into_iter().flatten().flatten().take(FILES_LOOKED_AT);
+                let names: Vec<_> = names.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+                let wanted = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                super::names::did_you_mean(&wanted, names.iter().map(String::as_str))
+            }
+            Some(parent) => format!(": directory `{}` does not exist", parent.display()),
+            None => String::new(),
+        },
+        None => "; check bucket, prefix and credentials".to_owned(),
+    };
+    CatalogError::NoFiles { location: location.to_string(), advice }
+}

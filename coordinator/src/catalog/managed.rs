@@ -1,0 +1,35 @@
+//! Managed tables: from a definition to a table.
+
+use std::collections::HashMap;
+
+use datafusion::common::Result;
+use datafusion::datasource::empty::EmptyTable;
+use datafusion::execution::session_state::SessionState;
+use std::path::Path;
+use std::sync::Arc;
+
+use datafusion::catalog::TableProvider;
+
+use super::definition::Managed;
+use super::file_table::FileTableSpec;
+use super::formats::{Format, FormatOptions};
+use super::json::{read_constraints, read_expr};
+use super::location::Location;
+
+/// The table a definition describes: the Parquet files of its parts.
+pub fn open_managed(state: &SessionState, tables: &Path, managed: &Managed) -> Result<Arc<dyn TableProvider>> {
+    if managed.parts.is_empty() {
+        return Ok(Arc::new(EmptyTable::new(managed.columns.0.clone())));
+    }
+    let part = |part: &String| {
+        let path = tables.join(&managed.directory).join(part);
+        Location::parse(&format!("{}/", path.display()), Path::new("/"))
+    };
+    let locations = managed.parts.iter().map(part).collect::<Result<Vec<_>>>()?;
+    let mut spec = FileTableSpec::new(locations, Format::Parquet, FormatOptions::default());
+    spec.extension = ".parquet".to_owned();
+    spec.constraints = read_constraints(&managed.constraints);
+    let defaults = managed.defaults.iter().map(|(column, sql)| Ok((column.clone(), read_expr(state, sql)?)));
+    spec.defaults = defaults.collect::<Result<HashMap<_, _>>>()?;
+    Ok(Arc::new(spec.build(state, managed.columns.0.clone())?))
+}

@@ -1,0 +1,39 @@
+//! The catalog: schemas, tables and views, kept in the data directory.
+//!
+//! ```text
+//!   <data-dir>/lock           held by the one process that serves the directory; its text is the process id
+//!   <data-dir>/catalog.json   all definitions (mode 0600: store options may hold credentials)
+//!   <data-dir>/tables/<t>/<p> parts of managed tables (CREATE TABLE, INSERT INTO), Parquet
+//! ```
+//!
+//! Guarantees:
+//! - A change is one rename of `catalog.json`: after a crash it is there whole, or not at all.
+//! - A definition holds what the user said, never what was found: files are listed, views are planned anew for every
+//!   query. The schema of an external table is the exception, it is fixed by CREATE EXTERNAL TABLE.
+//! - A second process on one data directory is refused.
+
+pub mod definition;
+mod directory;
+mod error;
+mod external;
+mod file_table;
+mod formats;
+mod json;
+mod location;
+mod managed;
+mod mismatch;
+mod names;
+mod provider;
+mod store;
+mod view;
+
+pub use directory::DataDirectory;
+pub use error::CatalogError;
+pub use external::define_external;
+pub use file_table::FileTable;
+pub use formats::{Format, FormatOptions};
+pub use location::Location;
+pub use names::TableName;
+pub use provider::{CATALOG, DEFAULT_SCHEMA, SessionCatalogs};
+pub use store::Catalog;
+pub use view::define_view;

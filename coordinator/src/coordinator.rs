@@ -1,0 +1,143 @@
+//! [`Coordinator`]: what outlives sessions.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
+
+use onward_executor::host::HostOptions;
+use onward_wire::{Config, ErrorKind, QueryId, WireError};
+use parking_lot::Mutex;
+use tokio::sync::{OnceCell, watch};
+
+use crate::api::{CoordinatorOptions, QueryError, Result, SessionOptions};
+use crate::client::Session;
+use crate::engine::{Engine, Stopper};
+use crate::system::{History, QueryRecord};
+
+/// A running coordinator with its embedded host. Dropping it ends all queries and functions; `shutdown` drains first.
+pub struct Coordinator {
+    pub(crate) config: Arc<Config>,
+    pub(crate) history: Arc<History>,
+    program: PathBuf,
+    /// Started by the first query that needs a function: `select 1` pays for no host.
+    engine: OnceCell<Engine>,
+    running: Mutex<HashMap<QueryId, Stopper>>,
+    /// Follows the number of running queries, for draining.
+    running_count: watch::Sender<usize>,
+    sessions: AtomicU32,
+    is_closing: AtomicBool,
+}
+
+impl Coordinator {
+    /// Starts coordinator and host. Errors when `data_dir` is served by another process.
+    pub async fn start(options: CoordinatorOptions) -> Result<Arc<Self>> {
+        let program = match options.function_program {
+            Some(program) => program,
+            None => std::env::current_exe().map_err(|error| {
+                QueryError::from(WireError::new(
+                    ErrorKind::Internal,
+                    format!("cannot find the program that functions run: {error}; set function_program"),
+                ))
+            })?,
+        };
+        Ok(Arc::new(Self {
+            config: Arc::new(options.config),
+            history: Arc::default(),
+            program,
+            engine: OnceCell::new(),
+            running: Mutex::default(),
+            running_count: watch::Sender::new(0),
+            sessions: AtomicU32::new(0),
+            is_closing: AtomicBool::new(false),
+        }))
+    }
+
+    /// Opens a session; refused with ResourceExhausted past `max_sessions`.
+    pub fn session(self: &Arc<Self>, options: SessionOptions) -> Result<Arc<Session>> {
+        if self.sessions.fetch_add(1, Ordering::Relaxed) >= self.config.max_sessions {
+            self.sessions.fetch_sub(1, Ordering::Relaxed);
+            let message = format!("{} sessions are open (max_sessions): close one", self.config.max_sessions);
+            return Err(WireError::new(ErrorKind::ResourceExhausted, message).into());
+        }
+        Session::open(Arc::clone(self), options).map(Arc::new)
+    }
+
+    /// Cancels a query; false when it is not running.
+    pub fn cancel(&self, query: QueryId) -> bool {
+        self.stop(query, WireError::new(ErrorKind::Cancelled, format!("query {query} was cancelled")))
+    }
+
+    /// Waits up to `drain` for running queries, then ends them, all functions, and removes temporary files.
+    pub async fn shutdown(&self, drain: Duration) {
+        self.is_closing.store(true, Ordering::Relaxed);
+        let mut running = self.running_count.subscribe();
+        // Past the drain time, or when the last sender is gone, what still runs is ended.
+        let _ = tokio::time::timeout(drain, running.wait_for(|count| *count == 0)).await;
+        let queries: Vec<QueryId> = self.running.lock().keys().copied().collect();
+        for query in queries {
+            self.stop(
+                query,
+                WireError::new(ErrorKind::Cancelled, format!("query {query} ended: the server shuts down")),
+            );
+        }
+        if let Some(engine) = self.engine.get() {
+            engine.host().shutdown().await;
+        }
+    }
+
+    /// The engine, started on first use.
+    pub(crate) async fn engine(&self) -> Result<Engine, WireError> {
+        let options = HostOptions { config: Arc::clone(&self.config), program: self.program.clone() };
+        self.engine.get_or_try_init(async || Engine::start(options, &self.config)).await.cloned()
+    }
+
+    /// Draws an id for a statement and remembers that it runs.
+    pub(crate) fn begin(&self, sql: &str) -> Result<(QueryId, Stopper), WireError> {
+        if self.is_closing.load(Ordering::Relaxed) {
+            return Err(WireError::new(ErrorKind::Unavailable, "the server is shutting down"));
+        }
+        let stopper = Stopper::default();
+        let mut running = self.running.lock();
+        let query = loop {
+            let query = QueryId::random();
+            if !running.contains_key(&query) && !self.history.contains(query) {
+                break query;
+            }
+        };
+        running.insert(query, stopper.clone());
+        self.running_count.send_replace(running.len());
+        drop(running);
+        self.history.begin(QueryRecord::new(query, sql));
+        Ok((query, stopper))
+    }
+
+    /// The query is over: nothing is left to cancel.
+    pub(crate) fn end(&self, query: QueryId) {
+        let count = {
+            let mut running = self.running.lock();
+            running.remove(&query);
+            running.len()
+        };
+        self.running_count.send_replace(count);
+        if let Some(engine) = self.engine.get() {
+            engine.cancel(query, WireError::new(ErrorKind::Cancelled, "the client dropped the query"));
+            engine.release_result(query);
+        }
+    }
+
+    pub(crate) fn session_closed(&self) {
+        self.sessions.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    fn stop(&self, query: QueryId, reason: WireError) -> bool {
+        let stopper = self.running.lock().get(&query).cloned();
+        let Some(stopper) = stopper else { return false };
+        stopper.stop(reason.clone());
+        if let Some(engine) = self.engine.get() {
+            engine.cancel(query, reason);
+        }
+        true
+    }
+}

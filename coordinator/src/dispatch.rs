@@ -1,0 +1,122 @@
+//! From a planned query to rows: in this process, or on functions.
+
+use std::sync::Arc;
+
+use datafusion::execution::TaskContext;
+use datafusion::physical_plan::{ExecutionPlan, execute_stream};
+use datafusion_proto::physical_plan::PhysicalExtensionCodec;
+use futures::{FutureExt, StreamExt, TryStreamExt, stream};
+use onward_planner::StageGraph;
+use onward_planner::error::classify;
+use onward_wire::message::{DefineStage, KeyValue, OutputSpec, StoreRequests, StoreSpec};
+use onward_wire::{Config, ErrorKind, QueryId, WireError};
+use tokio::sync::{oneshot, watch};
+
+use crate::api::{QueryError, QueryProgress, ResultStream};
+use crate::engine::{Engine, Outcome, StageMetrics, Submission, add_requests, read_result};
+use crate::scheduler::{FunctionShape, QuerySpec, StageSpec};
+use crate::system::History;
+
+/// What functions need besides the graph.
+pub(crate) struct Dispatch<'a> {
+    pub(crate) query: QueryId,
+    pub(crate) config: &'a Config,
+    pub(crate) graph: &'a StageGraph,
+    /// Stores of the tables the plan reads and of what it writes.
+    pub(crate) stores: Vec<StoreSpec>,
+    /// Encode nodes of other crates.
+    pub(crate) extensions: &'a [Arc<dyn PhysicalExtensionCodec>],
+    pub(crate) timeout_ms: Option<u64>,
+    pub(crate) progress: watch::Sender<QueryProgress>,
+}
+
+/// Submits a graph to the engine. The outcome comes when all result rows are committed.
+pub(crate) fn submit(
+    engine: &Engine,
+    dispatch: Dispatch<'_>,
+) -> Result<oneshot::Receiver<Result<Outcome, WireError>>, WireError> {
+    let Dispatch { query, config, graph, stores, extensions, timeout_ms, progress } = dispatch;
+    let settings = graph.settings.iter().map(|(key, value)| KeyValue { key: key.clone(), value: value.clone() });
+    let settings: Vec<KeyValue> = settings.collect();
+    let define = |stage: &onward_planner::Stage| -> Result<DefineStage, WireError> {
+        Ok(DefineStage {
+            query: query.0,
+            stage: stage.id,
+            plan: stage.encode(extensions).map_err(|error| classify(&error))?,
+            settings: settings.clone(),
+            stores: stores.clone(),
+            output: OutputSpec { kind: stage.output as i32, partitions: stage.output_partitions as u32 },
+        })
+    };
+    let stages = graph.stages.iter().map(define).collect::<Result<Vec<_>, _>>()?;
+    let functions = graph.sizing.functions;
+    let spec = QuerySpec {
+        query,
+        functions,
+        shape: FunctionShape {
+            vcpus: graph.sizing.threads as u32,
+            memory_bytes: config.function_memory_limit_bytes(functions),
+        },
+        timeout_ms,
+        stages: graph.stages.iter().map(stage_spec).collect(),
+    };
+    Ok(engine.submit(Submission { spec, stages, progress }))
+}
+
+fn stage_spec(stage: &onward_planner::Stage) -> StageSpec {
+    StageSpec { inputs: stage.inputs.clone(), tasks: stage.tasks.clone(), is_indeterminate: stage.is_indeterminate }
+}
+
+/// Waits for the outcome and writes what the query took into `history`.
+pub(crate) async fn outcome(
+    query: QueryId,
+    outcome: oneshot::Receiver<Result<Outcome, WireError>>,
+    history: &History,
+) -> Result<Outcome, WireError> {
+    let gone = |_| Err(WireError::new(ErrorKind::Unavailable, "the coordinator shut down while the query ran"));
+    let outcome = outcome.await.unwrap_or_else(gone)?;
+    history.update(query, |record| {
+        record.functions_per_stage.clone_from(&outcome.stats.functions_per_stage);
+        record.tasks = outcome.stats.tasks;
+        record.attempts = outcome.stats.attempts;
+        record.exchange_bytes = outcome.stats.exchange_bytes;
+        add_requests(&mut record.requests, &requests(&outcome.stages));
+        record.spilled_bytes = outcome.stages.iter().map(|stage| stage.spilled_bytes).sum();
+    });
+    Ok(outcome)
+}
+
+fn requests(stages: &[StageMetrics]) -> StoreRequests {
+    let mut sum = StoreRequests::default();
+    for stage in stages {
+        add_requests(&mut sum, &stage.requests);
+    }
+    sum
+}
+
+/// The rows of a submitted query.
+pub(crate) fn stage_rows(
+    engine: Engine,
+    query: QueryId,
+    pending: oneshot::Receiver<Result<Outcome, WireError>>,
+    history: Arc<History>,
+) -> ResultStream {
+    let store = Arc::clone(engine.host().store());
+    let rows = async move {
+        match outcome(query, pending, &history).await {
+            Ok(outcome) => read_result(store, outcome.result),
+            Err(error) => stream::iter([Err(QueryError { error, query: Some(query) })]).boxed(),
+        }
+    };
+    Box::pin(rows.into_stream().flatten())
+}
+
+/// Runs a plan in this process.
+pub(crate) fn local_rows(
+    query: QueryId,
+    plan: Arc<dyn ExecutionPlan>,
+    context: Arc<TaskContext>,
+) -> Result<ResultStream, WireError> {
+    let rows = execute_stream(plan, context).map_err(|error| classify(&error))?;
+    Ok(Box::pin(rows.map_err(move |error| QueryError { error: classify(&error), query: Some(query) })))
+}

@@ -1,0 +1,192 @@
+//! Situations worth a name.
+
+use onward_wire::{ErrorKind, FunctionId, QueryId, StageId, WireError};
+
+use super::world::{End, World, limits, lost, query};
+use crate::scheduler::{Command, Event, FunctionShape, QuerySpec, SchedulerLimits};
+
+/// Starts `functions` functions by running a query on them.
+fn warm(functions: usize, limits: SchedulerLimits) -> World {
+    let mut world = World::new(limits);
+    world.submit(query(1, functions, &[(&[], functions as u32)]));
+    for function in world.functions.keys().copied().collect::<Vec<_>>() {
+        world.ready(function);
+    }
+    finish_all(&mut world);
+    assert!(world.queries[&QueryId(1)].end.is_some());
+    world.send(Event::ResultReleased { query: QueryId(1) });
+    world
+}
+
+fn finish_all(world: &mut World) {
+    for (function, _) in world.running().collect::<Vec<_>>() {
+        world.finish(function, 1);
+    }
+}
+
+fn error(world: &World, query: u64) -> &WireError {
+    match &world.queries[&QueryId(query)].end {
+        Some((End::Failed(error), _)) => error,
+        end => panic!("expected an error, not {end:?}"),
+    }
+}
+
+fn runs(commands: &[Command]) -> Vec<(FunctionId, u32)> {
+    let run = |command: &Command| match command {
+        Command::RunAttempt { function, attempt, .. } => Some((*function, attempt.task.task)),
+        _ => None,
+    };
+    commands.iter().filter_map(run).collect()
+}
+
+#[test]
+fn a_warm_query_starts_at_once_and_reuses_functions() {
+    let mut world = warm(2, limits());
+    let commands = world.submit(query(2, 2, &[(&[], 2), (&[0], 1)]));
+    assert_eq!(runs(&commands), [(FunctionId(1), 0), (FunctionId(2), 1)]);
+    world.finish(FunctionId(1), 1);
+    assert_eq!(runs(&world.finish(FunctionId(2), 1)), [(FunctionId(1), 0)], "the consumer waits for both producers");
+    let commands = world.finish(FunctionId(1), 1);
+    assert!(matches!(&commands[..], [.., Command::QueryDone { result, .. }] if result.len() == 1));
+}
+
+/// A user's error is the user's: no second try, and the other attempts stop.
+#[test]
+fn a_user_error_ends_the_query_at_once() {
+    let mut world = warm(2, limits());
+    world.submit(query(2, 2, &[(&[], 2)]));
+    let commands = world.fail(FunctionId(1), WireError::new(ErrorKind::InvalidQuery, "division by zero"));
+    let attempt = StageId::new(QueryId(2), 0).task(1).attempt(0);
+    assert_eq!(commands[0], Command::CancelAttempt { function: FunctionId(2), attempt });
+    assert_eq!(error(&world, 2).message, "division by zero");
+}
+
+#[test]
+fn a_task_is_lost_only_so_often() {
+    let mut world = warm(1, limits());
+    world.submit(query(2, 1, &[(&[], 1)]));
+    for _ in 0..limits().max_attempts {
+        assert!(world.queries[&QueryId(2)].end.is_none());
+        let (function, _) = world.running().next().expect("it is tried again");
+        world.lose(function);
+        for function in world.functions.keys().copied().collect::<Vec<_>>() {
+            world.ready(function);
+        }
+    }
+    assert_eq!(error(&world, 2).kind(), ErrorKind::Unavailable);
+    assert!(error(&world, 2).message.contains("q-0002/s0/t0"), "{}", error(&world, 2));
+}
+
+#[test]
+fn functions_that_do_not_start_fail_the_query_with_the_reason() {
+    let mut world = World::new(limits());
+    world.submit(query(1, 2, &[(&[], 2)]));
+    while let Some(function) = world.functions.keys().next().copied() {
+        world.lose(function);
+    }
+    assert_eq!(error(&world, 1).kind(), ErrorKind::Unavailable);
+    assert!(error(&world, 1).message.contains("killed"), "{}", error(&world, 1));
+}
+
+#[test]
+fn past_the_queue_queries_are_refused() {
+    let mut world = World::new(SchedulerLimits { max_running_queries: 1, max_queued_queries: 1, ..limits() });
+    for id in 1..=3 {
+        world.submit(query(id, 1, &[(&[], 1)]));
+    }
+    assert_eq!(error(&world, 3).kind(), ErrorKind::ResourceExhausted);
+    let reason = WireError::new(ErrorKind::Cancelled, "bye");
+    let commands = world.send(Event::CancelQuery { query: QueryId(1), reason });
+    assert!(commands.contains(&Command::QueryStarted { query: QueryId(2) }));
+}
+
+/// A statement timeout ends the query, and a function that does not obey is stopped.
+#[test]
+fn timeouts_end_queries_and_deaf_functions() {
+    let mut world = warm(1, limits());
+    world.submit(QuerySpec { timeout_ms: Some(50), ..query(2, 1, &[(&[], 1)]) });
+    assert_eq!(world.scheduler.next_wakeup(), Some(50));
+    world.now_ms = 50;
+    world.send(Event::Tick);
+    assert_eq!(error(&world, 2).kind(), ErrorKind::Cancelled);
+    world.now_ms += limits().cancel_grace_ms;
+    assert_eq!(world.scheduler.next_wakeup(), Some(world.now_ms));
+    assert_eq!(world.send(Event::Tick), [Command::StopFunction { function: FunctionId(1) }]);
+}
+
+#[test]
+fn idle_functions_make_room_for_another_shape() {
+    let mut world = warm(2, SchedulerLimits { max_functions: 2, ..limits() });
+    let shape = FunctionShape { vcpus: 2, memory_bytes: 1 };
+    let commands = world.submit(QuerySpec { shape, ..query(2, 1, &[(&[], 1)]) });
+    let (stopped, function) = (FunctionId(1), FunctionId(3));
+    assert_eq!(
+        commands[1..],
+        [Command::StopFunction { function: stopped }, Command::StartFunction { function, shape }]
+    );
+}
+
+/// A long query with many tasks leaves the next free function to the query that came later.
+#[test]
+fn queries_take_turns() {
+    let mut world = warm(2, SchedulerLimits { max_functions: 2, total_vcpus: 2, ..limits() });
+    world.submit(query(2, 2, &[(&[], 100)]));
+    world.submit(query(3, 2, &[(&[], 1)]));
+    let mut commands = Vec::new();
+    for function in [FunctionId(1), FunctionId(2)] {
+        commands.extend(world.finish(function, 1));
+    }
+    let attempt = StageId::new(QueryId(3), 0).task(0).attempt(0);
+    let is_run = |command: &Command| matches!(command, Command::RunAttempt { attempt: run, .. } if *run == attempt);
+    assert!(commands.iter().any(is_run), "{commands:?}");
+}
+
+/// The output of an attempt that was given up for lost still counts when it turns up first.
+#[test]
+fn the_first_output_wins() {
+    let mut world = warm(2, limits());
+    world.submit(query(2, 1, &[(&[], 1)]));
+    let (function, attempt) = world.running().next().expect("it runs");
+    let commands = world.lose(function);
+    let (second, retry) = (runs(&commands)[0].0, attempt.task.attempt(1));
+    let commands = world.prepare(function, attempt, 0, 1);
+    assert_eq!(
+        commands[..2],
+        [Command::AttemptCommitted { attempt }, Command::CancelAttempt { function: second, attempt: retry }]
+    );
+    let commands = world.finish(second, 1);
+    assert!(matches!(&commands[..], [Command::ReleaseSegments(_)]), "the second output is void: {commands:?}");
+}
+
+/// An uncounted failure (a function told to leave) is tried again for longer, yet not for ever.
+#[test]
+fn everything_has_a_limit() {
+    let mut world = warm(1, limits());
+    world.submit(query(2, 1, &[(&[], 1)]));
+    let mut tries = 0;
+    while world.queries[&QueryId(2)].end.is_none() {
+        let running = world.running().next();
+        if let Some((function, _)) = running {
+            tries += 1;
+            world.fail(function, WireError { counts_as_failure: false, ..lost() });
+        } else {
+            let function = *world.functions.keys().last().expect("one is starting");
+            world.ready(function);
+        }
+    }
+    assert!(tries > limits().max_attempts && tries < 100, "{tries}");
+}
+
+#[test]
+fn inline_output_stays_within_the_exchange() {
+    let mut world = warm(3, limits());
+    let commands = world.submit(query(2, 3, &[(&[], 3), (&[0], 1)]));
+    let granted: Vec<_> = commands
+        .iter()
+        .filter_map(|command| match command {
+            Command::RunAttempt { inline_bytes, .. } => Some(*inline_bytes),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(granted, [64, 64, 0]);
+}

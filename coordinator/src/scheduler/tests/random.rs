@@ -1,0 +1,227 @@
+//! Anything in any order.
+
+use onward_wire::{ErrorKind, QueryId, WireError};
+use proptest::prelude::*;
+use proptest::sample::Index;
+
+use super::world::{Doing, End, World, limits, lost};
+use crate::scheduler::{Event, FunctionShape, QuerySpec, SchedulerLimits, StageSpec};
+
+#[derive(Clone, Debug)]
+enum Action {
+    Submit,
+    Ready(Index),
+    LoseFunction(Index),
+    Finish(Index, u64),
+    FailRetryable(Index, bool),
+    FailForGood(Index),
+    ReportLate(Index, u64),
+    RepeatReport(Index),
+    Cancel(Index),
+    ReleaseResult(Index),
+    Wait(u64),
+}
+
+fn action() -> impl Strategy<Value = Action> {
+    use Action::*;
+    prop_oneof![
+        3 => Just(Submit),
+        6 => any::<Index>().prop_map(Ready),
+        2 => any::<Index>().prop_map(LoseFunction),
+        12 => (any::<Index>(), 0..3u64).prop_map(|(index, segments)| Finish(index, segments)),
+        2 => (any::<Index>(), any::<bool>()).prop_map(|(index, counts)| FailRetryable(index, counts)),
+        1 => any::<Index>().prop_map(FailForGood),
+        2 => (any::<Index>(), 0..3u64).prop_map(|(index, segments)| ReportLate(index, segments)),
+        1 => any::<Index>().prop_map(RepeatReport),
+        1 => any::<Index>().prop_map(Cancel),
+        2 => any::<Index>().prop_map(ReleaseResult),
+        2 => (0..800u64).prop_map(Wait),
+    ]
+}
+
+fn stages() -> impl Strategy<Value = Vec<StageSpec>> {
+    let stage = (prop::collection::vec(any::<Index>(), 0..3), 0..6u32);
+    prop::collection::vec(stage, 1..6).prop_map(|stages| {
+        let stage = |(position, (inputs, tasks)): (usize, (Vec<Index>, u32))| {
+            let inputs = inputs.into_iter().filter(|_| position > 0).map(|input| input.index(position) as u32);
+            let mut inputs: Vec<_> = inputs.collect();
+            inputs.sort_unstable();
+            inputs.dedup();
+            StageSpec { inputs, tasks: (0..tasks).map(|task| vec![task]).collect(), is_indeterminate: false }
+        };
+        stages.into_iter().enumerate().map(stage).collect()
+    })
+}
+
+fn queries() -> impl Strategy<Value = Vec<QuerySpec>> {
+    let query = (1..5usize, 1..3u32, prop::option::weighted(0.2, 1..5_000u64), stages());
+    prop::collection::vec(query, 1..8).prop_map(|queries| {
+        let query = |(id, (functions, vcpus, timeout_ms, stages))| {
+            let shape = FunctionShape { vcpus, memory_bytes: 1 };
+            QuerySpec { query: QueryId(id), functions, shape, timeout_ms, stages }
+        };
+        (1..).zip(queries).map(query).collect()
+    })
+}
+
+fn some_limits() -> impl Strategy<Value = SchedulerLimits> {
+    (1..7usize, 1..5u32, 1..4u32, 1..4usize, 0..4usize).prop_map(|(functions, vcpus, attempts, running, queued)| {
+        SchedulerLimits {
+            max_functions: functions,
+            total_vcpus: vcpus,
+            max_attempts: attempts,
+            max_running_queries: running,
+            max_queued_queries: queued,
+            ..limits()
+        }
+    })
+}
+
+fn pick<T>(index: Index, from: impl Iterator<Item = T>) -> Option<T> {
+    let mut from: Vec<T> = from.collect();
+    if from.is_empty() { None } else { Some(from.swap_remove(index.index(from.len()))) }
+}
+
+fn starting(world: &World) -> impl Iterator<Item = onward_wire::FunctionId> + '_ {
+    world.functions.iter().filter(|(_, (_, doing))| *doing == Doing::Starting).map(|(id, _)| *id)
+}
+
+fn act(world: &mut World, action: Action, queries: &mut Vec<QuerySpec>) {
+    match action {
+        Action::Submit => {
+            if let Some(spec) = queries.pop() {
+                world.submit(spec);
+            }
+        }
+        Action::Ready(index) => {
+            if let Some(function) = pick(index, starting(world)) {
+                world.ready(function);
+            }
+        }
+        Action::LoseFunction(index) => {
+            if let Some(function) = pick(index, world.functions.keys().copied()) {
+                world.lose(function);
+            }
+        }
+        Action::Finish(index, segments) => {
+            if let Some((function, _)) = pick(index, world.running()) {
+                world.finish(function, segments);
+            }
+        }
+        Action::FailRetryable(index, counts_as_failure) => {
+            if let Some((function, _)) = pick(index, world.running()) {
+                world.fail(function, WireError { counts_as_failure, ..lost() });
+            }
+        }
+        Action::FailForGood(index) => {
+            if let Some((function, _)) = pick(index, world.running()) {
+                world.fail(function, WireError::new(ErrorKind::InvalidQuery, "division by zero"));
+            }
+        }
+        Action::ReportLate(index, segments) => {
+            if !world.given_up.is_empty() {
+                let position = index.index(world.given_up.len());
+                let (function, attempt, inline) = world.given_up.swap_remove(position);
+                world.prepare(function, attempt, inline, segments);
+            }
+        }
+        Action::RepeatReport(index) => {
+            let running = world.queries.values().filter(|query| query.started && query.end.is_none());
+            let committed = pick(index, running.flat_map(|query| query.committed.values().cloned()));
+            if let Some((attempt, output)) = committed {
+                world.send(Event::Prepared { function: onward_wire::FunctionId(0), attempt, output });
+            }
+        }
+        Action::Cancel(index) => {
+            if let Some(query) = pick(index, world.queries.keys().copied()) {
+                let reason = WireError::new(ErrorKind::Cancelled, "cancelled by the user");
+                world.send(Event::CancelQuery { query, reason });
+            }
+        }
+        Action::ReleaseResult(index) => {
+            if let Some(query) = pick(index, world.queries.keys().copied()) {
+                world.send(Event::ResultReleased { query });
+            }
+        }
+        Action::Wait(ms) => {
+            world.now_ms += ms;
+            world.send(Event::Tick);
+        }
+    }
+}
+
+/// From here on nothing goes wrong: everything must come to an end by itself.
+fn settle(world: &mut World) {
+    let steps = 10_000;
+    for step in 0.. {
+        assert!(step < steps, "it does not end: {world:#?}");
+        let function = starting(world).next();
+        let running = world.running().next();
+        if let Some(function) = function {
+            world.ready(function);
+        } else if let Some((function, _)) = running {
+            world.finish(function, 1);
+        } else {
+            break;
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Every query ends, all functions leave, every segment is released once; `World` checks each command on the way.
+    #[test]
+    fn everything_ends_and_nothing_leaks(
+        limits in some_limits(),
+        mut queries in queries(),
+        actions in prop::collection::vec(action(), 0..200),
+    ) {
+        let mut world = World::new(limits);
+        for action in actions {
+            act(&mut world, action, &mut queries);
+        }
+        while let Some(spec) = queries.pop() {
+            world.submit(spec);
+        }
+        settle(&mut world);
+        for (function, attempt, inline) in std::mem::take(&mut world.given_up) {
+            world.prepare(function, attempt, inline, 1);
+        }
+        prop_assert!(world.queries.values().all(|query| query.end.is_some()), "a query hangs: {:#?}", world);
+        for query in world.queries.keys().copied().collect::<Vec<_>>() {
+            world.send(Event::ResultReleased { query });
+        }
+        prop_assert!(world.segments.values().all(|(_, released)| *released), "segments leak: {:#?}", world.segments);
+        while let Some(due) = world.scheduler.next_wakeup() {
+            prop_assert!(due > world.now_ms, "a tick that is due does nothing");
+            world.now_ms = due;
+            world.send(Event::Tick);
+        }
+        prop_assert!(world.functions.is_empty(), "functions stay: {:?}", world.functions);
+        prop_assert_eq!(world.scheduler.functions(), 0);
+        prop_assert_eq!(world.scheduler.queries(), (0, 0));
+    }
+
+    /// Without faults and with room for all functions, every stage runs on as many functions as it can.
+    #[test]
+    fn stages_spread_over_all_functions(mut queries in queries(), order in prop::collection::vec(any::<Index>(), 300)) {
+        let mut world = World::new(SchedulerLimits { max_functions: 64, max_running_queries: 8, ..limits() });
+        queries.iter_mut().for_each(|query| query.timeout_ms = None);
+        let specs = queries.clone();
+        queries.drain(..).for_each(|query| { world.submit(query); });
+        for index in order {
+            act(&mut world, Action::Ready(index), &mut queries);
+            act(&mut world, Action::Finish(index, 1), &mut queries);
+        }
+        settle(&mut world);
+        for spec in specs {
+            let Some((End::Done, stats)) = &world.queries[&spec.query].end else { panic!("{} failed", spec.query) };
+            let spread = spec.stages.iter().map(|stage| stage.tasks.len().min(spec.functions) as u64);
+            for (functions, expected) in stats.functions_per_stage.iter().zip(spread) {
+                prop_assert!(*functions >= expected, "{} functions instead of {}", functions, expected);
+            }
+            prop_assert_eq!(stats.attempts, stats.tasks);
+        }
+    }
+}

@@ -1,0 +1,327 @@
+//! A host and clients without processes: carries out commands and checks that each is allowed.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use onward_wire::message::{AttemptOutput, InputAttempt, SegmentRef};
+use onward_wire::{AttemptId, ErrorKind, FunctionId, QueryId, SegmentId, StageId, TaskId, WireError};
+
+use crate::scheduler::{Command, Event, FunctionShape, QuerySpec, QueryStats, Scheduler, SchedulerLimits, StageSpec};
+
+pub fn limits() -> SchedulerLimits {
+    SchedulerLimits {
+        max_functions: 8,
+        total_vcpus: 4,
+        max_attempts: 3,
+        max_running_queries: 4,
+        max_queued_queries: 4,
+        function_idle_timeout_ms: 1_000,
+        cancel_grace_ms: 100,
+        inline_attempt_bytes: 64,
+        inline_exchange_bytes: 128,
+        inline_query_bytes: 256,
+    }
+}
+
+/// Stages as (inputs, number of tasks); task `i` runs partition `i`.
+pub fn query(id: u64, functions: usize, stages: &[(&[u32], u32)]) -> QuerySpec {
+    let stages = stages.iter().map(|(inputs, tasks)| StageSpec {
+        inputs: inputs.to_vec(),
+        tasks: (0..*tasks).map(|task| vec![task]).collect(),
+        is_indeterminate: false,
+    });
+    let shape = FunctionShape { vcpus: 1, memory_bytes: 1 };
+    QuerySpec { query: QueryId(id), functions, shape, timeout_ms: None, stages: stages.collect() }
+}
+
+pub fn lost() -> WireError {
+    WireError::new(ErrorKind::Unavailable, "lost")
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Doing {
+    Starting,
+    Nothing,
+    Running { attempt: AttemptId, inline_bytes: u64, cancelled_ms: Option<u64> },
+}
+
+#[derive(Debug)]
+pub enum End {
+    Done,
+    Failed(WireError),
+}
+
+#[derive(Debug)]
+pub struct SimQuery {
+    pub spec: QuerySpec,
+    pub started: bool,
+    pub end: Option<(End, QueryStats)>,
+    pub committed: BTreeMap<TaskId, (AttemptId, AttemptOutput)>,
+    attempts: BTreeMap<TaskId, u32>,
+    used: BTreeMap<StageId, BTreeSet<FunctionId>>,
+}
+
+#[derive(Debug)]
+pub struct World {
+    pub scheduler: Scheduler,
+    limits: SchedulerLimits,
+    pub now_ms: u64,
+    pub functions: BTreeMap<FunctionId, (FunctionShape, Doing)>,
+    pub queries: BTreeMap<QueryId, SimQuery>,
+    pub failed_starts: u32,
+    /// Attempts whose function is gone, with what they may have produced.
+    pub given_up: Vec<(FunctionId, AttemptId, u64)>,
+    /// Segments that were reported: by which attempt, and whether they were released.
+    pub segments: BTreeMap<SegmentId, (AttemptId, bool)>,
+    prepared: BTreeMap<AttemptId, AttemptOutput>,
+}
+
+impl World {
+    pub fn new(limits: SchedulerLimits) -> Self {
+        Self {
+            scheduler: Scheduler::new(limits.clone()),
+            limits,
+            now_ms: 0,
+            functions: BTreeMap::new(),
+            queries: BTreeMap::new(),
+            failed_starts: 0,
+            given_up: Vec::new(),
+            segments: BTreeMap::new(),
+            prepared: BTreeMap::new(),
+        }
+    }
+
+    pub fn send(&mut self, event: Event) -> Vec<Command> {
+        let commands = self.scheduler.handle(self.now_ms, event);
+        for command in &commands {
+            self.check(command);
+        }
+        commands
+    }
+
+    pub fn submit(&mut self, spec: QuerySpec) -> Vec<Command> {
+        let (attempts, used, committed) = Default::default();
+        let query = SimQuery { spec: spec.clone(), started: false, end: None, committed, attempts, used };
+        self.queries.insert(spec.query, query);
+        self.send(Event::SubmitQuery(spec))
+    }
+
+    pub fn ready(&mut self, function: FunctionId) -> Vec<Command> {
+        self.functions.get_mut(&function).expect("known").1 = Doing::Nothing;
+        self.failed_starts = 0;
+        self.send(Event::FunctionReady { function })
+    }
+
+    pub fn lose(&mut self, function: FunctionId) -> Vec<Command> {
+        match self.functions.remove(&function).expect("known").1 {
+            Doing::Starting => self.failed_starts += 1,
+            Doing::Running { attempt, inline_bytes, .. } => self.given_up.push((function, attempt, inline_bytes)),
+            Doing::Nothing => {}
+        }
+        self.send(Event::FunctionLost { function, reason: "killed".to_owned() })
+    }
+
+    /// The attempt that `function` runs succeeds: inline when that is allowed and asked for, else with `segments` files.
+    pub fn finish(&mut self, function: FunctionId, segments: u64) -> Vec<Command> {
+        let (_, doing) = self.functions.get_mut(&function).expect("known");
+        let Doing::Running { attempt, inline_bytes, .. } = *doing else { panic!("{function} runs nothing") };
+        *doing = Doing::Nothing;
+        self.prepare(function, attempt, inline_bytes, segments)
+    }
+
+    pub fn prepare(&mut self, function: FunctionId, attempt: AttemptId, inline: u64, segments: u64) -> Vec<Command> {
+        let mut output = AttemptOutput::default();
+        if segments == 0 {
+            output.inline = vec![0; inline as usize].into();
+        }
+        for _ in 0..segments {
+            let segment = self.segments.len() as u64;
+            self.segments.insert(SegmentId(segment), (attempt, false));
+            output.segments.push(SegmentRef { segment, length_bytes: 1, rows: 1 });
+        }
+        self.prepared.insert(attempt, output.clone());
+        self.send(Event::Prepared { function, attempt, output })
+    }
+
+    pub fn fail(&mut self, function: FunctionId, error: WireError) -> Vec<Command> {
+        let (_, doing) = self.functions.get_mut(&function).expect("known");
+        let Doing::Running { attempt, .. } = *doing else { panic!("{function} runs nothing") };
+        *doing = Doing::Nothing;
+        self.send(Event::AttemptFailed { function, attempt, error })
+    }
+
+    pub fn running(&self) -> impl Iterator<Item = (FunctionId, AttemptId)> + '_ {
+        self.functions.iter().filter_map(|(function, (_, doing))| match doing {
+            Doing::Running { attempt, .. } => Some((*function, *attempt)),
+            _ => None,
+        })
+    }
+
+    fn check(&mut self, command: &Command) {
+        match command {
+            Command::StartFunction { function, shape } => {
+                let known = self.functions.insert(*function, (*shape, Doing::Starting));
+                assert!(known.is_none(), "{function} is used twice");
+                assert!(self.functions.len() <= self.limits.max_functions, "too many functions");
+            }
+            Command::StopFunction { function } => match self.functions.remove(function).expect("known").1 {
+                Doing::Running { attempt, inline_bytes, cancelled_ms } => {
+                    let cancelled_ms = cancelled_ms.expect("a function that works is not stopped");
+                    assert!(self.now_ms >= cancelled_ms + self.limits.cancel_grace_ms, "stopped before its grace");
+                    self.given_up.push((*function, attempt, inline_bytes));
+                }
+                doing => assert_eq!(doing, Doing::Nothing),
+            },
+            Command::RunAttempt { function, attempt, partitions, inputs, inline_bytes } => {
+                self.check_run(*function, *attempt, partitions);
+                let query = &self.queries[&attempt.query()];
+                let stage = &query.spec.stages[attempt.task.stage.stage as usize];
+                assert_eq!(inputs.iter().map(|input| input.stage).collect::<Vec<_>>(), stage.inputs);
+                for input in inputs.iter() {
+                    self.check_output(StageId::new(attempt.query(), input.stage), &input.attempts);
+                }
+                let doing = Doing::Running { attempt: *attempt, inline_bytes: *inline_bytes, cancelled_ms: None };
+                self.functions.get_mut(function).expect("known").1 = doing;
+                self.check_inline(attempt.query());
+            }
+            Command::CancelAttempt { function, attempt } => {
+                let now_ms = self.now_ms;
+                let Some((_, Doing::Running { attempt: running, cancelled_ms, .. })) = self.functions.get_mut(function)
+                else {
+                    panic!("{attempt} does not run")
+                };
+                assert_eq!((*running, *cancelled_ms), (*attempt, None), "cancelled once, where it runs");
+                *cancelled_ms = Some(now_ms);
+            }
+            Command::AttemptCommitted { attempt } => {
+                let output = self.prepared.get(attempt).expect("only prepared output is committed").clone();
+                let query = self.queries.get_mut(&attempt.query()).expect("known");
+                let known = query.committed.insert(attempt.task, (*attempt, output));
+                assert!(known.is_none(), "{} is committed twice", attempt.task);
+            }
+            Command::ReleaseSegments(segments) => {
+                for segment in segments {
+                    let (attempt, released) = self.segments.get_mut(segment).expect("only reported segments");
+                    assert!(!*released, "{segment} is released twice");
+                    *released = true;
+                    let attempt = *attempt;
+                    assert!(!self.is_needed(attempt), "{segment} of {attempt} is still needed");
+                }
+            }
+            Command::QueryQueued { query } => assert!(!self.queries[query].started),
+            Command::QueryStarted { query } => {
+                self.failed_starts = 0;
+                self.queries.get_mut(query).expect("known").started = true;
+                let running = self.queries.values().filter(|query| query.started && query.end.is_none()).count();
+                assert!(running <= self.limits.max_running_queries, "too many queries run");
+            }
+            Command::QueryDone { query, result, stats } => {
+                let last = self.queries[query].spec.stages.len() as u32 - 1;
+                self.check_output(StageId::new(*query, last), result);
+                assert_eq!(stats.tasks, stats.tasks_committed);
+                self.end(*query, End::Done, stats);
+            }
+            Command::QueryFailed { query, error, stats } => self.end(*query, End::Failed(error.clone()), stats),
+        }
+    }
+
+    fn end(&mut self, query: QueryId, end: End, stats: &QueryStats) {
+        let known = self.queries.get_mut(&query).expect("known").end.replace((end, stats.clone()));
+        assert!(known.is_none(), "{query} ends twice");
+    }
+
+    fn check_run(&mut self, function: FunctionId, attempt: AttemptId, partitions: &[u32]) {
+        let (shape, doing) = self.functions[&function];
+        assert_eq!(doing, Doing::Nothing, "one attempt at a time");
+        let own = self.functions.values().filter(|(_, doing)| {
+            matches!(doing, Doing::Running { attempt: running, cancelled_ms: None, .. } if running.query() == attempt.query())
+        });
+        let own = own.count();
+        let query = self.queries.get_mut(&attempt.query()).expect("known");
+        assert!(query.started && query.end.is_none(), "{} does not run", attempt.query());
+        assert_eq!(shape, query.spec.shape);
+        let next = query.attempts.entry(attempt.task).or_default();
+        assert_eq!(attempt.attempt, *next, "attempts count from 0");
+        *next += 1;
+        let stage = &query.spec.stages[attempt.task.stage.stage as usize];
+        assert_eq!(partitions, stage.tasks[attempt.task.task as usize]);
+        let used = query.used.entry(attempt.task.stage).or_default();
+        let starting = self.functions.values().filter(|function| **function == (shape, Doing::Starting)).count();
+        let is_spread = used.len() + starting >= query.spec.functions.min(stage.tasks.len());
+        if attempt.attempt == 0 && used.contains(&function) && !is_spread {
+            // Allowed when no other function will come: none of the shape is there but for starting ones, which other
+            // tasks wait for, and none can be started.
+            let has_other = self
+                .functions
+                .iter()
+                .any(|(id, (other, doing))| *other == shape && *doing != Doing::Starting && !used.contains(id));
+            let has_room = self.functions.len() < self.limits.max_functions
+                || self.functions.values().any(|(other, doing)| *other != shape && *doing == Doing::Nothing);
+            let can_start = has_room && self.failed_starts < self.limits.max_attempts;
+            assert!(!has_other && !can_start, "{attempt} doubles up on {function}");
+        }
+        used.insert(function);
+        let busy = self.functions.values().filter(|(_, doing)| matches!(doing, Doing::Running { .. }));
+        let vcpus: u32 = busy.map(|(shape, _)| shape.vcpus).sum();
+        let vcpu_limit = self.limits.total_vcpus.max(shape.vcpus * query.spec.functions as u32);
+        assert!(own == 0 || own < query.spec.functions, "{own} attempts at once");
+        assert!(own == 0 || vcpus + shape.vcpus <= vcpu_limit, "{vcpus} vCPUs are busy");
+    }
+
+    /// `attempts` are the committed ones of all tasks of the stage, in order, and can be read.
+    fn check_output(&self, stage: StageId, attempts: &[InputAttempt]) {
+        let query = &self.queries[&stage.query];
+        let tasks = query.spec.stages[stage.stage as usize].tasks.len() as u32;
+        assert_eq!(attempts.len() as u32, tasks, "every task of {stage} once");
+        for (input, task) in attempts.iter().zip(0..) {
+            let (attempt, output) = &query.committed[&stage.task(task)];
+            assert_eq!((AttemptId::from(input.attempt), &input.output), (*attempt, output));
+            assert!(
+                output.segments.iter().all(|segment| !self.segments[&segment.id()].1),
+                "a released segment is read"
+            );
+        }
+    }
+
+    /// Whether somebody may still read what `attempt` wrote.
+    fn is_needed(&self, attempt: AttemptId) -> bool {
+        let query = &self.queries[&attempt.query()];
+        let is_committed = query.committed.get(&attempt.task).is_some_and(|(committed, _)| *committed == attempt);
+        is_committed && query.end.is_none() && self.is_read(query, attempt.task.stage.stage)
+    }
+
+    fn is_read(&self, query: &SimQuery, stage: u32) -> bool {
+        let is_complete = |consumer: u32| {
+            let id = StageId::new(query.spec.query, consumer);
+            let tasks = query.spec.stages[consumer as usize].tasks.len() as u32;
+            (0..tasks).all(|task| query.committed.contains_key(&id.task(task)))
+        };
+        let consumers = (0..).zip(&query.spec.stages).filter(|(_, spec)| spec.inputs.contains(&stage));
+        let consumers: Vec<u32> = consumers.map(|(id, _)| id).collect();
+        let is_last = stage as usize + 1 == query.spec.stages.len();
+        // A failing query releases before it says so; all is complete when it is done.
+        let is_over = !query.started || self.scheduler.stats(query.spec.query).is_none();
+        !is_over && (is_last || consumers.is_empty() || consumers.iter().any(|consumer| !is_complete(*consumer)))
+    }
+
+    fn check_inline(&self, id: QueryId) {
+        let query = &self.queries[&id];
+        let mut of_query = 0;
+        for stage in 0..query.spec.stages.len() as u32 {
+            let committed = query.committed.values().filter(|(attempt, _)| attempt.task.stage.stage == stage);
+            let committed: u64 = committed.map(|(_, output)| output.inline.len() as u64).sum();
+            let running = self.functions.values().map(|(_, doing)| match doing {
+                Doing::Running { attempt, inline_bytes, .. }
+                    if attempt.task.stage == StageId::new(id, stage)
+                        && !query.committed.contains_key(&attempt.task) =>
+                {
+                    *inline_bytes
+                }
+                _ => 0,
+            });
+            let of_stage = running.sum::<u64>() + if self.is_read(query, stage) { committed } else { 0 };
+            assert!(of_stage <= self.limits.inline_exchange_bytes, "{of_stage} inline bytes in stage {stage}");
+            of_query += of_stage;
+        }
+        assert!(of_query <= self.limits.inline_query_bytes, "{of_query} inline bytes");
+    }
+}
