@@ -1,5 +1,6 @@
 //! The host and its function processes.
 
+pub mod function;
 pub mod host;
 pub mod socket;
 

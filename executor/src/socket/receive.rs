@@ -55,6 +55,11 @@ impl<M: Message> Receiver<M> {
         }
     }
 
+    /// Changes the largest message, once both sides agreed on another.
+    pub(crate) fn set_limit(&mut self, max_message_bytes: u64) {
+        self.max_message_bytes = max_message_bytes;
+    }
+
     /// The next message; `Closed` at the end of the stream between two frames.
     pub(crate) async fn receive(&mut self) -> Result<Received<M>, SocketError> {
         loop {

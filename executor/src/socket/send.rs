@@ -6,6 +6,7 @@ use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use onward_wire::message::MAX_DESCRIPTORS;
@@ -44,7 +45,7 @@ pub(crate) struct Flusher {
 
 struct Shared {
     stream: Arc<UnixStream>,
-    max_message_bytes: u64,
+    max_message_bytes: AtomicU64,
     queue: Mutex<Queue>,
     /// The queue became non-empty, or closed: for the flusher.
     work: Notify,
@@ -68,7 +69,7 @@ struct Frame {
 pub(super) fn channel<M>(stream: Arc<UnixStream>, max_message_bytes: u64) -> (Sender<M>, Flusher) {
     let shared = Arc::new(Shared {
         stream,
-        max_message_bytes,
+        max_message_bytes: AtomicU64::new(max_message_bytes),
         queue: Mutex::new(Queue::default()),
         work: Notify::new(),
         room: Notify::new(),
@@ -100,13 +101,18 @@ impl<M: Message> Sender<M> {
         }
     }
 
+    /// Changes the largest message, once both sides agreed on another.
+    pub(crate) fn set_limit(&self, max_message_bytes: u64) {
+        self.shared.max_message_bytes.store(max_message_bytes, Relaxed);
+    }
+
     /// Ends both directions: the peer reads the end, waiting senders get [`SocketError::Closed`].
     pub(crate) fn close(&self) {
         self.shared.close();
     }
 
     fn frame(&self, message: M, descriptors: Vec<OwnedFd>) -> Result<Frame, SocketError> {
-        let (length, limit) = (message.encoded_len(), self.shared.max_message_bytes);
+        let (length, limit) = (message.encoded_len(), self.shared.max_message_bytes.load(Relaxed));
         let expected = message.descriptors();
         if descriptors.len() != expected || expected > MAX_DESCRIPTORS {
             return Err(SocketError::Descriptors { received: descriptors.len(), expected });
@@ -140,7 +146,7 @@ impl Shared {
                     return Err((frame, closed_or(error)));
                 }
             }
-        } else if queue.bytes as u64 + frame.bytes.len() as u64 > self.max_message_bytes
+        } else if queue.bytes as u64 + frame.bytes.len() as u64 > self.max_message_bytes.load(Relaxed)
             || queue.frames.len() >= MAX_WAITING_MESSAGES
         {
             let full = SocketError::Full { bytes: queue.bytes, messages: queue.frames.len() };

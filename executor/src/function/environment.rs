@@ -1,0 +1,115 @@
+//! What every attempt needs, built once per process.
+
+use std::collections::HashMap;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use datafusion::common::Result;
+use datafusion::execution::SessionStateBuilder;
+use datafusion::execution::TaskContext;
+use datafusion::execution::cache::cache_manager::CacheManager;
+use datafusion::execution::disk_manager::{DiskManager, DiskManagerMode};
+use datafusion::execution::memory_pool::{MemoryPool, PeakRecordingPool, TrackConsumersPool};
+use datafusion::execution::runtime_env::RuntimeEnv;
+use datafusion::logical_expr::{AggregateUDF, HigherOrderUDF, ScalarUDF, WindowUDF};
+use datafusion::prelude::SessionConfig;
+use onward_cache::{MeteredRegistry, StoreRegistry, versioned_cache_manager};
+use onward_wire::AttemptId;
+use onward_wire::message::Welcome;
+
+use super::memory::OperatorPool;
+
+/// Consumers that an out-of-memory error names.
+const REPORTED_CONSUMERS: NonZeroUsize = NonZeroUsize::new(5).expect("5 is not zero");
+/// Decoded Parquet footers kept between attempts.
+const FOOTER_BYTES: usize = 32 << 20;
+/// File statistics are the planner's business: a function asks for none.
+const STATISTICS_BYTES: usize = 0;
+
+/// The functions SQL may call.
+pub(super) struct Registry {
+    scalar: HashMap<String, Arc<ScalarUDF>>,
+    higher_order: HashMap<String, Arc<HigherOrderUDF>>,
+    aggregate: HashMap<String, Arc<AggregateUDF>>,
+    window: HashMap<String, Arc<WindowUDF>>,
+}
+
+impl Registry {
+    /// DataFusion's default functions, as in every session.
+    pub(super) fn build() -> Self {
+        let state = SessionStateBuilder::new().with_default_features().build();
+        Self {
+            scalar: state.scalar_functions().clone(),
+            higher_order: state.higher_order_functions().clone(),
+            aggregate: state.aggregate_functions().clone(),
+            window: state.window_functions().clone(),
+        }
+    }
+}
+
+/// Memory, disk, stores, footers and functions of this process.
+pub(super) struct Environment {
+    registry: Registry,
+    pool: Arc<dyn MemoryPool>,
+    disk: Arc<DiskManager>,
+    caches: Arc<CacheManager>,
+    stores: Arc<StoreRegistry>,
+}
+
+/// One attempt's view of the environment, and what is measured through it.
+pub(super) struct AttemptContext {
+    pub(super) task: Arc<TaskContext>,
+    pub(super) memory: Arc<TrackConsumersPool<PeakRecordingPool>>,
+    pub(super) stores: Arc<MeteredRegistry>,
+}
+
+impl Environment {
+    /// Errors when the spill directory cannot be used.
+    pub(super) fn build(welcome: &Welcome, registry: Registry) -> Result<Self> {
+        let stores = Arc::new(StoreRegistry::default());
+        let limit = usize::try_from(welcome.memory_bytes).unwrap_or(usize::MAX);
+        let disk = DiskManager::builder()
+            .with_mode(DiskManagerMode::Directories(vec![PathBuf::from(&welcome.spill_dir)]))
+            .with_max_temp_directory_size(welcome.spill_bytes)
+            .build()?;
+        let caches = versioned_cache_manager(stores.versions(), FOOTER_BYTES, STATISTICS_BYTES);
+        Ok(Self {
+            registry,
+            pool: Arc::new(OperatorPool::new(limit)),
+            disk: Arc::new(disk),
+            caches: CacheManager::try_new(&caches)?,
+            stores,
+        })
+    }
+
+    /// The object stores of this process.
+    pub(super) fn stores(&self) -> &Arc<StoreRegistry> {
+        &self.stores
+    }
+
+    /// A context for one attempt: memory and store requests are measured apart, limits are shared by all.
+    pub(super) fn attempt(&self, attempt: AttemptId, config: SessionConfig) -> AttemptContext {
+        let memory = PeakRecordingPool::new(Arc::clone(&self.pool));
+        let memory = Arc::new(TrackConsumersPool::new(memory, REPORTED_CONSUMERS));
+        let stores = self.stores.metered(None);
+        let runtime = RuntimeEnv {
+            memory_pool: Arc::clone(&memory) as Arc<dyn MemoryPool>,
+            disk_manager: Arc::clone(&self.disk),
+            cache_manager: Arc::clone(&self.caches),
+            object_store_registry: Arc::clone(&stores) as _,
+        };
+        let registry = &self.registry;
+        let task = TaskContext::new(
+            Some(attempt.to_string()),
+            attempt.query().to_string(),
+            config,
+            registry.scalar.clone(),
+            registry.higher_order.clone(),
+            registry.aggregate.clone(),
+            registry.window.clone(),
+            Arc::new(runtime),
+        );
+        AttemptContext { task: Arc::new(task), memory, stores }
+    }
+}

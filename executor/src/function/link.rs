@@ -1,0 +1,209 @@
+//! The function's end of the socket: requests to the host and their answers.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use onward_wire::message::{
+    MAX_DESCRIPTORS, MapSegments, OpenSegment, ReleaseSegments, RequestFailed, SegmentOpened, SegmentRef,
+    SegmentsMapped, ToHost,
+};
+use onward_wire::{AttemptId, ErrorKind, SegmentId, WireError};
+use parking_lot::Mutex;
+use tokio::sync::{Notify, oneshot};
+
+use crate::socket::{Sender, SocketError};
+
+/// Sends to the host and matches its answers to requests. Shared by all attempts.
+pub(super) struct Link {
+    sender: Sender<ToHost>,
+    last_request: AtomicU64,
+    waiting: Mutex<HashMap<u64, oneshot::Sender<Result<Answer, WireError>>>>,
+    released: Mutex<Vec<u64>>,
+    has_released: Notify,
+}
+
+/// What the host answers.
+enum Answer {
+    Opened { lease: Lease, file: OwnedFd, capacity_bytes: u64 },
+    Mapped(Vec<Leased>),
+}
+
+/// The host counts on this function to say when it let go of a segment: dropping this says it.
+pub(super) struct Lease {
+    segment: SegmentId,
+    /// `None` = the host ended it itself.
+    link: Option<Arc<Link>>,
+}
+
+/// A committed segment's read-only file, and the lease on it.
+pub(super) struct Leased {
+    pub(super) segment: SegmentRef,
+    pub(super) file: OwnedFd,
+    pub(super) lease: Lease,
+}
+
+/// A new segment's writable file.
+pub(super) struct Opened {
+    pub(super) file: OwnedFd,
+    pub(super) capacity_bytes: u64,
+    pub(super) lease: Lease,
+}
+
+impl Lease {
+    pub(super) fn segment(&self) -> SegmentId {
+        self.segment
+    }
+
+    /// Ends it without a word to the host, which ended it itself (a committed segment's writing lease).
+    pub(super) fn forget(mut self) {
+        self.link = None;
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if let Some(link) = &self.link {
+            link.release(self.segment);
+        }
+    }
+}
+
+impl fmt::Debug for Lease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Lease({})", self.segment)
+    }
+}
+
+impl Link {
+    pub(super) fn new(sender: Sender<ToHost>) -> Arc<Self> {
+        Arc::new(Self {
+            sender,
+            last_request: AtomicU64::new(0),
+            waiting: Mutex::default(),
+            released: Mutex::default(),
+            has_released: Notify::new(),
+        })
+    }
+
+    /// Sends without waiting. The host always reads, so a full queue means that it is stopped or gone.
+    pub(super) fn send(&self, message: impl Into<ToHost>) -> Result<(), SocketError> {
+        self.sender.try_send(message, vec![])
+    }
+
+    /// Hangs up: the function ends.
+    pub(super) fn close(&self) {
+        self.sender.close();
+    }
+
+    /// A writable file for `attempt`.
+    pub(super) async fn open(&self, attempt: AttemptId, capacity_bytes: u64) -> Result<Opened, WireError> {
+        let ask = |request| OpenSegment { request, attempt: attempt.into(), capacity_bytes }.into();
+        match self.request(ask).await? {
+            Answer::Opened { lease, file, capacity_bytes } => Ok(Opened { lease, file, capacity_bytes }),
+            Answer::Mapped(_) => Err(unexpected()),
+        }
+    }
+
+    /// Read-only files of committed segments, in order. Asks for [`MAX_DESCRIPTORS`] at a time.
+    pub(super) async fn map(&self, segments: &[SegmentId]) -> Result<Vec<Leased>, WireError> {
+        let mut leased = Vec::with_capacity(segments.len());
+        for part in segments.chunks(MAX_DESCRIPTORS) {
+            let ask = |request| MapSegments { request, segments: part.iter().map(|id| id.0).collect() }.into();
+            match self.request(ask).await? {
+                Answer::Mapped(files) if files.len() == part.len() => leased.extend(files),
+                _ => return Err(unexpected()),
+            }
+        }
+        Ok(leased)
+    }
+
+    /// Gives the host's answer to whoever waits for it; when nobody does any more, its leases end by being dropped.
+    pub(super) fn segment_opened(self: &Arc<Self>, opened: SegmentOpened, mut files: Vec<OwnedFd>) {
+        let lease = self.lease(SegmentId(opened.segment));
+        if let Some(file) = files.pop() {
+            self.answer(opened.request, Ok(Answer::Opened { lease, file, capacity_bytes: opened.capacity_bytes }));
+        }
+    }
+
+    /// See [`Link::segment_opened`].
+    pub(super) fn segments_mapped(self: &Arc<Self>, mapped: SegmentsMapped, files: Vec<OwnedFd>) {
+        let leased = mapped.segments.into_iter().zip(files);
+        let leased = leased.map(|(segment, file)| Leased { segment, file, lease: self.lease(segment.id()) }).collect();
+        self.answer(mapped.request, Ok(Answer::Mapped(leased)));
+    }
+
+    /// See [`Link::segment_opened`].
+    pub(super) fn request_failed(&self, failed: RequestFailed) {
+        self.answer(failed.request, Err(failed.error));
+    }
+
+    /// Tells the host, in batches, which segments were let go. Runs as long as the function.
+    pub(super) async fn report_releases(self: Arc<Self>) {
+        loop {
+            self.has_released.notified().await;
+            let segments = std::mem::take(&mut *self.released.lock());
+            if self.sender.send(ReleaseSegments { segments }, vec![]).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn request(&self, ask: impl FnOnce(u64) -> ToHost) -> Result<Answer, WireError> {
+        let request = self.last_request.fetch_add(1, Ordering::Relaxed) + 1;
+        let (answer, answered) = oneshot::channel();
+        self.waiting.lock().insert(request, answer);
+        // A cancelled attempt stops waiting here; the answer then finds nobody.
+        let _waiting = Waiting { link: self, request };
+        self.sender.send(ask(request), vec![]).await.map_err(|error| gone(&error))?;
+        answered.await.map_err(|_| gone(&SocketError::Closed))?
+    }
+
+    fn answer(&self, request: u64, answer: Result<Answer, WireError>) {
+        let waiting = self.waiting.lock().remove(&request);
+        if let Some(waiting) = waiting {
+            // The value comes back when the request was cancelled just now; dropping it ends its leases.
+            let _ = waiting.send(answer);
+        }
+    }
+
+    fn lease(self: &Arc<Self>, segment: SegmentId) -> Lease {
+        Lease { segment, link: Some(Arc::clone(self)) }
+    }
+
+    fn release(&self, segment: SegmentId) {
+        let mut released = self.released.lock();
+        released.push(segment.0);
+        if released.len() == 1 {
+            self.has_released.notify_one();
+        }
+    }
+}
+
+impl fmt::Debug for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Link").field("waiting", &self.waiting.lock().len()).finish_non_exhaustive()
+    }
+}
+
+/// A request whose answer is awaited.
+struct Waiting<'a> {
+    link: &'a Link,
+    request: u64,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.link.waiting.lock().remove(&self.request);
+    }
+}
+
+fn gone(error: &SocketError) -> WireError {
+    WireError::new(ErrorKind::Unavailable, format!("the function lost its host: {error}"))
+}
+
+fn unexpected() -> WireError {
+    WireError::new(ErrorKind::Internal, "the host answered another question than it was asked")
+}

@@ -1,0 +1,300 @@
+//! A function: a process that runs task attempts for its host.
+//!
+//! ```text
+//!   control thread: socket, requests, cancels, progress            never runs an operator, so it always answers
+//!   worker threads (vcpus): decode -> slice -> bind -> run -> write -> AttemptDone straight to the socket
+//! ```
+//!
+//! It only dials out: one connection to its host, whose end is its own end. What every attempt needs (functions of SQL,
+//! memory pool, spill directory, object stores, footers) is built once, while the host answers the handshake.
+//!
+//! Guarantees: every attempt gets exactly one answer; one that was cancelled is answered at once and dropped when it next
+//! yields; files of an attempt that failed are released only after its last writer is gone.
+
+mod attempt;
+mod environment;
+mod link;
+mod memory;
+mod metrics;
+mod segments;
+mod stage;
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use onward_wire::message::{AttemptFailed, DefineStage, Hello, RunAttempt, ToFunction, ToHost, Welcome, to_function};
+use onward_wire::{AttemptId, Config, ENGINE_VERSION, ErrorKind, FunctionId, QueryId, StageId, WireError};
+use parking_lot::Mutex;
+use tokio::net::UnixStream;
+use tokio::runtime::{Builder, Runtime};
+
+use self::attempt::{Attempt, Finished, Shared, cancelled};
+use self::environment::{Environment, Registry};
+use self::link::Link;
+use self::segments::Segments;
+use self::stage::Stage;
+use crate::TOKEN_VARIABLE;
+use crate::socket::{self, Receiver, Sender, SocketError};
+
+pub use self::stage::extensions;
+
+/// How often a running attempt says how far it is, when that changed.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
+/// Stack of a worker: operators and expressions recurse with the depth of the plan. Only what is used costs memory.
+const WORKER_STACK_BYTES: usize = 16 << 20;
+
+/// How to run a function.
+#[derive(Clone, Debug)]
+pub struct FunctionOptions {
+    /// The host's socket.
+    pub socket: PathBuf,
+    /// The token the host launched it with.
+    pub token: String,
+}
+
+/// Why a function ends before its host told it to.
+#[derive(Debug, thiserror::Error)]
+pub enum FunctionError {
+    /// The host's socket cannot be reached.
+    #[error("{path}: cannot reach the host: {source}", path = path.display())]
+    Connect {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The connection ended or failed.
+    #[error("the host is gone: {0}")]
+    Lost(#[from] SocketError),
+    /// The host does not want it.
+    #[error("the host refused this function: {0}")]
+    Refused(WireError),
+    /// The host broke the protocol.
+    #[error("the host answered Hello with something else than Welcome")]
+    Protocol,
+    /// Threads or the spill directory could not be had.
+    #[error("the function cannot start: {0}")]
+    Start(String),
+}
+
+/// `main` of a function process that a host launched: the token is in the environment.
+///
+/// The process ends with its host: by the end of the connection, or, when it hangs, by the parent-death signal.
+pub fn run_from_env(socket: PathBuf) -> ExitCode {
+    // An error leaves the closed connection as the sign that the host is gone.
+    let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
+    crate::host::raise_descriptor_limit();
+    let Ok(token) = std::env::var(TOKEN_VARIABLE) else {
+        eprintln!("onward function: {TOKEN_VARIABLE} is not set; functions are started by their host");
+        return ExitCode::FAILURE;
+    };
+    run(FunctionOptions { socket, token })
+}
+
+/// Runs a function until its host tells it to leave or is gone.
+pub fn run(options: FunctionOptions) -> ExitCode {
+    let control = match Builder::new_current_thread().enable_all().build() {
+        Ok(control) => control,
+        Err(error) => {
+            eprintln!("onward function: no runtime: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match control.block_on(serve(options)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(FunctionError::Lost(SocketError::Closed)) => {
+            tracing::debug!("the host closed the connection");
+            ExitCode::FAILURE
+        }
+        Err(error) => {
+            eprintln!("onward function: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn serve(options: FunctionOptions) -> Result<(), FunctionError> {
+    let registry = std::thread::spawn(Registry::build);
+    let (sender, mut receiver) = connect(&options.socket).await?;
+    let welcome = greet(&sender, &mut receiver, options.token).await?;
+    let registry = registry.join().map_err(|_| FunctionError::Start("no function registry".to_owned()))?;
+    let environment =
+        Environment::build(&welcome, registry).map_err(|error| FunctionError::Start(error.to_string()))?;
+    let workers = Builder::new_multi_thread()
+        .worker_threads(welcome.vcpus.max(1) as usize)
+        .thread_name("onward-task")
+        .thread_stack_size(WORKER_STACK_BYTES)
+        .enable_all()
+        .build()
+        .map_err(|error| FunctionError::Start(error.to_string()))?;
+    let link = Link::new(sender);
+    tokio::spawn(Arc::clone(&link).report_releases());
+    let shared = Shared {
+        segments: Segments::new(Arc::clone(&link)),
+        link: Arc::clone(&link),
+        environment,
+        flush_bytes: welcome.flush_bytes,
+    };
+    let function = Function {
+        id: FunctionId(welcome.function),
+        shared: Arc::new(shared),
+        stages: HashMap::new(),
+        attempts: Arc::default(),
+        workers,
+    };
+    function.serve(&link, &mut receiver).await
+}
+
+async fn connect(path: &Path) -> Result<(Sender<ToHost>, Receiver<ToFunction>), FunctionError> {
+    let failed = |source| FunctionError::Connect { path: path.to_owned(), source };
+    let stream = UnixStream::connect(path).await.map_err(failed)?;
+    // The host's own limit comes with its Welcome and holds for what it sends; a function sends nothing larger than its
+    // inline output and its metrics.
+    let (sender, flusher, receiver) = socket::split(stream, Config::default().max_message_bytes);
+    tokio::spawn(flusher.run());
+    Ok((sender, receiver))
+}
+
+async fn greet(
+    sender: &Sender<ToHost>,
+    receiver: &mut Receiver<ToFunction>,
+    token: String,
+) -> Result<Welcome, FunctionError> {
+    sender.try_send(Hello { engine_version: ENGINE_VERSION.to_owned(), token, pid: std::process::id() }, vec![])?;
+    match receiver.receive().await?.0.body {
+        Some(to_function::Body::Welcome(welcome)) => {
+            sender.set_limit(welcome.max_message_bytes);
+            receiver.set_limit(welcome.max_message_bytes);
+            Ok(welcome)
+        }
+        Some(to_function::Body::RequestFailed(refused)) => Err(FunctionError::Refused(refused.error)),
+        _ => Err(FunctionError::Protocol),
+    }
+}
+
+/// The attempts that run.
+#[derive(Default)]
+struct Attempts {
+    /// Whoever takes one out of it answers for it.
+    running: HashMap<AttemptId, Arc<Attempt>>,
+    /// A task reports their progress.
+    is_reported: bool,
+}
+
+struct Function {
+    id: FunctionId,
+    shared: Arc<Shared>,
+    stages: HashMap<StageId, Arc<Stage>>,
+    attempts: Arc<Mutex<Attempts>>,
+    workers: Runtime,
+}
+
+impl Function {
+    async fn serve(mut self, link: &Arc<Link>, receiver: &mut Receiver<ToFunction>) -> Result<(), FunctionError> {
+        tracing::debug!(function = %self.id, "ready");
+        let result = loop {
+            let (message, files) = match receiver.receive().await {
+                Ok(received) => received,
+                Err(error) => break Err(error.into()),
+            };
+            match message.body {
+                Some(to_function::Body::DefineStage(stage)) => self.define(stage),
+                Some(to_function::Body::RunAttempt(attempt)) => self.run(attempt),
+                Some(to_function::Body::CancelAttempt(cancel)) => self.cancel(cancel.attempt.into()),
+                Some(to_function::Body::ForgetQuery(query)) => {
+                    self.stages.retain(|stage, _| stage.query != QueryId(query.query));
+                }
+                Some(to_function::Body::SegmentOpened(opened)) => link.segment_opened(opened, files),
+                Some(to_function::Body::SegmentsMapped(mapped)) => link.segments_mapped(mapped, files),
+                Some(to_function::Body::RequestFailed(failed)) => link.request_failed(failed),
+                Some(to_function::Body::Shutdown(_)) => break Ok(()),
+                Some(to_function::Body::Welcome(_)) | None => break Err(FunctionError::Protocol),
+            }
+        };
+        // What still runs is of no use to anybody: the process ends without waiting for it.
+        self.workers.shutdown_background();
+        result
+    }
+
+    fn define(&mut self, stage: DefineStage) {
+        self.stages.insert(StageId::new(QueryId(stage.query), stage.stage), Arc::new(Stage::new(stage)));
+    }
+
+    fn run(&mut self, request: RunAttempt) {
+        let id = AttemptId::from(request.attempt);
+        let Some(stage) = self.stages.get(&id.task.stage).cloned() else {
+            let error = WireError::new(ErrorKind::Internal, format!("{id} came before its stage"));
+            return answer(&self.shared.link, id, Err(error));
+        };
+        let (attempt, shared, attempts) = (Attempt::new(id), Arc::clone(&self.shared), Arc::clone(&self.attempts));
+        let mut table = self.attempts.lock();
+        table.running.insert(id, Arc::clone(&attempt));
+        let task = self.workers.spawn({
+            let attempt = Arc::clone(&attempt);
+            async move {
+                let result = attempt.run(&shared, &stage, request).await;
+                let is_ours = attempts.lock().running.remove(&id).is_some();
+                if is_ours {
+                    answer(&shared.link, id, result);
+                }
+            }
+        });
+        attempt.add_task(task.abort_handle());
+        if !std::mem::replace(&mut table.is_reported, true) {
+            tokio::spawn(report_progress(Arc::clone(&self.shared.link), Arc::clone(&self.attempts)));
+        }
+    }
+
+    fn cancel(&self, id: AttemptId) {
+        let attempt = self.attempts.lock().running.remove(&id);
+        if let Some(attempt) = attempt {
+            attempt.abort();
+            answer(&self.shared.link, id, Err(cancelled(id)));
+        }
+    }
+}
+
+/// Tells the host how an attempt ended. A function that cannot say it ends: its host then runs the attempt again.
+fn answer(link: &Link, id: AttemptId, result: Result<Finished, WireError>) {
+    let failed = |error| AttemptFailed { attempt: id.into(), error };
+    let sent = match result {
+        Ok(Finished { done, sink }) => match link.send(done) {
+            // From here on the files are the host's.
+            Ok(()) => {
+                sink.hand_over();
+                Ok(())
+            }
+            Err(error @ SocketError::TooLarge { .. }) => {
+                link.send(failed(WireError::new(ErrorKind::ResourceExhausted, error)))
+            }
+            Err(error) => Err(error),
+        },
+        Err(error) => link.send(failed(error)),
+    };
+    if let Err(error) = sent {
+        tracing::warn!(attempt = %id, %error, "an attempt's end could not be reported: the function ends");
+        link.close();
+    }
+}
+
+/// Reports until nothing runs any more.
+async fn report_progress(link: Arc<Link>, attempts: Arc<Mutex<Attempts>>) {
+    loop {
+        tokio::time::sleep(PROGRESS_INTERVAL).await;
+        let running: Vec<_> = {
+            let mut table = attempts.lock();
+            table.is_reported = !table.running.is_empty();
+            table.running.values().cloned().collect()
+        };
+        if running.is_empty() {
+            return;
+        }
+        for progress in running.iter().filter_map(|attempt| attempt.progress()) {
+            // A lost host ends the function by itself.
+            let _ = link.send(progress);
+        }
+    }
+}

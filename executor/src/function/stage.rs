@@ -1,0 +1,100 @@
+//! A stage as it was sent, and what every attempt of it makes of it.
+
+use std::sync::{Arc, OnceLock};
+
+use datafusion::common::{Result, internal_err};
+use datafusion::execution::TaskContext;
+use datafusion::physical_plan::repartition::RepartitionExec;
+use datafusion::physical_plan::{ExecutionPlan, Partitioning};
+use datafusion::prelude::SessionConfig;
+use datafusion_proto::physical_plan::PhysicalExtensionCodec;
+use onward_planner::session::function_session_config;
+use onward_planner::{StageInputExec, bind_inputs, codec, slice};
+use onward_shuffle::{OutputMapping, SegmentSource, ShuffleReaderExec};
+use onward_wire::message::{DefineStage, OutputKind, StageInputs};
+
+use super::environment::Environment;
+
+/// Nodes of this crate in encoded plans. The coordinator encodes with the same list.
+pub fn extensions() -> Vec<Arc<dyn PhysicalExtensionCodec>> {
+    vec![]
+}
+
+/// A stage. The plan stays encoded: every attempt decodes its own, because a plan that ran has state (dynamic filters,
+/// metrics, broadcast builds).
+pub(super) struct Stage {
+    definition: DefineStage,
+    config: OnceLock<SessionConfig>,
+}
+
+/// One attempt's plan.
+pub(super) struct AttemptPlan {
+    /// The stage's whole plan, as the coordinator knows it, for the shape of metrics.
+    pub(super) planned: Arc<dyn ExecutionPlan>,
+    /// What this attempt runs: partition `i` is partition `partitions[i]` of the stage.
+    pub(super) runs: Arc<dyn ExecutionPlan>,
+    /// Where its rows go.
+    pub(super) mapping: OutputMapping,
+}
+
+impl Stage {
+    pub(super) fn new(definition: DefineStage) -> Self {
+        Self { definition, config: OnceLock::new() }
+    }
+
+    /// The session's settings; the stores that its options describe are built the first time.
+    pub(super) fn config(&self, environment: &Environment) -> Result<SessionConfig> {
+        if let Some(config) = self.config.get() {
+            return Ok(config.clone());
+        }
+        for spec in &self.definition.stores {
+            environment.stores().register(spec)?;
+        }
+        let settings = &self.definition.settings;
+        let config = function_session_config(settings.iter().map(|pair| (pair.key.as_str(), pair.value.as_str())))?;
+        Ok(self.config.get_or_init(|| config).clone())
+    }
+
+    /// Decodes the plan, cuts it down to `partitions`, and binds its inputs to the committed attempts in `inputs`.
+    pub(super) fn plan(
+        &self,
+        context: &TaskContext,
+        partitions: &[u32],
+        inputs: Vec<StageInputs>,
+        source: &Arc<dyn SegmentSource>,
+    ) -> Result<AttemptPlan> {
+        let planned = codec::decode(&self.definition.plan, context, &extensions())?;
+        let inputs: Vec<Arc<StageInputs>> = inputs.into_iter().map(Arc::new).collect();
+        let sliced = slice(&planned, partitions)?;
+        let bound = bind_inputs(sliced, &mut |input| reader(input, &inputs, source))?;
+        let (runs, mapping) = match self.definition.output.kind() {
+            OutputKind::Hash => hash_output(&bound)?,
+            OutputKind::Preserve => (bound, OutputMapping::Preserve),
+            OutputKind::Single => (bound, OutputMapping::Single),
+        };
+        Ok(AttemptPlan { planned, runs, mapping })
+    }
+}
+
+fn reader(
+    input: &StageInputExec,
+    inputs: &[Arc<StageInputs>],
+    source: &Arc<dyn SegmentSource>,
+) -> Result<Arc<dyn ExecutionPlan>> {
+    let Some(attempts) = inputs.iter().find(|inputs| inputs.stage == input.stage()) else {
+        return internal_err!("the task came without the output of stage {}, which it reads", input.stage());
+    };
+    let (properties, partitions) = (Arc::clone(input.properties()), input.partitions().to_vec());
+    Ok(Arc::new(ShuffleReaderExec::new(properties, partitions, Arc::clone(attempts), Arc::clone(source))))
+}
+
+/// The root of a hash exchange names its keys; the partition writer does its work.
+fn hash_output(plan: &Arc<dyn ExecutionPlan>) -> Result<(Arc<dyn ExecutionPlan>, OutputMapping)> {
+    if let Some(repartition) = plan.downcast_ref::<RepartitionExec>()
+        && let Partitioning::Hash(exprs, partitions) = repartition.partitioning()
+    {
+        let mapping = OutputMapping::Hash { exprs: exprs.clone(), partitions: *partitions };
+        return Ok((Arc::clone(repartition.input()), mapping));
+    }
+    internal_err!("the root of a hash exchange is {} and not RepartitionExec: Hash", plan.name())
+}
