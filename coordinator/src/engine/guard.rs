@@ -4,12 +4,14 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use datafusion::arrow::array::RecordBatch;
 use futures::{FutureExt, Stream, StreamExt};
 use onward_wire::error::WireError;
 use onward_wire::{ErrorKind, QueryId};
 use parking_lot::Mutex;
+use tokio::time::Sleep;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use crate::api::{QueryError, ResultStream};
@@ -34,11 +36,6 @@ impl Stopper {
         self.token.clone().cancelled_owned()
     }
 
-    /// Whether `stop` was called.
-    pub fn is_stopped(&self) -> bool {
-        self.token.is_cancelled()
-    }
-
     /// Why the query was ended.
     pub fn reason(&self) -> WireError {
         let reason = self.reason.lock().clone();
@@ -54,21 +51,24 @@ struct GuardedStream {
     query: QueryId,
     stopper: Stopper,
     stopped: Pin<Box<WaitForCancellationFutureOwned>>,
+    deadline: Option<Pin<Box<Sleep>>>,
     history: Arc<History>,
     cleanup: Option<Cleanup>,
 }
 
-/// The rows of `query`: they end at the first error; the end is recorded and the clean-up runs exactly once, at the latest
+/// The rows of `query`: they end at the first error or after `timeout_ms`; the end is recorded and the clean-up runs exactly once, at the latest
 /// when the stream is dropped.
 pub fn guard(
     rows: ResultStream,
     query: QueryId,
     stopper: Stopper,
+    timeout_ms: Option<u64>,
     history: Arc<History>,
     cleanup: Cleanup,
 ) -> ResultStream {
     let stopped = Box::pin(stopper.stopped());
-    Box::pin(GuardedStream { rows, query, stopper, stopped, history, cleanup: Some(cleanup) })
+    let deadline = timeout_ms.map(|timeout_ms| Box::pin(tokio::time::sleep(Duration::from_millis(timeout_ms))));
+    Box::pin(GuardedStream { rows, query, stopper, stopped, deadline, history, cleanup: Some(cleanup) })
 }
 
 impl GuardedStream {
@@ -93,6 +93,12 @@ impl Stream for GuardedStream {
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         if self.cleanup.is_none() {
             return Poll::Ready(None);
+        }
+        if self.deadline.as_mut().is_some_and(|deadline| deadline.poll_unpin(cx).is_ready()) {
+            self.stopper.stop(WireError::new(
+                ErrorKind::Cancelled,
+                "the statement took longer than its timeout (onward.statement_timeout_ms)",
+            ));
         }
         if self.stopped.poll_unpin(cx).is_ready() {
             let reason = self.stopper.reason();
@@ -133,7 +139,7 @@ mod tests {
         let cleanup = Box::new(move || {
             count.fetch_add(1, Ordering::Relaxed);
         });
-        (guard(rows, QueryId(1), stopper.clone(), history, cleanup), stopper, cleaned)
+        (guard(rows, QueryId(1), stopper.clone(), None, history, cleanup), stopper, cleaned)
     }
 
     #[tokio::test]
