@@ -15,7 +15,7 @@ use arrow_ipc::{FieldNode, Message, RecordBatch as BatchHead};
 use crate::error::{Result, SegmentError};
 use crate::format::ALIGNMENT;
 use crate::mapped::MappedSegment;
-use crate::message::PREFIX_BYTES;
+use crate::message::{PREFIX_BYTES, children};
 
 /// Decodes the messages of one entry, which are `range` of `segment`.
 pub(crate) fn decode_entry(
@@ -95,26 +95,6 @@ impl Dictionaries {
         } else {
             children(data_type, &mut |child| self.collect(child));
         }
-    }
-}
-
-/// Calls `visit` with the types of the child arrays, in IPC order.
-fn children(data_type: &DataType, visit: &mut dyn FnMut(&DataType)) {
-    match data_type {
-        DataType::List(field)
-        | DataType::LargeList(field)
-        | DataType::ListView(field)
-        | DataType::LargeListView(field)
-        | DataType::FixedSizeList(field, _)
-        | DataType::Map(field, _) => visit(field.data_type()),
-        DataType::Struct(fields) => fields.iter().for_each(|field| visit(field.data_type())),
-        DataType::Union(fields, _) => fields.iter().for_each(|(_, field)| visit(field.data_type())),
-        DataType::RunEndEncoded(ends, values) => {
-            visit(ends.data_type());
-            visit(values.data_type());
-        }
-        DataType::Dictionary(_, values) => visit(values),
-        _ => {}
     }
 }
 

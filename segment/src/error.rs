@@ -72,6 +72,12 @@ pub enum SegmentError {
         /// Type of the batch.
         found: String,
     },
+    /// Arrow IPC has no way to say this type.
+    #[error("{data_type} cannot be written as Arrow IPC")]
+    Unsupported {
+        /// The type.
+        data_type: String,
+    },
     /// The operating system said no.
     #[error("{operation} {path}: {source}")]
     Io {

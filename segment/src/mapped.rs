@@ -81,7 +81,7 @@ impl MappedSegment {
         if let Some(schema) = self.schema.get() {
             return Ok(schema.clone());
         }
-        let schema = read_schema(self.id, &self.bytes()[self.index.schema.clone()])?;
+        let schema = read_schema(self.id, self.schema_message())?;
         Ok(self.schema.get_or_init(|| schema).clone())
     }
 
@@ -106,6 +106,11 @@ impl MappedSegment {
         let segment = self.clone();
         let range = segment.index.range(segment.bytes(), partition);
         range.map(move |position| segment.batch(&segment.index.entry(segment.bytes(), position)))
+    }
+
+    /// The encapsulated IPC schema message.
+    pub fn schema_message(&self) -> &[u8] {
+        &self.bytes()[self.index.schema.clone()]
     }
 
     /// The encapsulated IPC messages of `entry`: what another machine is sent.

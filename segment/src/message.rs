@@ -1,19 +1,19 @@
 //! Arrow IPC message heads: the flatbuffer before a body, and where each buffer lies in the body.
 
 use std::ops::Range;
+use std::sync::Arc;
 
-use arrow::datatypes::{Schema, SchemaRef};
+use arrow::datatypes::{DataType, Schema, SchemaRef};
 use arrow_ipc::convert::{IpcSchemaEncoder, fb_to_schema};
 use arrow_ipc::writer::DictionaryTracker;
 use arrow_ipc::{
     DictionaryBatchBuilder, FieldNode, MessageBuilder, MessageHeader, MetadataVersion, RecordBatchBuilder,
 };
 use flatbuffers::FlatBufferBuilder;
-use std::sync::Arc;
+use onward_wire::SegmentId;
 
 use crate::error::{Result, SegmentError};
 use crate::format::align;
-use onward_wire::SegmentId;
 
 /// Continuation marker and metadata length, before every message (IPC format since 0.15).
 pub(crate) const PREFIX_BYTES: usize = 8;
@@ -122,7 +122,12 @@ fn encapsulate(flatbuffer: &[u8]) -> Vec<u8> {
 }
 
 /// The encapsulated schema message, with dictionary ids counted depth-first, children before parents.
-pub(crate) fn schema_message(schema: &Schema) -> Vec<u8> {
+///
+/// Errors for a dictionary whose values are dictionaries, which IPC cannot say.
+pub(crate) fn schema_message(schema: &Schema) -> Result<Vec<u8>> {
+    for field in schema.fields() {
+        check_type(field.data_type())?;
+    }
     let mut tracker = DictionaryTracker::new(false);
     let mut fbb = FlatBufferBuilder::new();
     let header = IpcSchemaEncoder::new().with_dictionary_tracker(&mut tracker).schema_to_fb_offset(&mut fbb, schema);
@@ -133,7 +138,42 @@ pub(crate) fn schema_message(schema: &Schema) -> Vec<u8> {
     message.add_header(header.as_union_value());
     let root = message.finish();
     fbb.finish(root, None);
-    encapsulate(fbb.finished_data())
+    Ok(encapsulate(fbb.finished_data()))
+}
+
+fn check_type(data_type: &DataType) -> Result<()> {
+    if let DataType::Dictionary(_, values) = data_type
+        && matches!(values.as_ref(), DataType::Dictionary(..))
+    {
+        return Err(SegmentError::Unsupported { data_type: data_type.to_string() });
+    }
+    let mut result = Ok(());
+    children(data_type, &mut |child| {
+        if result.is_ok() {
+            result = check_type(child);
+        }
+    });
+    result
+}
+
+/// Calls `visit` with the types of the child arrays, in IPC order.
+pub(crate) fn children(data_type: &DataType, visit: &mut dyn FnMut(&DataType)) {
+    match data_type {
+        DataType::List(field)
+        | DataType::LargeList(field)
+        | DataType::ListView(field)
+        | DataType::LargeListView(field)
+        | DataType::FixedSizeList(field, _)
+        | DataType::Map(field, _) => visit(field.data_type()),
+        DataType::Struct(fields) => fields.iter().for_each(|field| visit(field.data_type())),
+        DataType::Union(fields, _) => fields.iter().for_each(|(_, field)| visit(field.data_type())),
+        DataType::RunEndEncoded(ends, values) => {
+            visit(ends.data_type());
+            visit(values.data_type());
+        }
+        DataType::Dictionary(_, values) => visit(values),
+        _ => {}
+    }
 }
 
 /// Decodes [`schema_message`].

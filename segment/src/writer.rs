@@ -108,8 +108,8 @@ impl ImageWriter {
 }
 
 /// Bytes of a segment with messages of these sizes: what to ask the store for.
-pub fn segment_bytes(schema: &SchemaRef, message_bytes: usize, entries: usize, partitions: usize) -> u64 {
-    (HEADER_BYTES + message_bytes + tail_bytes(schema_message(schema).len(), entries, partitions)) as u64
+pub fn segment_bytes(schema: &SchemaRef, message_bytes: usize, entries: usize, partitions: usize) -> Result<u64> {
+    Ok((HEADER_BYTES + message_bytes + tail_bytes(schema_message(schema)?.len(), entries, partitions)) as u64)
 }
 
 impl<R: Region> Writer<R> {
@@ -119,7 +119,7 @@ impl<R: Region> Writer<R> {
         region.bytes_mut()[..HEADER_BYTES].copy_from_slice(&header(id));
         Ok(Self {
             id,
-            schema_message: schema_message(&schema),
+            schema_message: schema_message(&schema)?,
             schema,
             region,
             position: HEADER_BYTES,

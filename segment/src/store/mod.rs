@@ -259,6 +259,11 @@ impl SegmentStore {
         }
     }
 
+    #[cfg(test)]
+    pub(crate) fn wait_for_prefault(&self) {
+        self.prefaulter.stop();
+    }
+
     /// What the store holds now.
     pub fn usage(&self) -> StoreUsage {
         let state = self.shared.state.lock();

@@ -52,12 +52,19 @@ impl Prefaulter {
     }
 }
 
-impl Drop for Prefaulter {
-    fn drop(&mut self) {
-        if let Some((sender, handle)) = self.running.get_mut().take() {
+impl Prefaulter {
+    /// Ends the thread, after the sizes that it was asked for.
+    pub fn stop(&self) {
+        if let Some((sender, handle)) = self.running.lock().take() {
             drop(sender);
             drop(handle.join());
         }
+    }
+}
+
+impl Drop for Prefaulter {
+    fn drop(&mut self) {
+        self.stop();
     }
 }
 

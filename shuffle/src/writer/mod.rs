@@ -165,7 +165,8 @@ impl AttemptWriter {
         let mut left_bytes = encoded.bytes();
         while let Some((first, _)) = messages.peek() {
             let partitions = encoded.messages.last().map_or(1, |(last, _)| (last - first) as usize + 1);
-            let capacity = segment_bytes(&self.schema, left_bytes, encoded.messages.len(), partitions);
+            let capacity =
+                segment_bytes(&self.schema, left_bytes, encoded.messages.len(), partitions).map_err(segment_error)?;
             let file = self.sink.open(capacity).await.map_err(wire_error)?;
             let mut writer = SegmentWriter::create(file.id, file.file, file.capacity_bytes, self.schema.clone())
                 .map_err(segment_error)?;
