@@ -7,12 +7,15 @@
 //! query on all functions; an error keeps the kind it had where it happened.
 
 mod api;
+pub mod catalog;
 mod client;
 mod coordinator;
 mod dispatch;
 mod engine;
 pub mod scheduler;
+pub mod session;
 pub mod system;
+pub mod write;
 
 pub use api::{
     CoordinatorOptions, Execution, Prepared, QueryError, QueryProgress, Result, ResultStream, SessionOptions,

@@ -84,7 +84,9 @@ pub enum CatalogError {
         reason: String,
     },
     /// Files of one table whose columns do not fit together.
-    #[error("column `{column}` is {type_a} in `{file_a}` but {type_b} in `{file_b}`; declare the columns, or read the files apart")]
+    #[error(
+        "column `{column}` is {type_a} in `{file_a}` but {type_b} in `{file_b}`; declare the columns, or read the files apart"
+    )]
     Mismatch {
         /// The column.
         column: String,

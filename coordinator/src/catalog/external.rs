@@ -145,7 +145,10 @@ fn check_one_store(locations: &[Location]) -> Result<()> {
     let mut rest = locations.iter().skip(1);
     match rest.find(|location| key(location) != key(&locations[0])) {
         Some(other) => {
-            let error = format!("`{}` and `{other}` are in different stores: create two tables and UNION ALL them", locations[0]);
+            let error = format!(
+                "`{}` and `{other}` are in different stores: create two tables and UNION ALL them",
+                locations[0]
+            );
             Err(CatalogError::Invalid(error).into())
         }
         None => Ok(()),
@@ -177,8 +180,7 @@ pub(super) async fn infer_partitions(state: &SessionState, spec: &FileTableSpec)
     for name in super::file_table::list_names(state, location).await? {
         let path = datafusion::object_store::path::Path::from(name.as_str());
         let Some(parts) = url.strip_prefix(&path) else { continue };
-        let mut names: Vec<String> =
-            parts.filter_map(|part| Some(part.split_once('=')?.0.to_owned())).collect();
+        let mut names: Vec<String> = parts.filter_map(|part| Some(part.split_once('=')?.0.to_owned())).collect();
         // The file's own name is no directory.
         if name.rsplit('/').next().is_some_and(|file| file.contains('=')) {
             names.pop();

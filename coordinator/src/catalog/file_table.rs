@@ -101,7 +101,8 @@ impl FileTableSpec {
         let matching = names.iter().find_map(|name| {
             let (format, options) = Format::of_file(name)?;
             let compression = self.options.get("format.compression").map(str::to_lowercase);
-            let fits = format == self.format && (compression.is_none() || options.get("format.compression") == compression.as_deref());
+            let fits = format == self.format
+                && (compression.is_none() || options.get("format.compression") == compression.as_deref());
             fits.then(|| extension_of(name, options.get("format.compression").is_some()))
         });
         self.extension = matching.unwrap_or_default();
@@ -120,8 +121,7 @@ impl FileTableSpec {
         for location in &self.locations {
             let url = location.listing_url()?;
             let store = state.runtime_env().object_store(&url)?;
-            let files: Vec<_> =
-                url.list_all_files(state, store.as_ref(), &self.extension).await?.try_collect().await?;
+            let files: Vec<_> = url.list_all_files(state, store.as_ref(), &self.extension).await?.try_collect().await?;
             if files.is_empty() {
                 return Err(no_files(location).into());
             }
@@ -146,8 +146,7 @@ impl FileTableSpec {
         let options = self.listing_options(state)?;
         let is_nested = self.is_nested();
         let urls = self.locations.iter().map(Location::listing_url).collect::<Result<Vec<_>>>()?;
-        let config =
-            ListingTableConfig::new_with_multi_paths(urls).with_listing_options(options).with_schema(columns);
+        let config = ListingTableConfig::new_with_multi_paths(urls).with_listing_options(options).with_schema(columns);
         let listing = ListingTable::try_new(config)?
             .with_cache(state.runtime_env().cache_manager.get_file_statistic_cache())
             .with_constraints(self.constraints)

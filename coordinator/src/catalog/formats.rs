@@ -30,7 +30,8 @@ pub enum Format {
 }
 
 /// Compressions of text files, by file extension.
-const COMPRESSIONS: [(&str, &str); 5] = [("gz", "gzip"), ("gzip", "gzip"), ("bz2", "bzip2"), ("xz", "xz"), ("zst", "zstd")];
+const COMPRESSIONS: [(&str, &str); 5] =
+    [("gz", "gzip"), ("gzip", "gzip"), ("bz2", "bzip2"), ("xz", "xz"), ("zst", "zstd")];
 
 /// Prefixes of options that belong to the object store.
 const STORE_PREFIXES: [&str; 8] = ["aws.", "s3.", "gcp.", "google.", "gs.", "azure.", "az.", "http."];
@@ -91,9 +92,9 @@ impl Format {
     /// # Errors
     /// An option that the format does not have, with the nearest that it has.
     pub fn build(self, state: &SessionState, options: &FormatOptions) -> Result<Arc<dyn FileFormat>> {
-        let factory = state.get_file_format_factory(self.extension()).ok_or_else(|| {
-            CatalogError::Invalid(format!("this build has no {self} support"))
-        })?;
+        let factory = state
+            .get_file_format_factory(self.extension())
+            .ok_or_else(|| CatalogError::Invalid(format!("this build has no {self} support")))?;
         let options: HashMap<String, String> = options.0.clone().into_iter().collect();
         factory.create(state, &options).map_err(|error| {
             let culprit = options.keys().find(|key| !self.has_option(state, key));
@@ -118,7 +119,9 @@ impl Format {
         let Some(name) = key.strip_prefix("format.") else { return false };
         // Parquet options may name a column: `compression::l_comment`.
         let name = name.split("::").next().unwrap_or(name);
-        name.starts_with("metadata") || name.starts_with("crypto") || self.known_options(state).iter().any(|known| known == name)
+        name.starts_with("metadata")
+            || name.starts_with("crypto")
+            || self.known_options(state).iter().any(|known| known == name)
     }
 
     fn unknown_option(self, state: &SessionState, key: &str) -> CatalogError {
@@ -203,7 +206,10 @@ mod tests {
 
     #[test]
     fn file_names_tell_format_and_compression() {
-        let of = |name| Format::of_file(name).map(|(format, options)| (format, options.get("format.compression").map(str::to_owned)));
+        let of = |name| {
+            Format::of_file(name)
+                .map(|(format, options)| (format, options.get("format.compression").map(str::to_owned)))
+        };
         assert_eq!(of("lineitem.PARQUET"), Some((Format::Parquet, None)));
         assert_eq!(of("x.csv.gz"), Some((Format::Csv, Some("gzip".to_owned()))));
         assert_eq!(of("events.jsonl.zst"), Some((Format::Json, Some("zstd".to_owned()))));

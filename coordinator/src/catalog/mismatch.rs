@@ -34,7 +34,12 @@ pub struct Files<'a> {
 
 impl Files<'_> {
     /// The error of reading all `files` together, as the error of one of them or of two that disagree.
-    pub async fn explain(&self, format: &dyn FileFormat, files: &[ObjectMeta], error: DataFusionError) -> DataFusionError {
+    pub async fn explain(
+        &self,
+        format: &dyn FileFormat,
+        files: &[ObjectMeta],
+        error: DataFusionError,
+    ) -> DataFusionError {
         // Credentials, a network: not the fault of a file.
         if !matches!(classify(&error).kind(), ErrorKind::InvalidQuery | ErrorKind::Internal) {
             return error;

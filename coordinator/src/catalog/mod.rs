@@ -35,5 +35,5 @@ pub use formats::{Format, FormatOptions};
 pub use location::Location;
 pub use names::TableName;
 pub use provider::{CATALOG, DEFAULT_SCHEMA, SessionCatalogs};
-pub use store::Catalog;
+pub use store::{Catalog, OnExists};
 pub use view::define_view;

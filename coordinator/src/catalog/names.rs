@@ -3,7 +3,7 @@
 use std::fmt;
 
 use datafusion::common::utils::datafusion_strsim::levenshtein;
-use datafusion::common::{Result, ResolvedTableReference, TableReference};
+use datafusion::common::{ResolvedTableReference, Result, TableReference};
 
 use super::error::CatalogError;
 use super::provider::CATALOG;

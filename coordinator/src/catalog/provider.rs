@@ -30,7 +30,8 @@ pub const CATALOG: &str = "onward";
 /// The schema that unqualified names mean.
 pub const DEFAULT_SCHEMA: &str = "public";
 
-type SharedState = parking_lot::RwLock<SessionState>;
+type SharedState = RwLock<SessionState>;
+type Registered = BTreeMap<(String, String), Arc<dyn TableProvider>>;
 
 /// A session's catalogs. Tables that are registered through DataFusion's API (embedding, tests) belong to the session
 /// and are not kept.
@@ -45,7 +46,7 @@ struct Inner {
     /// The session's state, for its settings and formats. Set once, right after the state is built.
     state: OnceLock<Weak<SharedState>>,
     /// `(schema, table)` registered in this session.
-    registered: Arc<RwLock<BTreeMap<(String, String), Arc<dyn TableProvider>>>>,
+    registered: Arc<RwLock<Registered>>,
     /// Views around this one.
     view_depth: usize,
 }
@@ -117,9 +118,7 @@ impl SessionCatalogs {
             Definition::External(external) => {
                 Ok(Arc::new(open_external(&self.state()?, &self.0.stores, name, external)?))
             }
-            Definition::Managed(managed) => {
-                open_managed(&self.state()?, &self.0.catalog.directory().tables(), managed)
-            }
+            Definition::Managed(managed) => open_managed(&self.state()?, &self.0.catalog.directory().tables(), managed),
             Definition::View(view) => match self.state_for_view(view) {
                 Ok(state) => Ok(Box::pin(open_view(state, name, view)).await),
                 Err(error) => Err(error),
@@ -130,7 +129,8 @@ impl SessionCatalogs {
     /// The file, directory, pattern or URL that `name` is, if it looks like one.
     async fn open_files(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {
         let named_format = Format::of_file(name);
-        let looks_like_files = named_format.is_some() || name.contains('/') || name.contains("://") || name.contains('*');
+        let looks_like_files =
+            named_format.is_some() || name.contains('/') || name.contains("://") || name.contains('*');
         if !looks_like_files {
             return Ok(None);
         }

@@ -137,7 +137,7 @@ impl Catalog {
     }
 
     /// DROP TABLE / VIEW (`what` says which). False: it was not there and `is_optional`.
-    pub fn drop(&self, name: &TableName, what: &'static str, is_optional: bool) -> Result<bool> {
+    pub fn drop_table(&self, name: &TableName, what: &'static str, is_optional: bool) -> Result<bool> {
         let mut dropped = None;
         let is_dropped = self.change(|snapshot| {
             let Some(tables) = snapshot.schemas.get_mut(&name.schema) else {
@@ -351,12 +351,12 @@ mod tests {
         assert!(catalog.create(&name, managed("o-1"), OnExists::Fail).unwrap());
         assert!(matches!(catalog.create(&name, managed("o-2"), OnExists::Fail), Err(CatalogError::Exists { .. })));
         assert!(!catalog.create(&name, managed("o-2"), OnExists::Keep).unwrap());
-        let error = catalog.drop(&TableName::new("public", "ordres"), "table", false).unwrap_err().to_string();
+        let error = catalog.drop_table(&TableName::new("public", "ordres"), "table", false).unwrap_err().to_string();
         assert!(error.contains("did you mean `orders`"), "{error}");
-        assert!(catalog.drop(&name, "view", false).unwrap_err().to_string().contains("DROP TABLE"));
-        assert!(catalog.drop(&name, "table", false).unwrap());
+        assert!(catalog.drop_table(&name, "view", false).unwrap_err().to_string().contains("DROP TABLE"));
+        assert!(catalog.drop_table(&name, "table", false).unwrap());
         assert!(!files.exists());
-        assert!(!catalog.drop(&name, "table", true).unwrap());
+        assert!(!catalog.drop_table(&name, "table", true).unwrap());
     }
 
     #[test]

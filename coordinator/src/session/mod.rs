@@ -1,0 +1,23 @@
+//! Sessions: from SQL text to [`Work`] for the engine.
+//!
+//! ```text
+//!   SQL text --plan--> Statement --work--> Work::Done      SET, DDL, PREPARE: done here, in the coordinator
+//!                      (no effect          Work::Query     rows to compute
+//!                       anywhere)          Work::Explain   a plan to show, or to run and show
+//!                                          Work::Write     rows to compute and files to make visible afterwards
+//! ```
+//!
+//! A [`SqlSession`] holds one DataFusion context: settings, prepared statements, tables registered by an embedder. Its
+//! catalog and its object stores are shared with all sessions of the coordinator ([`SharedResources`]).
+
+mod context;
+mod ddl;
+mod error;
+mod parameters;
+mod settings;
+mod statement;
+mod work;
+
+pub use context::{SharedResources, SqlSession};
+pub use statement::Statement;
+pub use work::{LocalRows, Work};

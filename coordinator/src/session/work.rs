@@ -1,0 +1,126 @@
+//! [`Work`]: what the engine has to do for a statement.
+
+use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::common::{ParamValues, Result};
+use datafusion::logical_expr::{DdlStatement, Execute, LogicalPlan, Statement as PlanStatement};
+use onward_planner::statement::ExplainMode;
+
+use super::context::SqlSession;
+use super::error::SessionError;
+use super::statement::Statement;
+use super::{parameters, settings};
+use crate::write::Write;
+
+/// What is left to do for a statement.
+#[derive(Debug)]
+pub enum Work {
+    /// Nothing: SET, DDL, PREPARE took effect when this value was made. No rows, usually.
+    Done(LocalRows),
+    /// Compute the rows of this plan (`onward_planner::plan_query`).
+    Query(LogicalPlan),
+    /// Show how this plan would run, or run it and show how it did. A write is planned as what functions would run; its
+    /// target is not touched.
+    Explain {
+        /// How.
+        mode: ExplainMode,
+        /// What.
+        plan: LogicalPlan,
+    },
+    /// Begin, run the plan, then commit or abort: see [`Write`].
+    Write(Box<Write>),
+}
+
+/// Rows that are there already.
+#[derive(Clone, Debug)]
+pub struct LocalRows {
+    /// Columns.
+    pub schema: SchemaRef,
+    /// Rows.
+    pub batches: Vec<RecordBatch>,
+}
+
+impl LocalRows {
+    /// No columns, no rows.
+    pub fn none() -> Self {
+        Self { schema: SchemaRef::new(datafusion::arrow::datatypes::Schema::empty()), batches: vec![] }
+    }
+}
+
+impl SqlSession {
+    /// Does what a statement does in the coordinator, and says what is left. `values` are those of its parameters.
+    ///
+    /// Local statements have taken effect when this returns; a [`Work::Write`] has touched nothing yet.
+    pub async fn work(&self, statement: Statement, values: Option<ParamValues>) -> Result<Work> {
+        let plan = match &statement.plan {
+            LogicalPlan::Statement(PlanStatement::Prepare(_)) => statement.plan,
+            _ => parameters::bind(statement.plan, values)?,
+        };
+        match statement.explain {
+            Some(mode) => self.explain(mode, plan).await,
+            None => self.work_of(plan).await,
+        }
+    }
+
+    async fn work_of(&self, plan: LogicalPlan) -> Result<Work> {
+        match plan {
+            LogicalPlan::Copy(copy) => Ok(Work::Write(Box::new(self.copy(copy).await?))),
+            LogicalPlan::Dml(dml) => Ok(Work::Write(Box::new(self.insert(dml).await?))),
+            LogicalPlan::Ddl(DdlStatement::CreateMemoryTable(create)) => match self.create_table(create).await? {
+                Some(write) => Ok(Work::Write(Box::new(write))),
+                None => Ok(Work::Done(super::statement::count(0))),
+            },
+            LogicalPlan::Ddl(ddl) => self.ddl(ddl).await.map(|()| Work::Done(LocalRows::none())),
+            LogicalPlan::Statement(PlanStatement::Execute(execute)) => {
+                let plan = self.bind_prepared(&execute)?;
+                Box::pin(self.work_of(plan)).await
+            }
+            LogicalPlan::Statement(PlanStatement::TransactionStart(_) | PlanStatement::TransactionEnd(_)) => {
+                let statement = "a transaction".to_owned();
+                let advice = "every statement commits by itself";
+                Err(SessionError::Unsupported { statement, advice }.into())
+            }
+            LogicalPlan::Statement(local) => {
+                settings::check(&local)?;
+                self.context().execute_logical_plan(LogicalPlan::Statement(local)).await?;
+                Ok(Work::Done(LocalRows::none()))
+            }
+            query => Ok(Work::Query(query)),
+        }
+    }
+
+    /// The plan of a prepared statement with its values.
+    pub(super) fn bind_prepared(&self, execute: &Execute) -> Result<LogicalPlan> {
+        // DataFusion binds without awaiting anything: the future is ready at once.
+        let plan = LogicalPlan::Statement(PlanStatement::Execute(execute.clone()));
+        let bound = futures::FutureExt::now_or_never(self.context().execute_logical_plan(plan));
+        let frame =
+            bound.ok_or_else(|| datafusion::common::internal_datafusion_err!("binding parameters waited"))??;
+        Ok(frame.into_unoptimized_plan())
+    }
+
+    async fn explain(&self, mode: ExplainMode, plan: LogicalPlan) -> Result<Work> {
+        let write = match plan {
+            LogicalPlan::Copy(copy) => Some(self.copy(copy).await?),
+            LogicalPlan::Dml(dml) => Some(self.insert(dml).await?),
+            LogicalPlan::Ddl(DdlStatement::CreateMemoryTable(create)) => self.create_table(create).await?,
+            LogicalPlan::Statement(PlanStatement::Execute(execute)) => {
+                let plan = self.bind_prepared(&execute)?;
+                return Box::pin(self.explain(mode, plan)).await;
+            }
+            LogicalPlan::Ddl(_) | LogicalPlan::Statement(_) => {
+                let statement = "EXPLAIN of a statement without a plan".to_owned();
+                return Err(SessionError::Unsupported { statement, advice: "explain a query or a write" }.into());
+            }
+            query => return Ok(Work::Explain { mode, plan: query }),
+        };
+        if mode == ExplainMode::Analyze {
+            let statement = "EXPLAIN ANALYZE of a write".to_owned();
+            return Err(SessionError::Unsupported { statement, advice: "analyze its query" }.into());
+        }
+        match write {
+            Some(write) => Ok(Work::Explain { mode, plan: write.plan().clone() }),
+            None => Ok(Work::Done(LocalRows::none())),
+        }
+    }
+}
