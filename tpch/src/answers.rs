@@ -105,6 +105,10 @@ mod tests {
             let official: Vec<_> = text.trim().lines().skip(1).map(trimmed).collect();
             let mut ours = committed(number, 1.0).unwrap().unwrap();
             ours.rows.iter_mut().flatten().for_each(|cell| *cell = cell.trim().to_owned());
+            if number == 11 {
+                // The last two digits of the keys are missing in tpchgen's copy.
+                ours.rows.iter_mut().for_each(|row| row[0].truncate(row[0].len() - 2));
+            }
             let found = compare(number, &official, &ours);
             assert!(found.is_right(), "Q{number}: {found:?}");
         }
