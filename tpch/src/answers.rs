@@ -107,7 +107,7 @@ mod tests {
             ours.rows.iter_mut().flatten().for_each(|cell| *cell = cell.trim().to_owned());
             if number == 11 {
                 // The last two digits of the keys are missing in tpchgen's copy.
-                ours.rows.iter_mut().for_each(|row| row[0].truncate(row[0].len() - 2));
+                ours.rows.iter_mut().for_each(|row| row[0] = row[0][..row[0].len() - 2].to_owned());
             }
             let found = compare(number, &official, &ours);
             assert!(found.is_right(), "Q{number}: {found:?}");
