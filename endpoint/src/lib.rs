@@ -1,1 +1,57 @@
 //! Onward: Arrow Flight SQL.
+//!
+//! What it is: the door for clients. `adbc_driver_flightsql`, `pyarrow.flight`, JDBC and our own CLI speak to
+//! [`FlightServer`], which speaks to the coordinator. It is the only crate that serves Flight.
+//!
+//! What it is not: it plans nothing, runs nothing, and holds no rows but the ones on their way out.
+//!
+//! ```text
+//!   client --GetFlightInfo(SQL)--> front (token, session) --> statement --> coordinator: planned and started
+//!          <--schema, ticket, query id--
+//!          --DoGet(ticket)-------> results --> client_types --> encode --> Flight messages below 4 MiB
+//!          --CancelFlightInfo----> results: cancelled, fetched or not
+//! ```
+//!
+//! Guarantees
+//! - A statement is planned and started by GetFlightInfo: its errors come there, and its query id is the
+//!   `app_metadata`. Definitions, settings and writes are over when GetFlightInfo answers, fetched or not.
+//! - A ticket is random, works once, and is kept `result_retention_ms`. Dropping the stream, CancelFlightInfo,
+//!   CancelQuery, a statement timeout ([`TIMEOUT_HEADER`], `SET onward.statement_timeout_ms`) or a gRPC deadline ends the query.
+//! - `SET` lasts as long as the connection, or as the session cookie of a client that keeps cookies, or as the session named
+//!   by [`SESSION_HEADER`].
+//! - An address that other machines can reach is refused without token and TLS, unless `insecure` says otherwise.
+//! - Errors keep their kind: see [`status`].
+//!
+//! | module | holds |
+//! | --- | --- |
+//! | `server`, `connection`, `auth` | listening, drain; connections; who may call |
+//! | `front`, `service` | the Flight service, and Flight SQL's part of it |
+//! | `session`, `options` | sessions; their settings over Flight |
+//! | `statement`, `prepared`, `parameters` | running SQL; prepared statements; values bound to them |
+//! | `results`, `client_types`, `encode` | executions that wait or are sent; rows as clients can use them |
+//! | `metadata` | catalogs, tables, types, server info |
+//! | `actions` | cancel, renew, session actions |
+
+mod actions;
+mod auth;
+mod client_types;
+mod connection;
+mod encode;
+mod error;
+mod front;
+mod handle;
+mod metadata;
+mod options;
+mod parameters;
+mod prepared;
+mod results;
+mod server;
+mod service;
+mod session;
+mod statement;
+pub mod status;
+
+pub use error::EndpointError;
+pub use server::{FlightServer, ServerOptions, TlsFiles};
+pub use session::{SESSION_COOKIE, SESSION_HEADER};
+pub use statement::TIMEOUT_HEADER;

@@ -1,0 +1,104 @@
+//! Actions beyond Flight SQL's own: cancel and renew a result, session options.
+
+use std::sync::Arc;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use arrow_flight::sql::{Any, TicketStatementQuery};
+use arrow_flight::{
+    Action, ActionType, CancelFlightInfoRequest, CancelFlightInfoResult, CancelStatus, FlightEndpoint, FlightInfo,
+    RenewFlightEndpointRequest,
+};
+use bytes::Bytes;
+use onward_wire::ErrorKind;
+use prost::Message;
+use tonic::{Request, Status};
+
+use crate::options::{self, CloseSessionResult, CloseSessionStatus, SetSessionOptionsRequest};
+use crate::service::{Service, client_of};
+use crate::session::ClientSession;
+use crate::status;
+
+const CANCEL_FLIGHT_INFO: &str = "CancelFlightInfo";
+const RENEW_FLIGHT_ENDPOINT: &str = "RenewFlightEndpoint";
+const SET_SESSION_OPTIONS: &str = "SetSessionOptions";
+const GET_SESSION_OPTIONS: &str = "GetSessionOptions";
+pub(crate) const CLOSE_SESSION: &str = "CloseSession";
+
+/// What ListActions tells beside Flight SQL's own actions.
+pub(crate) fn action_types() -> Vec<ActionType> {
+    let action = |name: &str, description: &str| ActionType { r#type: name.into(), description: description.into() };
+    vec![
+        action(CANCEL_FLIGHT_INFO, "Cancels the query of a FlightInfo.\nRequest: CancelFlightInfoRequest"),
+        action(RENEW_FLIGHT_ENDPOINT, "Keeps a result for longer.\nRequest: RenewFlightEndpointRequest"),
+        action(SET_SESSION_OPTIONS, "Changes settings of the session.\nRequest: SetSessionOptionsRequest"),
+        action(GET_SESSION_OPTIONS, "Tells the settings of the session.\nRequest: GetSessionOptionsRequest"),
+        action(CLOSE_SESSION, "Ends the session.\nRequest: CloseSessionRequest"),
+    ]
+}
+
+impl Service {
+    /// Runs one of the actions above; its result is one message.
+    pub(crate) async fn act(&self, request: Request<Action>) -> Result<Bytes, Status> {
+        let client = client_of(&request)?;
+        let Action { r#type: name, body } = request.into_inner();
+        match name.as_str() {
+            CANCEL_FLIGHT_INFO => {
+                let request: CancelFlightInfoRequest = decode(&name, body)?;
+                let status = self.cancel(&request.info.unwrap_or_default());
+                Ok(CancelFlightInfoResult::new(status).encode_to_vec().into())
+            }
+            RENEW_FLIGHT_ENDPOINT => {
+                let request: RenewFlightEndpointRequest = decode(&name, body)?;
+                Ok(self.renew(request.endpoint.unwrap_or_default())?.encode_to_vec().into())
+            }
+            SET_SESSION_OPTIONS => {
+                let request: SetSessionOptionsRequest = decode(&name, body)?;
+                Ok(options::set(&client.session, request).await.encode_to_vec().into())
+            }
+            GET_SESSION_OPTIONS => Ok(options::get(&client.session).encode_to_vec().into()),
+            CLOSE_SESSION => {
+                self.close_session(&client);
+                let status = CloseSessionStatus::Closed as i32;
+                Ok(CloseSessionResult { status }.encode_to_vec().into())
+            }
+            other => Err(Status::unimplemented(format!("there is no action {other}"))),
+        }
+    }
+
+    /// Cancels the queries of all endpoints of `info`.
+    pub(crate) fn cancel(&self, info: &FlightInfo) -> CancelStatus {
+        let tickets = info.endpoint.iter().filter_map(handle_of);
+        // Every endpoint must be cancelled, so no short cut.
+        let cancelled = tickets.filter(|handle| self.results.cancel(handle)).count();
+        if cancelled > 0 { CancelStatus::Cancelled } else { CancelStatus::NotCancellable }
+    }
+
+    fn renew(&self, mut endpoint: FlightEndpoint) -> Result<FlightEndpoint, Status> {
+        let renewed = handle_of(&endpoint).and_then(|handle| self.results.renew(&handle));
+        let Some(expires) = renewed else {
+            return Err(status::new(ErrorKind::NotFound, "the result is gone: it cannot be renewed", None));
+        };
+        let at = SystemTime::now() + expires.saturating_duration_since(Instant::now());
+        let since_epoch = at.duration_since(UNIX_EPOCH).unwrap_or_default();
+        // Set by field: prost-types is not a dependency of ours.
+        let expiration = endpoint.expiration_time.get_or_insert_default();
+        expiration.seconds = i64::try_from(since_epoch.as_secs()).unwrap_or(i64::MAX);
+        expiration.nanos = i32::try_from(since_epoch.subsec_nanos()).unwrap_or(0);
+        Ok(endpoint)
+    }
+
+    fn close_session(&self, client: &Arc<ClientSession>) {
+        self.sessions.close(client);
+    }
+}
+
+/// The handle in an endpoint's ticket, when it is the ticket of a statement.
+fn handle_of(endpoint: &FlightEndpoint) -> Option<Bytes> {
+    let any = Any::decode(endpoint.ticket.as_ref()?.ticket.clone()).ok()?;
+    let ticket: TicketStatementQuery = any.unpack().ok()??;
+    Some(ticket.statement_handle)
+}
+
+fn decode<M: Message + Default>(action: &str, body: Bytes) -> Result<M, Status> {
+    M::decode(body).map_err(|error| options::malformed(action, &error))
+}

@@ -1,0 +1,158 @@
+//! Prepared statements: kept by a random handle until they are closed or their session ends.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
+
+use arrow_flight::IpcMessage;
+use arrow_flight::SchemaAsIpc;
+use arrow_flight::sql::ActionCreatePreparedStatementResult;
+use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::datatypes::{Schema, SchemaRef};
+use datafusion::arrow::ipc::writer::IpcWriteOptions;
+use datafusion::common::ParamValues;
+use futures::{StreamExt, TryStreamExt};
+use onward_coordinator::api::{Execution, Prepared, QueryError};
+use onward_wire::ErrorKind;
+use parking_lot::Mutex;
+use tonic::Status;
+
+use crate::client_types::client_schema;
+use crate::handle::Handle;
+use crate::parameters;
+use crate::session::ClientSession;
+use crate::status;
+
+/// A prepared statement.
+pub(crate) struct Statement {
+    handle: Handle,
+    prepared: Prepared,
+    session: Weak<ClientSession>,
+    /// Rows bound last; each is one execution.
+    bound: Mutex<Arc<Vec<RecordBatch>>>,
+}
+
+/// All prepared statements of the endpoint.
+pub(crate) struct PreparedStatements {
+    limit_per_session: usize,
+    open: Mutex<HashMap<Handle, Arc<Statement>>>,
+}
+
+impl PreparedStatements {
+    /// None yet; a session may hold `limit_per_session`.
+    pub(crate) fn new(limit_per_session: usize) -> Self {
+        Self { limit_per_session, open: Mutex::default() }
+    }
+
+    /// Prepares `sql` in the client's session.
+    pub(crate) async fn create(&self, client: &Arc<ClientSession>, sql: &str) -> Result<Arc<Statement>, Status> {
+        let prepared = client.session.prepare(sql).await.map_err(|error| status::from_query_error(&error))?;
+        let statement = Arc::new(Statement {
+            handle: Handle::random()?,
+            prepared,
+            session: Arc::downgrade(client),
+            bound: Mutex::default(),
+        });
+        let mut open = self.open.lock();
+        let of_session = open.values().filter(|other| other.session.ptr_eq(&statement.session)).count();
+        if of_session >= self.limit_per_session {
+            let message = format!(
+                "the session has max_prepared_statements = {} prepared statements: close some",
+                self.limit_per_session
+            );
+            return Err(status::new(ErrorKind::ResourceExhausted, message, None));
+        }
+        open.insert(statement.handle, statement.clone());
+        Ok(statement)
+    }
+
+    /// The statement of a handle.
+    pub(crate) fn get(&self, handle: &[u8]) -> Result<Arc<Statement>, Status> {
+        let found = Handle::parse(handle).and_then(|handle| self.open.lock().get(&handle).cloned());
+        found.ok_or_else(|| {
+            status::new(ErrorKind::NotFound, "no such prepared statement: it or its session was closed", None)
+        })
+    }
+
+    /// Forgets a statement; closing twice is no error.
+    pub(crate) fn close(&self, handle: &[u8]) {
+        if let Some(handle) = Handle::parse(handle) {
+            self.open.lock().remove(&handle);
+        }
+    }
+
+    /// Forgets the statements of sessions that ended.
+    pub(crate) fn close_orphans(&self) {
+        self.open.lock().retain(|_, statement| statement.session.strong_count() > 0);
+    }
+}
+
+impl Statement {
+    /// What CreatePreparedStatement answers. A query's schema is never empty: the JDBC driver takes a statement without
+    /// result schema for an update.
+    pub(crate) fn describe(&self) -> Result<ActionCreatePreparedStatementResult, Status> {
+        let result = if self.prepared.is_query {
+            encode(&client_schema(&self.prepared.schema))?
+        } else {
+            IpcMessage(bytes::Bytes::new())
+        };
+        let parameters = encode(&client_schema(&self.prepared.parameters))?;
+        Ok(ActionCreatePreparedStatementResult {
+            prepared_statement_handle: self.handle.to_string().into(),
+            dataset_schema: result.0,
+            parameter_schema: parameters.0,
+        })
+    }
+
+    /// Schema of its rows.
+    pub(crate) fn schema(&self) -> &SchemaRef {
+        &self.prepared.schema
+    }
+
+    /// The session that prepared it, and runs it.
+    pub(crate) fn session(&self) -> Result<Arc<ClientSession>, Status> {
+        self.session.upgrade().ok_or_else(|| {
+            status::new(ErrorKind::NotFound, "the session of the prepared statement has ended: prepare it again", None)
+        })
+    }
+
+    /// Binds parameters for the executions to come.
+    pub(crate) fn bind(&self, rows: Vec<RecordBatch>) -> Result<(), Status> {
+        parameters::values(&self.prepared.parameters, &rows)?;
+        *self.bound.lock() = Arc::new(rows);
+        Ok(())
+    }
+
+    /// The values bound now, one entry per execution.
+    pub(crate) fn values(&self) -> Result<Vec<ParamValues>, Status> {
+        let bound = self.bound.lock().clone();
+        parameters::values(&self.prepared.parameters, &bound)
+    }
+
+    /// Runs the statement once for each entry of `values`, one after the other, as one execution with all rows.
+    pub(crate) async fn execute(
+        &self,
+        client: Arc<ClientSession>,
+        values: Vec<ParamValues>,
+    ) -> Result<Execution, QueryError> {
+        let mut values = values.into_iter();
+        let first = values.next().unwrap_or_else(|| ParamValues::List(Vec::new()));
+        let mut execution = client.session.execute_prepared(&self.prepared, first).await?;
+        if values.len() > 0 {
+            let prepared = self.prepared.clone();
+            let more = futures::stream::iter(values)
+                .then(move |values| {
+                    let (client, prepared) = (client.clone(), prepared.clone());
+                    async move { client.session.execute_prepared(&prepared, values).await.map(|more| more.stream) }
+                })
+                .try_flatten();
+            execution.stream = execution.stream.chain(more).boxed();
+        }
+        Ok(execution)
+    }
+}
+
+fn encode(schema: &Schema) -> Result<IpcMessage, Status> {
+    SchemaAsIpc::new(schema, &IpcWriteOptions::default())
+        .try_into()
+        .map_err(|error| Status::internal(format!("the schema cannot be encoded: {error}")))
+}

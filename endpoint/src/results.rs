@@ -1,0 +1,277 @@
+//! Executions whose rows wait for a client, or are being sent to one.
+//!
+//! ```text
+//!   GetFlightInfo --> waiting --DoGet--> sending --last row--> gone
+//!                       |                   |
+//!                       +-- retention, cancel, timeout, dropped stream --> cancelled and gone
+//! ```
+//!
+//! An execution starts at GetFlightInfo, so that it has a query id and can be cancelled before anyone fetches. A ticket
+//! can be fetched once: rows are streamed from where they lie, not kept a second time.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::datatypes::SchemaRef;
+use futures::{Stream, StreamExt};
+use onward_coordinator::api::{Coordinator, Execution, ResultStream};
+use onward_wire::{ErrorKind, QueryId};
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+use crate::handle::Handle;
+use crate::session::ClientSession;
+use crate::status;
+
+/// Results that wait or are being sent, of all sessions; more are refused.
+const MAX_RESULTS: usize = 10_000;
+
+/// Why an execution was ended before its last row.
+#[derive(Clone, Copy)]
+enum Ended {
+    Cancelled,
+    TimedOut { timeout_ms: u64 },
+    Expired { retention_ms: u64 },
+}
+
+/// One execution.
+pub(crate) struct Running {
+    /// Its ticket.
+    pub(crate) handle: Handle,
+    /// Its query.
+    pub(crate) query: QueryId,
+    /// Schema of its rows, before it is fitted to clients.
+    pub(crate) schema: SchemaRef,
+    state: Mutex<State>,
+    expires: Mutex<Instant>,
+    ended: CancellationToken,
+    /// A session lives as long as its results.
+    _session: Arc<ClientSession>,
+}
+
+enum State {
+    Waiting(ResultStream),
+    Sending,
+    /// Kept until its client asks or the retention is over, so that the client learns why.
+    Ended(Ended),
+}
+
+/// All results of the endpoint.
+pub(crate) struct Results {
+    coordinator: Arc<Coordinator>,
+    retention: Duration,
+    running: Mutex<HashMap<Handle, Arc<Running>>>,
+    /// Told when a result has ended or was sent.
+    freed: Notify,
+}
+
+impl Results {
+    /// No result yet; unfetched ones will be kept for `retention`.
+    pub(crate) fn new(coordinator: Arc<Coordinator>, retention: Duration) -> Arc<Self> {
+        Arc::new(Self { coordinator, retention, running: Mutex::default(), freed: Notify::new() })
+    }
+
+    /// Keeps an execution for its client; past `timeout` it is cancelled, fetched or not.
+    pub(crate) fn keep(
+        self: &Arc<Self>,
+        execution: Execution,
+        session: Arc<ClientSession>,
+        timeout: Option<Timeout>,
+    ) -> Result<Arc<Running>, Status> {
+        let running = Arc::new(Running {
+            handle: Handle::random()?,
+            query: execution.query,
+            schema: execution.schema,
+            state: Mutex::new(State::Waiting(execution.stream)),
+            expires: Mutex::new(Instant::now() + self.retention),
+            ended: CancellationToken::new(),
+            _session: session,
+        });
+        {
+            let mut all = self.running.lock();
+            if all.len() >= MAX_RESULTS {
+                let message = format!("{MAX_RESULTS} results wait for their clients: fetch or cancel some");
+                return Err(status::new(ErrorKind::ResourceExhausted, message, Some(running.query)));
+            }
+            all.insert(running.handle, running.clone());
+        }
+        if let Some(timeout) = timeout {
+            self.watch(&running, timeout);
+        }
+        Ok(running)
+    }
+
+    /// Ends `running` at its deadline, even while nobody reads its rows.
+    pub(crate) fn watch(self: &Arc<Self>, running: &Arc<Running>, timeout: Timeout) {
+        let (results, running, ended) = (self.clone(), Arc::downgrade(running), running.ended.clone());
+        tokio::spawn(async move {
+            tokio::select! {
+                () = ended.cancelled() => {}
+                () = tokio::time::sleep_until(timeout.deadline.into()) => {
+                    if let Some(running) = running.upgrade() {
+                        results.end(&running, Ended::TimedOut { timeout_ms: timeout.timeout_ms });
+                    }
+                }
+            }
+        });
+    }
+
+    /// The execution of a ticket, fetched or not.
+    pub(crate) fn get(&self, ticket: &[u8]) -> Option<Arc<Running>> {
+        let handle = Handle::parse(ticket)?;
+        self.running.lock().get(&handle).cloned()
+    }
+
+    /// Starts to send the rows of `running`. Dropping the stream cancels what has not been sent.
+    pub(crate) fn fetch(
+        self: &Arc<Self>,
+        running: Arc<Running>,
+    ) -> Result<impl Stream<Item = Result<RecordBatch, Status>> + Send + use<>, Status> {
+        let stream = {
+            let mut state = running.state.lock();
+            match std::mem::replace(&mut *state, State::Sending) {
+                State::Waiting(stream) => stream,
+                State::Sending => return Err(fetched_already(running.query)),
+                State::Ended(why) => {
+                    *state = State::Ended(why);
+                    drop(state);
+                    self.forget(running.handle);
+                    return Err(why.status(running.query));
+                }
+            }
+        };
+        let sending = Sending { results: self.clone(), running };
+        Ok(futures::stream::unfold(Some((sending, stream)), async |state| {
+            let (sending, mut stream) = state?;
+            let next = tokio::select! {
+                biased;
+                () = sending.running.ended.cancelled() => Some(Err(sending.running.end_status())),
+                next = stream.next() => next.map(|rows| rows.map_err(|error| status::from_query_error(&error))),
+            };
+            match next {
+                Some(Ok(rows)) => Some((Ok(rows), Some((sending, stream)))),
+                Some(Err(error)) => Some((Err(error), None)),
+                None => None,
+            }
+        }))
+    }
+
+    /// Cancels an execution; false when there is nothing left of it to cancel.
+    pub(crate) fn cancel(&self, ticket: &[u8]) -> bool {
+        let Some(running) = self.get(ticket) else { return false };
+        self.end(&running, Ended::Cancelled);
+        true
+    }
+
+    /// Gives an unfetched result its full retention time again.
+    pub(crate) fn renew(&self, ticket: &[u8]) -> Option<Instant> {
+        let running = self.get(ticket)?;
+        let expires = Instant::now() + self.retention;
+        *running.expires.lock() = expires;
+        Some(expires)
+    }
+
+    /// Ends results that nobody fetched within `result_retention_ms`, and forgets those that ended before.
+    pub(crate) fn expire(&self) {
+        let now = Instant::now();
+        let retention_ms = u64::try_from(self.retention.as_millis()).unwrap_or(u64::MAX);
+        let is_expired = |running: &&Arc<Running>| {
+            *running.expires.lock() <= now && !matches!(*running.state.lock(), State::Sending)
+        };
+        let expired: Vec<_> = self.running.lock().values().filter(is_expired).cloned().collect();
+        for running in expired {
+            if self.end(&running, Ended::Expired { retention_ms }) {
+                tracing::info!(query = %running.query, retention_ms, "nobody fetched the result: it is given up");
+            }
+            self.forget(running.handle);
+        }
+    }
+
+    /// Waits until no result waits or is being sent.
+    pub(crate) async fn drained(&self) {
+        loop {
+            let freed = self.freed.notified();
+            let is_drained =
+                self.running.lock().values().all(|running| matches!(*running.state.lock(), State::Ended(_)));
+            if is_drained {
+                return;
+            }
+            freed.await;
+        }
+    }
+
+    /// Ends an execution whatever it is doing; false when it had ended before.
+    fn end(&self, running: &Running, why: Ended) -> bool {
+        let before = {
+            let mut state = running.state.lock();
+            match &*state {
+                State::Ended(_) => return false,
+                State::Waiting(_) | State::Sending => std::mem::replace(&mut *state, State::Ended(why)),
+            }
+        };
+        running.ended.cancel();
+        self.coordinator.cancel(running.query);
+        drop(before);
+        self.freed.notify_waiters();
+        true
+    }
+
+    fn forget(&self, handle: Handle) {
+        let removed = self.running.lock().remove(&handle);
+        drop(removed);
+        self.freed.notify_waiters();
+    }
+}
+
+fn fetched_already(query: QueryId) -> Status {
+    status::new(ErrorKind::NotFound, "the result was fetched already: a ticket can be used once", Some(query))
+}
+
+/// A result on its way to a client.
+struct Sending {
+    results: Arc<Results>,
+    running: Arc<Running>,
+}
+
+impl Drop for Sending {
+    fn drop(&mut self) {
+        // Ends the watch; the rows that were not sent are cancelled by the drop of their stream.
+        self.running.ended.cancel();
+        self.results.forget(self.running.handle);
+    }
+}
+
+impl Running {
+    fn end_status(&self) -> Status {
+        match *self.state.lock() {
+            State::Ended(why) => why.status(self.query),
+            State::Waiting(_) | State::Sending => status::cancelled(Some(self.query)),
+        }
+    }
+}
+
+impl Ended {
+    fn status(self, query: QueryId) -> Status {
+        match self {
+            Self::Cancelled => status::cancelled(Some(query)),
+            Self::TimedOut { timeout_ms } => status::timed_out(Some(query), timeout_ms),
+            Self::Expired { retention_ms } => {
+                let message = format!("the result was not fetched within result_retention_ms = {retention_ms}");
+                status::new(ErrorKind::NotFound, message, Some(query))
+            }
+        }
+    }
+}
+
+/// When a statement ends at the latest.
+#[derive(Clone, Copy)]
+pub(crate) struct Timeout {
+    /// The moment.
+    pub(crate) deadline: Instant,
+    /// How long that was when the statement came, for its message.
+    pub(crate) timeout_ms: u64,
+}

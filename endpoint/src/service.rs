@@ -1,0 +1,211 @@
+//! Flight SQL: each call handed to the file of its subject.
+
+use std::sync::Arc;
+
+use arrow_flight::flight_service_server::FlightService;
+use arrow_flight::sql::server::{DoPutError, FlightSqlService, PeekableFlightDataStream};
+use arrow_flight::sql::*;
+use arrow_flight::{Action, ActionType, FlightDescriptor, FlightInfo, PutResult, Result as FlightResult, Ticket};
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use onward_wire::ErrorKind;
+use prost::Message;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status};
+
+use crate::encode::flight_data;
+use crate::metadata::Metadata;
+use crate::prepared::PreparedStatements;
+use crate::results::{Results, Running, Timeout};
+use crate::session::{ClientSession, Sessions};
+use crate::statement::{deadline_of, timeout_of};
+use crate::{actions, parameters, status};
+
+/// The state behind all calls.
+pub(crate) struct Service {
+    pub(crate) sessions: Arc<Sessions>,
+    pub(crate) results: Arc<Results>,
+    pub(crate) prepared: PreparedStatements,
+    pub(crate) metadata: Metadata,
+    /// Cancelled when the server was told to end.
+    pub(crate) draining: CancellationToken,
+}
+
+type DoGet = Response<<Service as FlightService>::DoGetStream>;
+
+/// The session that the front found for a call.
+pub(crate) fn client_of<T>(request: &Request<T>) -> Result<Arc<ClientSession>, Status> {
+    let client = request.extensions().get::<Arc<ClientSession>>().cloned();
+    client.ok_or_else(|| Status::internal("the call has no session"))
+}
+
+impl Service {
+    /// Rows of an execution, up to the gRPC deadline of the DoGet.
+    fn send(&self, running: Arc<Running>, deadline: Option<Timeout>) -> Result<DoGet, Status> {
+        if let Some(deadline) = deadline {
+            self.results.watch(&running, deadline);
+        }
+        let schema = running.schema.clone();
+        let rows = self.results.fetch(running)?;
+        Ok(Response::new(flight_data(&schema, rows)))
+    }
+
+    /// Starts a prepared statement with the values bound to it.
+    async fn start_prepared<T>(&self, handle: &[u8], request: &Request<T>) -> Result<Arc<Running>, Status> {
+        let timeout = timeout_of(request.metadata())?;
+        let statement = self.prepared.get(handle)?;
+        let (client, values) = (statement.session()?, statement.values()?);
+        self.start(client.clone(), timeout, statement.execute(client, values)).await
+    }
+}
+
+#[tonic::async_trait]
+impl FlightSqlService for Service {
+    type FlightService = Self;
+
+    async fn get_flight_info_statement(
+        &self,
+        query: CommandStatementQuery,
+        request: Request<FlightDescriptor>,
+    ) -> Result<Response<FlightInfo>, Status> {
+        refuse_transaction(query.transaction_id.as_ref())?;
+        let (client, timeout) = (client_of(&request)?, timeout_of(request.metadata())?);
+        let running = self.start(client.clone(), timeout, client.session.execute(&query.query)).await?;
+        Ok(Response::new(self.flight_info(&running, request.into_inner())?))
+    }
+
+    async fn do_get_statement(&self, ticket: TicketStatementQuery, request: Request<Ticket>) -> Result<DoGet, Status> {
+        let running = self.results.get(&ticket.statement_handle).ok_or_else(|| {
+            status::new(ErrorKind::NotFound, "there is no such result: it was fetched, cancelled or has expired", None)
+        })?;
+        self.send(running, deadline_of(request.metadata()))
+    }
+
+    async fn get_flight_info_prepared_statement(
+        &self,
+        query: CommandPreparedStatementQuery,
+        request: Request<FlightDescriptor>,
+    ) -> Result<Response<FlightInfo>, Status> {
+        let running = self.start_prepared(&query.prepared_statement_handle, &request).await?;
+        Ok(Response::new(self.flight_info(&running, request.into_inner())?))
+    }
+
+    async fn do_get_prepared_statement(
+        &self,
+        query: CommandPreparedStatementQuery,
+        request: Request<Ticket>,
+    ) -> Result<DoGet, Status> {
+        let running = self.start_prepared(&query.prepared_statement_handle, &request).await?;
+        self.send(running, deadline_of(request.metadata()))
+    }
+
+    async fn do_put_statement_update(
+        &self,
+        update: CommandStatementUpdate,
+        request: Request<PeekableFlightDataStream>,
+    ) -> Result<i64, Status> {
+        refuse_transaction(update.transaction_id.as_ref())?;
+        let (client, timeout) = (client_of(&request)?, timeout_of(request.metadata())?);
+        self.run_update(timeout, client.session.execute(&update.query)).await
+    }
+
+    async fn do_put_prepared_statement_query(
+        &self,
+        query: CommandPreparedStatementQuery,
+        request: Request<PeekableFlightDataStream>,
+    ) -> Result<DoPutPreparedStatementResult, Status> {
+        let statement = self.prepared.get(&query.prepared_statement_handle)?;
+        statement.bind(parameters::read(request.into_inner()).await?)?;
+        Ok(DoPutPreparedStatementResult { prepared_statement_handle: Some(query.prepared_statement_handle) })
+    }
+
+    async fn do_put_prepared_statement_update(
+        &self,
+        update: CommandPreparedStatementUpdate,
+        request: Request<PeekableFlightDataStream>,
+    ) -> Result<i64, Status> {
+        let timeout = timeout_of(request.metadata())?;
+        let statement = self.prepared.get(&update.prepared_statement_handle)?;
+        statement.bind(parameters::read(request.into_inner()).await?)?;
+        let (client, values) = (statement.session()?, statement.values()?);
+        self.run_update(timeout, statement.execute(client, values)).await
+    }
+
+    async fn do_put_error_callback(
+        &self,
+        _request: Request<PeekableFlightDataStream>,
+        error: DoPutError,
+    ) -> Result<Response<BoxStream<'static, Result<PutResult, Status>>>, Status> {
+        Err(Status::invalid_argument(error.to_string()))
+    }
+
+    async fn do_action_create_prepared_statement(
+        &self,
+        query: ActionCreatePreparedStatementRequest,
+        request: Request<Action>,
+    ) -> Result<ActionCreatePreparedStatementResult, Status> {
+        refuse_transaction(query.transaction_id.as_ref())?;
+        self.prepared.create(&client_of(&request)?, &query.query).await?.describe()
+    }
+
+    async fn do_action_close_prepared_statement(
+        &self,
+        query: ActionClosePreparedStatementRequest,
+        _request: Request<Action>,
+    ) -> Result<(), Status> {
+        self.prepared.close(&query.prepared_statement_handle);
+        Ok(())
+    }
+
+    async fn do_action_begin_transaction(
+        &self,
+        _query: ActionBeginTransactionRequest,
+        _request: Request<Action>,
+    ) -> Result<ActionBeginTransactionResult, Status> {
+        Err(no_transactions())
+    }
+
+    async fn do_action_end_transaction(
+        &self,
+        _query: ActionEndTransactionRequest,
+        _request: Request<Action>,
+    ) -> Result<(), Status> {
+        Err(no_transactions())
+    }
+
+    async fn do_action_cancel_query(
+        &self,
+        query: ActionCancelQueryRequest,
+        _request: Request<Action>,
+    ) -> Result<ActionCancelQueryResult, Status> {
+        let info = FlightInfo::decode(query.info)
+            .map_err(|error| Status::invalid_argument(format!("the FlightInfo to cancel is malformed: {error}")))?;
+        // CancelStatus and CancelResult number the same outcomes.
+        Ok(ActionCancelQueryResult { result: self.cancel(&info) as i32 })
+    }
+
+    async fn do_action_fallback(
+        &self,
+        request: Request<Action>,
+    ) -> Result<Response<<Self as FlightService>::DoActionStream>, Status> {
+        let body = self.act(request).await?;
+        Ok(Response::new(futures::stream::iter([Ok(FlightResult::new(body))]).boxed()))
+    }
+
+    async fn list_custom_actions(&self) -> Option<Vec<Result<ActionType, Status>>> {
+        Some(actions::action_types().into_iter().map(Ok).collect())
+    }
+
+    async fn register_sql_info(&self, _id: i32, _result: &SqlInfo) {}
+}
+
+fn no_transactions() -> Status {
+    Status::unimplemented("Onward has no transactions: each statement is its own (autocommit)")
+}
+
+fn refuse_transaction(transaction: Option<&bytes::Bytes>) -> Result<(), Status> {
+    match transaction {
+        Some(id) if !id.is_empty() => Err(no_transactions()),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,180 @@
+//! Running statements: from a call to rows that wait for their client, or to a number of affected rows.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arrow_flight::sql::{ProstMessageExt, TicketStatementQuery};
+use arrow_flight::{FlightDescriptor, FlightEndpoint, FlightInfo, Ticket};
+use datafusion::arrow::array::{AsArray, RecordBatch};
+use datafusion::arrow::datatypes::{DataType, Schema, UInt64Type};
+use futures::{StreamExt, TryStreamExt};
+use onward_coordinator::api::{Execution, QueryError};
+use onward_wire::ErrorKind;
+use prost::Message;
+use tonic::Status;
+use tonic::metadata::MetadataMap;
+
+use crate::client_types::client_schema;
+use crate::results::{Running, Timeout};
+use crate::service::Service;
+use crate::session::ClientSession;
+use crate::status;
+
+/// Header that limits a statement, in milliseconds from the call on; 0 is no limit.
+pub const TIMEOUT_HEADER: &str = "x-onward-timeout-ms";
+
+impl Service {
+    /// Starts a statement and keeps its rows for the client. One without rows, or that writes, is over when this
+    /// returns: clients need not fetch what it answers, and their next statement must see what it did.
+    pub(crate) async fn start(
+        &self,
+        client: Arc<ClientSession>,
+        timeout: Option<Timeout>,
+        execution: impl Future<Output = Result<Execution, QueryError>> + Send,
+    ) -> Result<Arc<Running>, Status> {
+        self.refuse_while_draining()?;
+        let start = async {
+            let mut execution = execution.await?;
+            if !execution.is_query {
+                let rows: Vec<RecordBatch> = execution.stream.try_collect().await?;
+                execution.stream = futures::stream::iter(rows.into_iter().map(Ok)).boxed();
+            }
+            Ok(execution)
+        };
+        let execution = within(timeout, start).await?;
+        self.results.keep(execution, client, timeout)
+    }
+
+    /// Runs a statement to its end: rows it wrote, 0 for definitions and settings, -1 for a query, whose rows are
+    /// thrown away.
+    pub(crate) async fn run_update(
+        &self,
+        timeout: Option<Timeout>,
+        execution: impl Future<Output = Result<Execution, QueryError>> + Send,
+    ) -> Result<i64, Status> {
+        self.refuse_while_draining()?;
+        let run = async {
+            let mut execution = execution.await?;
+            let counts = !execution.is_query && is_count(&execution.schema);
+            let mut affected: u64 = 0;
+            while let Some(rows) = execution.stream.next().await {
+                let rows = rows?;
+                if counts {
+                    affected += rows.column(0).as_primitive::<UInt64Type>().iter().flatten().sum::<u64>();
+                }
+            }
+            Ok(if execution.is_query { -1 } else { i64::try_from(affected).unwrap_or(i64::MAX) })
+        };
+        within(timeout, run).await
+    }
+
+    /// Answers a GetFlightInfo: one ticket, the query id as application metadata.
+    pub(crate) fn flight_info(&self, running: &Running, descriptor: FlightDescriptor) -> Result<FlightInfo, Status> {
+        let ticket = TicketStatementQuery { statement_handle: running.handle.to_string().into() };
+        let endpoint = FlightEndpoint::new().with_ticket(Ticket::new(ticket.as_any().encode_to_vec()));
+        Ok(describe(&client_schema(&running.schema), descriptor)?
+            .with_endpoint(endpoint)
+            .with_ordered(true)
+            .with_app_metadata(running.query.to_string()))
+    }
+
+    /// New work is refused once the server was told to end.
+    fn refuse_while_draining(&self) -> Result<(), Status> {
+        if self.draining.is_cancelled() {
+            return Err(status::new(ErrorKind::Unavailable, "the server is shutting down: connect to it again", None));
+        }
+        Ok(())
+    }
+}
+
+/// A FlightInfo of `schema` without endpoints, sizes unknown.
+pub(crate) fn describe(schema: &Schema, descriptor: FlightDescriptor) -> Result<FlightInfo, Status> {
+    let info = FlightInfo::new().try_with_schema(schema);
+    let info = info.map_err(|error| Status::internal(format!("the schema cannot be encoded: {error}")))?;
+    Ok(info.with_descriptor(descriptor))
+}
+
+/// The timeout that a call asks for by [`TIMEOUT_HEADER`].
+pub(crate) fn timeout_of(metadata: &MetadataMap) -> Result<Option<Timeout>, Status> {
+    let Some(header) = metadata.get(TIMEOUT_HEADER) else { return Ok(None) };
+    let timeout_ms = header.to_str().ok().and_then(|text| text.trim().parse::<u32>().ok());
+    match timeout_ms {
+        Some(0) => Ok(None),
+        Some(timeout_ms) => Ok(Some(Timeout::starting_now(timeout_ms.into()))),
+        None => Err(Status::invalid_argument(format!("{TIMEOUT_HEADER} must be a number of milliseconds"))),
+    }
+}
+
+/// The gRPC deadline of a call. tonic applies it to answers of one message; a stream has to watch it itself.
+pub(crate) fn deadline_of(metadata: &MetadataMap) -> Option<Timeout> {
+    let header = metadata.get("grpc-timeout")?.to_str().ok()?;
+    let (digits, unit) = header.split_at_checked(header.len().checked_sub(1)?)?;
+    let count: u64 = digits.parse().ok()?;
+    let timeout_ms = match unit {
+        "H" => count.checked_mul(3_600_000)?,
+        "M" => count.checked_mul(60_000)?,
+        "S" => count.checked_mul(1_000)?,
+        "m" => count,
+        "u" => count / 1_000,
+        "n" => count / 1_000_000,
+        _ => return None,
+    };
+    // A deadline of years is none.
+    (timeout_ms < u64::from(u32::MAX)).then(|| Timeout::starting_now(timeout_ms))
+}
+
+impl Timeout {
+    fn starting_now(timeout_ms: u64) -> Self {
+        Self { deadline: Instant::now() + Duration::from_millis(timeout_ms), timeout_ms }
+    }
+}
+
+/// Runs `work`, dropping (and so cancelling) it at the deadline.
+async fn within<T>(
+    timeout: Option<Timeout>,
+    work: impl Future<Output = Result<T, QueryError>> + Send,
+) -> Result<T, Status> {
+    let done = match timeout {
+        None => work.await,
+        Some(Timeout { deadline, timeout_ms }) => {
+            tokio::time::timeout_at(deadline.into(), work).await.map_err(|_| status::timed_out(None, timeout_ms))?
+        }
+    };
+    done.map_err(|error| status::from_query_error(&error))
+}
+
+/// Writes answer with one number.
+fn is_count(schema: &Schema) -> bool {
+    matches!(schema.fields().as_ref(), [field] if field.data_type() == &DataType::UInt64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn deadline(text: &'static str) -> Option<u64> {
+        let mut metadata = MetadataMap::new();
+        metadata.insert("grpc-timeout", tonic::metadata::MetadataValue::from_static(text));
+        deadline_of(&metadata).map(|timeout| timeout.timeout_ms)
+    }
+
+    #[test]
+    fn grpc_deadlines_are_read_in_every_unit() {
+        assert_eq!(deadline("2S"), Some(2_000));
+        assert_eq!(deadline("1500m"), Some(1_500));
+        assert_eq!(deadline("250000u"), Some(250));
+        assert_eq!(deadline("1H"), Some(3_600_000));
+        assert_eq!(deadline("99999999H"), None);
+        assert_eq!(deadline("x"), None);
+        assert_eq!(deadline(""), None);
+    }
+
+    #[test]
+    fn a_timeout_that_is_no_number_is_the_callers_error() {
+        let mut metadata = MetadataMap::new();
+        assert!(timeout_of(&metadata).is_ok_and(|timeout| timeout.is_none()));
+        metadata.insert(TIMEOUT_HEADER, tonic::metadata::MetadataValue::from_static("soon"));
+        assert!(timeout_of(&metadata).is_err());
+    }
+}
