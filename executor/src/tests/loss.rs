@@ -1,0 +1,77 @@
+//! Lost functions: nothing of them is left, and nothing they still see is used again.
+
+use onward_wire::ErrorKind;
+use rustix::process::Signal;
+
+use super::*;
+
+/// A kill in mid-attempt is one event; leases, files and directories of the function are gone after it.
+#[tokio::test]
+async fn a_killed_function_leaves_nothing() {
+    let mut fixture = Fixture::new();
+    let pid = fixture.start(1, 1).await;
+    let wide = Stage::new(1, 0, OutputKind::Preserve, 1);
+    // It writes segment after segment for as long as it lives.
+    let sql = "select value, concat('some text to fill segments with ', value) from range(0, 1000000000000)";
+    fixture.host.define_stage(FunctionId(1), wide.define(&plan(sql, 1).await));
+    fixture.host.run_attempt(FunctionId(1), wide.run(0, 0, &[0], vec![], 0));
+    while fixture.host.store().usage().segments == 0 {
+        tokio::task::yield_now().await;
+    }
+    signal(pid, Signal::KILL);
+    let (function, reason) = fixture.lost().await;
+    assert_eq!(function, FunctionId(1));
+    assert!(reason.contains("signal: 9"), "{reason}");
+    let usage = fixture.host.store().usage();
+    assert_eq!((usage.segments, usage.leases), (0, 0), "{usage:?}");
+    fixture.start(2, 1).await;
+    fixture.end().await;
+}
+
+/// A stopped writer still has its file mapped: killed through its host it is reaped first, and only then is the file
+/// used again.
+#[tokio::test]
+async fn a_stopped_writers_file_is_not_used_before_it_is_reaped() {
+    let mut fixture = Fixture::new();
+    let pid = fixture.start(1, 1).await;
+    let stage = Stage::new(1, 0, OutputKind::Preserve, 1);
+    let sql = "select value, concat('some text to fill segments with ', value) from range(0, 1000000000000)";
+    fixture.host.define_stage(FunctionId(1), stage.define(&plan(sql, 1).await));
+    fixture.host.run_attempt(FunctionId(1), stage.run(0, 0, &[0], vec![], 0));
+    while fixture.host.store().usage().segments == 0 {
+        tokio::task::yield_now().await;
+    }
+    signal(pid, Signal::STOP);
+    fixture.host.cancel_attempt(FunctionId(1), stage.attempt(0, 0));
+    assert!(fixture.host.store().usage().leases > 0, "a stopped process keeps its leases");
+    fixture.host.kill_function(FunctionId(1), "it did not stop");
+    let (_, reason) = fixture.lost().await;
+    assert!(reason.contains("it did not stop"), "{reason}");
+    assert!(!is_alive(pid));
+    let usage = fixture.host.store().usage();
+    assert_eq!((usage.segments, usage.leases), (0, 0), "{usage:?}");
+    fixture.end().await;
+}
+
+/// Files of a cancelled attempt are free again as soon as its writer is gone, while the function lives on.
+#[tokio::test]
+async fn a_cancelled_writers_files_come_back() {
+    let mut fixture = Fixture::new();
+    fixture.start(1, 1).await;
+    let stage = Stage::new(1, 0, OutputKind::Preserve, 1);
+    let sql = "select value, concat('some text to fill segments with ', value) from range(0, 1000000000000)";
+    fixture.host.define_stage(FunctionId(1), stage.define(&plan(sql, 1).await));
+    fixture.host.run_attempt(FunctionId(1), stage.run(0, 0, &[0], vec![], 0));
+    while fixture.host.store().usage().segments == 0 {
+        tokio::task::yield_now().await;
+    }
+    fixture.host.cancel_attempt(FunctionId(1), stage.attempt(0, 0));
+    assert_eq!(fixture.failed().await.1.kind(), ErrorKind::Cancelled);
+    let freed = async {
+        while fixture.host.store().usage().segments > 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, freed).await.expect("the function releases the files of the attempt");
+    fixture.end().await;
+}

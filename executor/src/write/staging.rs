@@ -1,0 +1,213 @@
+//! [`StagingStore`]: an object store whose writes stay invisible.
+
+use std::fmt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use datafusion::common::Result as DfResult;
+use datafusion::error::DataFusionError;
+use datafusion::execution::object_store::ObjectStoreRegistry;
+use futures::stream::BoxStream;
+use object_store::path::Path;
+use object_store::{
+    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
+    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, UploadPart,
+};
+use onward_cache::{DeferredUpload, UserWrite};
+use onward_planner::error::classify;
+use onward_wire::WireError;
+use parking_lot::Mutex;
+use url::Url;
+
+use super::manifest::{StagedFile, StagedPlace};
+use super::target::WriteTarget;
+
+/// Takes the files that a DataFusion sink writes, under names of one partition of one attempt.
+pub(super) struct StagingStore {
+    inner: Arc<dyn ObjectStore>,
+    target: Arc<WriteTarget>,
+    /// Staged files go below it; `None`: into deferred uploads.
+    staging: Option<Path>,
+    /// Unique per attempt and partition.
+    attempt: String,
+    /// Task and partition: the same for all attempts.
+    partition: String,
+    files: Arc<Mutex<Vec<StagedFile>>>,
+    /// Files begun.
+    begun: Mutex<usize>,
+}
+
+impl StagingStore {
+    pub(super) fn new(
+        inner: Arc<dyn ObjectStore>,
+        target: Arc<WriteTarget>,
+        staging: Option<Path>,
+        attempt: String,
+        partition: String,
+    ) -> Self {
+        Self { inner, target, staging, attempt, partition, files: Arc::default(), begun: Mutex::new(0) }
+    }
+
+    /// What was written whole, in the order of the final names.
+    pub(super) fn files(&self) -> Vec<StagedFile> {
+        let mut files = self.files.lock().clone();
+        files.sort_by(|a, b| a.path.cmp(&b.path));
+        files
+    }
+
+    /// The final path of the file a sink calls `location`: the sink chooses the directory, we choose the name.
+    fn final_path(&self, location: &Path, number: usize) -> Path {
+        if self.target.is_single_file {
+            return location.clone();
+        }
+        let mut parts: Vec<_> = location.parts().collect();
+        parts.pop();
+        let WriteTarget { file_prefix, extension, .. } = self.target.as_ref();
+        let name = format!("{file_prefix}-{}-{number}.{extension}", self.partition);
+        parts.into_iter().collect::<Path>().join(name)
+    }
+
+    fn number(&self) -> usize {
+        let mut begun = self.begun.lock();
+        *begun += 1;
+        *begun - 1
+    }
+}
+
+/// The store's error, with what was being written; a full disk keeps its kind.
+fn named(path: &Path, is_local: bool, error: Error) -> Error {
+    let wire = classify(&DataFusionError::ObjectStore(Box::new(error)));
+    let slash = if is_local { "/" } else { "" };
+    let message = format!("writing `{slash}{path}` failed: {}", wire.message);
+    Error::Generic { store: "onward", source: Box::new(WireError { message, ..wire }) }
+}
+
+impl fmt::Debug for StagingStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "StagingStore({})", self.attempt)
+    }
+}
+
+impl fmt::Display for StagingStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.inner.fmt(f)
+    }
+}
+
+#[async_trait]
+impl ObjectStore for StagingStore {
+    /// Sinks put small files at once: the same as an upload of one part.
+    async fn put_opts(&self, location: &Path, payload: PutPayload, opts: PutOptions) -> Result<PutResult> {
+        let PutOptions { tags, attributes, extensions, .. } = opts;
+        let opts = PutMultipartOptions { tags, attributes, extensions };
+        let mut upload = self.put_multipart_opts(location, opts).await?;
+        upload.put_part(payload).await?;
+        upload.complete().await
+    }
+
+    async fn put_multipart_opts(
+        &self,
+        location: &Path,
+        mut opts: PutMultipartOptions,
+    ) -> Result<Box<dyn MultipartUpload>> {
+        let number = self.number();
+        let path = self.final_path(location, number);
+        let is_local = self.staging.is_some();
+        let (staged, deferred) = match &self.staging {
+            Some(directory) => {
+                opts.extensions.insert(UserWrite);
+                (directory.clone().join(format!("{}-{number}", self.attempt)), None)
+            }
+            None => {
+                let deferred = DeferredUpload::default();
+                opts.extensions.insert(deferred.clone());
+                (path.clone(), Some(deferred))
+            }
+        };
+        let upload = self.inner.put_multipart_opts(&staged, opts).await;
+        let upload = upload.map_err(|error| named(&path, is_local, error))?;
+        Ok(Box::new(StagedUpload {
+            upload,
+            path,
+            staged,
+            deferred,
+            bytes: 0,
+            is_local,
+            files: Arc::clone(&self.files),
+        }))
+    }
+
+    async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        self.inner.get_opts(location, options).await
+    }
+
+    fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
+        self.inner.delete_stream(locations)
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        self.inner.list(prefix)
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+        self.inner.list_with_delimiter(prefix).await
+    }
+
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+        self.inner.copy_opts(from, to, options).await
+    }
+}
+
+/// One file on its way.
+#[derive(Debug)]
+struct StagedUpload {
+    upload: Box<dyn MultipartUpload>,
+    path: Path,
+    staged: Path,
+    deferred: Option<DeferredUpload>,
+    bytes: u64,
+    is_local: bool,
+    files: Arc<Mutex<Vec<StagedFile>>>,
+}
+
+#[async_trait]
+impl MultipartUpload for StagedUpload {
+    fn put_part(&mut self, data: PutPayload) -> UploadPart {
+        self.bytes += data.content_length() as u64;
+        let (path, is_local) = (self.path.clone(), self.is_local);
+        let part = self.upload.put_part(data);
+        Box::pin(async move { part.await.map_err(|error| named(&path, is_local, error)) })
+    }
+
+    async fn complete(&mut self) -> Result<PutResult> {
+        let result = self.upload.complete().await.map_err(|error| named(&self.path, self.is_local, error))?;
+        let place = match &self.deferred {
+            None => StagedPlace::Path(self.staged.to_string()),
+            Some(deferred) => StagedPlace::Upload(deferred.take().ok_or_else(|| {
+                let source = format!("the store of `{}` completed an upload that was to stay open", self.path);
+                Error::Generic { store: "onward", source: source.into() }
+            })?),
+        };
+        let file = StagedFile { path: self.path.to_string(), place, rows: 0, bytes: self.bytes };
+        self.files.lock().push(file);
+        Ok(result)
+    }
+
+    async fn abort(&mut self) -> Result<()> {
+        self.upload.abort().await
+    }
+}
+
+/// Gives one [`StagingStore`] for every URL.
+#[derive(Debug)]
+pub(super) struct StagingRegistry(pub(super) Arc<StagingStore>);
+
+impl ObjectStoreRegistry for StagingRegistry {
+    fn register_store(&self, _: &Url, _: Arc<dyn ObjectStore>) -> Option<Arc<dyn ObjectStore>> {
+        None
+    }
+
+    fn get_store(&self, _: &Url) -> DfResult<Arc<dyn ObjectStore>> {
+        Ok(Arc::clone(&self.0) as Arc<dyn ObjectStore>)
+    }
+}
