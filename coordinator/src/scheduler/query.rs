@@ -193,7 +193,7 @@ impl Query {
         let retried = task.retry_after(error, max_attempts);
         let stage = &mut self.stages[attempt.task.stage.stage as usize];
         stage.inline_bytes -= inline_bytes;
-
+        stage.pending.insert(attempt.task.task);
         self.inline_bytes -= inline_bytes;
         self.running -= 1;
         retried
