@@ -16,10 +16,15 @@ pub mod bind;
 pub mod codec;
 mod cut;
 pub mod error;
+pub mod explain;
+#[cfg(test)]
+mod golden;
 pub mod graph;
 pub mod plan;
 pub mod rules;
 pub mod session;
+#[cfg(test)]
+mod simulate;
 mod sizing;
 pub mod slice;
 pub mod stage_input;

@@ -3,10 +3,12 @@
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
-use datafusion::common::Result;
+use datafusion::common::tree_node::TreeNode;
+use datafusion::common::{DataFusionError, Result, not_impl_err};
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::union::UnionExec;
 
 use crate::codec;
 use crate::cut::{cut, whole};
@@ -98,7 +100,7 @@ async fn physical(state: &SessionState, optimized: &LogicalPlan) -> Result<Arc<d
 
 /// One stage, one task, one function: DataFusion's own parallelism does the rest.
 fn single(state: &SessionState, plan: Arc<dyn ExecutionPlan>, sizing: Sizing) -> Planned {
-    let stages = whole(Arc::clone(&plan)).and_then(encoded);
+    let stages = whole(Arc::clone(&plan)).and_then(|stages| encoded(stages, state));
     match stages {
         Ok(stages) => {
             Planned::Stages(StageGraph { stages, sizing, settings: changed_settings(state.config_options()) })
@@ -115,7 +117,7 @@ async fn distributed(
 ) -> Result<Planned> {
     let spread = spread_state(state, &sizing, is_forced);
     let plan = physical(&spread, optimized).await?;
-    match cut(&plan, sizing.functions, spread.config_options()).and_then(encoded) {
+    match cut(&plan, sizing.functions, spread.config_options()).and_then(|stages| encoded(stages, &spread)) {
         Ok(stages) => {
             let settings = changed_settings(spread.config_options());
             Ok(Planned::Stages(StageGraph { stages, sizing, settings }))
@@ -125,18 +127,22 @@ async fn distributed(
     }
 }
 
-fn in_coordinator(plan: Arc<dyn ExecutionPlan>, error: &datafusion::common::DataFusionError) -> Planned {
+fn in_coordinator(plan: Arc<dyn ExecutionPlan>, error: &DataFusionError) -> Planned {
     let why = error.strip_backtrace();
     let why = why.lines().next().unwrap_or_default().chars().take(200).collect::<String>();
     Planned::Coordinator { plan, reason: format!("it cannot be sent to a function: {why}") }
 }
 
 /// Encodes every stage: the only way to know that a plan can be sent.
-fn encoded(mut stages: Vec<Stage>) -> Result<Vec<Stage>> {
+fn encoded(mut stages: Vec<Stage>, state: &SessionState) -> Result<Vec<Stage>> {
     for stage in &mut stages {
         let bytes = codec::encode(&stage.plan, &[])?;
         if bytes.len() > MAX_PLAN_BYTES {
-            return datafusion::common::not_impl_err!("a plan of {} bytes is too large", bytes.len());
+            return not_impl_err!("a plan of {} bytes is too large", bytes.len());
+        }
+        // A decoded union may hold casts that the planned one does not. EXPLAIN shows what functions run.
+        if stage.plan.exists(|node| Ok(node.is::<UnionExec>()))? {
+            stage.plan = codec::decode(&bytes, &state.task_ctx(), &[])?;
         }
         stage.encoded = Some(bytes);
     }

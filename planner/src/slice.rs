@@ -153,14 +153,19 @@ pub(crate) fn slice_partitioning(partitioning: &Partitioning, partitions: &[u32]
     }
 }
 
-/// A child of a union of which a task runs nothing. It keeps the child's schema and order, on which the union's depend.
+/// A child of a union of which a task runs nothing. It keeps the child's schema and order, on which the union's depend, and
+/// the operators below it, so that every task's plan has operators in the same places (their metrics are merged).
 #[derive(Debug)]
-struct NoPartitionsExec(Arc<PlanProperties>);
+struct NoPartitionsExec {
+    plan: Arc<dyn ExecutionPlan>,
+    properties: Arc<PlanProperties>,
+}
 
 impl NoPartitionsExec {
     fn new(plan: &Arc<dyn ExecutionPlan>) -> Self {
         let properties = plan.properties().as_ref().clone();
-        Self(Arc::new(properties.with_partitioning(Partitioning::UnknownPartitioning(0))))
+        let properties = Arc::new(properties.with_partitioning(Partitioning::UnknownPartitioning(0)));
+        Self { plan: Arc::clone(plan), properties }
     }
 }
 
@@ -176,11 +181,11 @@ impl ExecutionPlan for NoPartitionsExec {
     }
 
     fn properties(&self) -> &Arc<PlanProperties> {
-        &self.0
+        &self.properties
     }
 
     fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
-        vec![]
+        self.plan.children()
     }
 
     fn apply_expressions(
@@ -190,8 +195,9 @@ impl ExecutionPlan for NoPartitionsExec {
         Ok(TreeNodeRecursion::Continue)
     }
 
-    fn with_new_children(self: Arc<Self>, _: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
-        Ok(self)
+    fn with_new_children(self: Arc<Self>, children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
+        let plan = replace_children_if_necessary(Arc::clone(&self.plan), children)?;
+        Ok(Arc::new(Self { plan, properties: Arc::clone(&self.properties) }))
     }
 
     fn execute(&self, partition: usize, _: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {

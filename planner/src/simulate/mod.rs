@@ -1,0 +1,198 @@
+//! Runs stage graphs in one process, the way functions run them: every task of every stage is encoded, decoded, sliced
+//! and bound for itself, and its rows go through DataFusion's own hash partitioner. The oracle is DataFusion in a single
+//! process on the same files. What this finds are bugs in cutting, without the rest of the system.
+
+mod queries;
+mod tables;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+
+use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
+use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::common::{Result, internal_err};
+use datafusion::execution::{SendableRecordBatchStream, SessionStateBuilder, TaskContext};
+use datafusion::physical_expr::{Partitioning, PhysicalExpr};
+use datafusion::physical_plan::memory::MemoryStream;
+use datafusion::physical_plan::metrics::Time;
+use datafusion::physical_plan::repartition::BatchPartitioner;
+use datafusion::physical_plan::{
+    DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, PlanProperties, collect_partitioned,
+    displayable,
+};
+use datafusion::prelude::SessionContext;
+use onward_wire::message::OutputKind;
+
+use crate::session::function_session_config;
+use crate::{PlanRequest, Planned, Stage, StageGraph, StageInputExec, bind_inputs, codec, plan_query, slice};
+
+/// Batches by exchange partition.
+type Exchange = Vec<Vec<RecordBatch>>;
+
+pub(crate) fn request(functions: usize) -> PlanRequest {
+    PlanRequest {
+        functions: Some(functions),
+        vcpus: 2,
+        bytes_per_function: 1 << 30,
+        tiny_query_bytes: 0,
+        max_functions: 64,
+    }
+}
+
+/// Plans `sql` for `functions` and runs its stages. `None` when it runs in the coordinator.
+pub(crate) async fn run(
+    ctx: &SessionContext,
+    sql: &str,
+    functions: usize,
+) -> Result<Option<(StageGraph, Vec<RecordBatch>)>> {
+    let state = ctx.state();
+    let logical = state.create_logical_plan(sql).await?;
+    match plan_query(&state, &logical, &request(functions)).await? {
+        Planned::Coordinator { .. } => Ok(None),
+        Planned::Stages(graph) => {
+            let rows = run_graph(ctx, &graph).await?;
+            Ok(Some((graph, rows)))
+        }
+    }
+}
+
+async fn run_graph(ctx: &SessionContext, graph: &StageGraph) -> Result<Vec<RecordBatch>> {
+    let settings = graph.settings.iter().map(|(key, value)| (key.as_str(), value.as_str()));
+    let function = SessionStateBuilder::new()
+        .with_default_features()
+        .with_config(function_session_config(settings)?)
+        .with_runtime_env(ctx.runtime_env())
+        .build();
+    let mut exchanges: HashMap<u32, Exchange> = HashMap::new();
+    for stage in &graph.stages {
+        let mut exchange = vec![Vec::new(); stage.output_partitions];
+        for task in &stage.tasks {
+            let output = run_task(stage, task, &exchanges, function.task_ctx()).await?;
+            for (partition, batches) in exchange.iter_mut().zip(output) {
+                partition.extend(batches);
+            }
+        }
+        exchanges.insert(stage.id, exchange);
+    }
+    let result = exchanges.remove(&graph.result().id).unwrap_or_default();
+    Ok(result.into_iter().flatten().collect())
+}
+
+async fn run_task(
+    stage: &Stage,
+    task: &[u32],
+    exchanges: &HashMap<u32, Exchange>,
+    ctx: Arc<TaskContext>,
+) -> Result<Exchange> {
+    let plan = codec::decode(&stage.encode(&[])?, &ctx, &[])?;
+    let planned = shown(&stage.plan);
+    assert_eq!(planned, shown(&plan), "the codec changed the plan");
+    assert_eq!(stage.plan.output_ordering(), plan.output_ordering(), "the codec lost an order of\n{planned}");
+
+    let (plan, exprs) = if stage.output == OutputKind::Hash { Stage::split_root(&plan) } else { (plan, None) };
+    let plan = slice(&plan, task)?;
+    assert_eq!(plan.output_partitioning().partition_count(), task.len(), "a task runs exactly its partitions");
+    let plan = bind_inputs(plan, &mut |input: &StageInputExec| {
+        let exchange = &exchanges[&input.stage()];
+        let partitions = input.partitions().iter().map(|partition| exchange[*partition as usize].clone()).collect();
+        Ok(Arc::new(ExchangeExec { partitions, properties: Arc::clone(input.properties()) }) as _)
+    })?;
+
+    let mut output = vec![Vec::new(); stage.output_partitions];
+    let schema = plan.schema();
+    for (partition, batches) in task.iter().zip(collect_partitioned(plan, ctx).await?) {
+        for batch in batches {
+            assert_eq!(batch.schema().fields().len(), schema.fields().len());
+            match (stage.output, &exprs) {
+                (OutputKind::Hash, Some(exprs)) => {
+                    let partitioning = Partitioning::Hash(exprs.clone(), stage.output_partitions);
+                    let mut partitioner = BatchPartitioner::try_new(partitioning, Time::new(), 0, 1)?;
+                    partitioner.partition(batch, |target, rows| {
+                        output[target].push(rows);
+                        Ok(())
+                    })?;
+                }
+                (OutputKind::Preserve, None) => output[*partition as usize].push(batch),
+                (OutputKind::Single, None) => output[0].push(batch),
+                _ => return internal_err!("an output of kind {:?} with hash expressions {exprs:?}", stage.output),
+            }
+        }
+    }
+    Ok(output)
+}
+
+/// What a shuffle reader is in the real system.
+#[derive(Debug)]
+struct ExchangeExec {
+    partitions: Exchange,
+    properties: Arc<PlanProperties>,
+}
+
+impl DisplayAs for ExchangeExec {
+    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("ExchangeExec")
+    }
+}
+
+impl ExecutionPlan for ExchangeExec {
+    fn name(&self) -> &str {
+        "ExchangeExec"
+    }
+
+    fn properties(&self) -> &Arc<PlanProperties> {
+        &self.properties
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
+        vec![]
+    }
+
+    fn apply_expressions(
+        &self,
+        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
+    ) -> Result<TreeNodeRecursion> {
+        Ok(TreeNodeRecursion::Continue)
+    }
+
+    fn with_new_children(self: Arc<Self>, _: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
+        Ok(self)
+    }
+
+    fn execute(&self, partition: usize, _: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
+        let batches = self.partitions[partition].clone();
+        Ok(Box::pin(MemoryStream::try_new(batches, self.schema(), None)?))
+    }
+}
+
+/// A plan as text, but for hints about the order of row groups, which datafusion-proto does not encode.
+fn shown(plan: &Arc<dyn ExecutionPlan>) -> String {
+    let text = displayable(plan.as_ref()).indent(true).to_string();
+    let without_hints = |line: &str| {
+        let end = [", sort_order_for_reorder=", ", reverse_row_groups=", ", dynamic_rg_pruning="]
+            .iter()
+            .filter_map(|hint| line.find(hint))
+            .min();
+        line[..end.unwrap_or(line.len())].to_owned() + "\n"
+    };
+    text.lines().map(without_hints).collect()
+}
+
+/// Rows as text, one line each.
+pub(crate) fn lines(batches: &[RecordBatch]) -> Vec<String> {
+    let options = FormatOptions::new().with_null("NULL");
+    let mut lines = Vec::new();
+    for batch in batches {
+        let columns: Vec<_> = batch
+            .columns()
+            .iter()
+            .map(|column| ArrayFormatter::try_new(column, &options).expect("every type of the tests can be shown"))
+            .collect();
+        lines.extend(
+            (0..batch.num_rows())
+                .map(|row| columns.iter().map(|column| column.value(row).to_string()).collect::<Vec<_>>().join("|")),
+        );
+    }
+    lines
+}
