@@ -174,6 +174,9 @@ pub struct Welcome {
     /// Largest message.
     #[prost(uint64, tag = "8")]
     pub max_message_bytes: u64,
+    /// A cancelled attempt that still runs after this long ends the process.
+    #[prost(uint64, tag = "9")]
+    pub cancel_grace_ms: u64,
 }
 
 /// A key and its value: session settings, store options.

@@ -1,6 +1,7 @@
 //! One attempt, from its message to its output.
 
 use std::any::Any;
+use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Instant;
@@ -56,6 +57,10 @@ impl Attempt {
         })
     }
 
+    pub(super) fn id(&self) -> AttemptId {
+        self.id
+    }
+
     /// Stops a task of this attempt together with it.
     pub(super) fn add_task(&self, task: AbortHandle) {
         self.tasks.lock().push(task);
@@ -86,19 +91,10 @@ impl Attempt {
         stage: &Stage,
         request: RunAttempt,
     ) -> Result<Finished, WireError> {
-        let run = AssertUnwindSafe(self.run_unprotected(shared, stage, request)).catch_unwind();
-        match run.await {
-            Ok(result) => result.map_err(|error| classify(&error)),
-            Err(panic) => Err(panicked(self.id, panic.as_ref())),
-        }
+        guarded(self.id, self.run_unguarded(shared, stage, request)).await
     }
 
-    async fn run_unprotected(
-        self: &Arc<Self>,
-        shared: &Shared,
-        stage: &Stage,
-        request: RunAttempt,
-    ) -> Result<Finished> {
+    async fn run_unguarded(self: &Arc<Self>, shared: &Shared, stage: &Stage, request: RunAttempt) -> Result<Finished> {
         let RunAttempt { partitions, inputs, inline_bytes, .. } = request;
         let config = stage.config(&shared.environment)?;
         let batch_rows = config.batch_size();
@@ -129,20 +125,20 @@ impl Attempt {
 
     /// Runs all partitions at once; the first error stops the others.
     async fn run_partitions(
-        &self,
+        self: &Arc<Self>,
         plan: &Arc<dyn ExecutionPlan>,
         context: &Arc<TaskContext>,
         lanes: Vec<Lane>,
     ) -> Result<()> {
         if lanes.len() == 1 {
             for lane in lanes {
-                run_partition(Arc::clone(plan), 0, Arc::clone(context), lane).await?;
+                run_partition(Arc::clone(self), Arc::clone(plan), 0, Arc::clone(context), lane).await?;
             }
             return Ok(());
         }
         let mut tasks = JoinSet::new();
         for (partition, lane) in lanes.into_iter().enumerate() {
-            let run = run_partition(Arc::clone(plan), partition, Arc::clone(context), lane);
+            let run = run_partition(Arc::clone(self), Arc::clone(plan), partition, Arc::clone(context), lane);
             self.add_task(tasks.spawn(run));
         }
         while let Some(ended) = tasks.join_next().await {
@@ -164,7 +160,9 @@ impl Attempt {
     }
 }
 
+/// Runs one partition. It keeps its attempt alive, which is how a cancelled one that does not stop is noticed.
 async fn run_partition(
+    _attempt: Arc<Attempt>,
     plan: Arc<dyn ExecutionPlan>,
     partition: usize,
     context: Arc<TaskContext>,
@@ -197,6 +195,14 @@ fn measure(
     }
 }
 
+/// Classifies the error of an attempt, panics included.
+async fn guarded<T>(attempt: AttemptId, run: impl Future<Output = Result<T>>) -> Result<T, WireError> {
+    match AssertUnwindSafe(run).catch_unwind().await {
+        Ok(result) => result.map_err(|error| classify(&error)),
+        Err(panic) => Err(panicked(attempt, panic.as_ref())),
+    }
+}
+
 fn panicked(attempt: AttemptId, panic: &(dyn Any + Send)) -> WireError {
     let message = panic.downcast_ref::<&str>().copied();
     let message = message.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message");
@@ -207,4 +213,61 @@ fn panicked(attempt: AttemptId, panic: &(dyn Any + Send)) -> WireError {
 pub(super) fn cancelled(attempt: AttemptId) -> WireError {
     let error = WireError::new(ErrorKind::Cancelled, format!("{attempt} was cancelled"));
     WireError { counts_as_failure: false, ..error }
+}
+
+#[cfg(test)]
+mod tests {
+    use async_trait::async_trait;
+    use datafusion::physical_plan::projection::ProjectionExec;
+    use onward_shuffle::{OutputMapping, SegmentSink, WritableSegment};
+    use onward_wire::{QueryId, StageId};
+
+    use super::*;
+
+    #[derive(Debug)]
+    struct NoFiles;
+
+    #[async_trait]
+    impl SegmentSink for NoFiles {
+        async fn open(&self, _: u64) -> Result<WritableSegment, WireError> {
+            Err(WireError::new(ErrorKind::Internal, "no files here"))
+        }
+    }
+
+    /// A plan of `partitions` partitions whose expressions panic when they are evaluated.
+    fn panicking(partitions: usize) -> Arc<dyn ExecutionPlan> {
+        use datafusion::arrow::datatypes::{DataType, Field, Schema};
+        use datafusion::logical_expr::{ColumnarValue, Volatility, create_udf};
+        use datafusion::physical_expr::ScalarFunctionExpr;
+        use datafusion::physical_plan::placeholder_row::PlaceholderRowExec;
+
+        let evaluate = |_: &[ColumnarValue]| -> Result<ColumnarValue> { panic!("the operator broke") };
+        let udf = create_udf("breaks", vec![], DataType::Int32, Volatility::Volatile, Arc::new(evaluate));
+        let expr = ScalarFunctionExpr::try_new(
+            Arc::new(udf),
+            vec![],
+            &Schema::empty(),
+            Arc::new(datafusion::config::ConfigOptions::default()),
+        );
+        let schema = Arc::new(Schema::new(vec![Field::new("a", DataType::Int32, true)]));
+        let rows = Arc::new(PlaceholderRowExec::new(schema).with_partitions(partitions));
+        Arc::new(ProjectionExec::try_new(vec![(Arc::new(expr.unwrap()) as _, "a".to_owned())], rows).unwrap())
+    }
+
+    /// A panic in a task, alone or among others, is that attempt's error and nobody else's.
+    #[tokio::test]
+    async fn a_panic_is_the_attempts_error() {
+        for partitions in [1, 3] {
+            let id = StageId::new(QueryId(1), 0).task(0).attempt(0);
+            let (attempt, plan) = (Attempt::new(id), panicking(partitions));
+            let options = WriterOptions { flush_bytes: 1 << 20, inline_bytes: 1 << 20, batch_rows: 8192 };
+            let writer = AttemptWriter::new(plan.schema(), OutputMapping::Preserve, Arc::new(NoFiles), options);
+            let lanes = (0..partitions as u32).map(|partition| writer.lane(partition)).collect();
+            let context = Arc::default();
+            let run = attempt.run_partitions(&plan, &context, lanes);
+            let error = guarded(id, run).await.unwrap_err();
+            assert_eq!((error.kind(), error.is_retryable), (ErrorKind::Internal, false));
+            assert!(error.message.contains("the operator broke"), "{error}");
+        }
+    }
 }

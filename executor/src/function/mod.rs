@@ -22,7 +22,7 @@ mod stage;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use onward_wire::message::{AttemptFailed, DefineStage, Hello, RunAttempt, ToFunction, ToHost, Welcome, to_function};
@@ -144,6 +144,7 @@ async fn serve(options: FunctionOptions) -> Result<(), FunctionError> {
         stages: HashMap::new(),
         attempts: Arc::default(),
         workers,
+        cancel_grace: Duration::from_millis(welcome.cancel_grace_ms),
     };
     function.serve(&link, &mut receiver).await
 }
@@ -190,6 +191,7 @@ struct Function {
     stages: HashMap<StageId, Arc<Stage>>,
     attempts: Arc<Mutex<Attempts>>,
     workers: Runtime,
+    cancel_grace: Duration,
 }
 
 impl Function {
@@ -253,6 +255,7 @@ impl Function {
         if let Some(attempt) = attempt {
             attempt.abort();
             answer(&self.shared.link, id, Err(cancelled(id)));
+            tokio::spawn(end_if_it_runs_on(Arc::downgrade(&attempt), Arc::clone(&self.shared.link), self.cancel_grace));
         }
     }
 }
@@ -276,6 +279,15 @@ fn answer(link: &Link, id: AttemptId, result: Result<Finished, WireError>) {
     };
     if let Err(error) = sent {
         tracing::warn!(attempt = %id, %error, "an attempt's end could not be reported: the function ends");
+        link.close();
+    }
+}
+
+/// An operator that never yields cannot be stopped inside the process: the process ends, and its host starts another.
+async fn end_if_it_runs_on(attempt: Weak<Attempt>, link: Arc<Link>, grace: Duration) {
+    tokio::time::sleep(grace).await;
+    if let Some(attempt) = attempt.upgrade() {
+        tracing::warn!(attempt = %attempt.id(), ?grace, "a cancelled attempt does not stop: the function ends");
         link.close();
     }
 }

@@ -17,7 +17,7 @@ use super::environment::Environment;
 
 /// Nodes of this crate in encoded plans. The coordinator encodes with the same list.
 pub fn extensions() -> Vec<Arc<dyn PhysicalExtensionCodec>> {
-    vec![]
+    vec![Arc::new(crate::write::WriteCodec)]
 }
 
 /// A stage. The plan stays encoded: every attempt decodes its own, because a plan that ran has state (dynamic filters,

@@ -142,13 +142,13 @@ struct Shared {
     functions: Mutex<HashMap<FunctionId, Arc<Function>>>,
     expected: Arc<Expected>,
     launcher: Launcher,
-    events: mpsc::UnboundedSender<HostEvent>,
     supervisors: TaskTracker,
     runtime: tokio::runtime::Handle,
     /// Ends the listener.
     closed: CancellationToken,
-    /// Last: removed after everything above let go of it.
     directory: Directory,
+    /// Last: the end of the events says that everything above is gone.
+    events: mpsc::UnboundedSender<HostEvent>,
 }
 
 impl Host {
@@ -175,11 +175,11 @@ impl Host {
             functions: Mutex::default(),
             expected,
             launcher,
-            events,
             supervisors: TaskTracker::new(),
             runtime,
             closed,
             directory,
+            events,
         };
         Ok(Arc::new(Self { shared: Arc::new(shared) }))
     }

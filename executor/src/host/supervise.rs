@@ -166,6 +166,7 @@ fn welcome(host: &Shared, function: &Function, spill: &Path) -> Welcome {
         inline_attempt_bytes: config.inline_attempt_bytes,
         flush_bytes: config.flush_bytes,
         max_message_bytes: config.max_message_bytes,
+        cancel_grace_ms: config.cancel_grace_ms,
     }
 }
 

@@ -170,3 +170,25 @@ async fn a_sort_past_the_memory_limit_spills() {
     assert!(done.spilled_bytes > 0 && done.peak_memory_bytes > 0 && done.peak_memory_bytes <= 16 << 20, "{done:?}");
     fixture.end().await;
 }
+
+/// A running attempt says how far it is, as long as that changes, and only then.
+#[tokio::test]
+async fn a_running_attempt_reports_progress() {
+    let mut fixture = Fixture::new();
+    fixture.start(1, 1).await;
+    let stage = Stage::new(1, 0, OutputKind::Preserve, 1);
+    let plan = plan("select value from range(0, 1000000000000)", 1).await;
+    fixture.host.define_stage(FunctionId(1), stage.define(&plan));
+    fixture.host.run_attempt(FunctionId(1), stage.run(0, 0, &[0], vec![], 0));
+    let mut rows = Vec::new();
+    while rows.len() < 3 {
+        match tokio::time::timeout(PATIENCE, fixture.events.recv()).await.unwrap().unwrap() {
+            HostEvent::Progress { progress, .. } => rows.push(progress.rows),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(rows.is_sorted() && rows[0] < rows[2], "{rows:?}");
+    fixture.host.cancel_attempt(FunctionId(1), stage.attempt(0, 0));
+    fixture.failed().await;
+    fixture.end().await;
+}

@@ -2,7 +2,6 @@
 
 use onward_wire::FunctionId;
 use onward_wire::message::{Hello, ToFunction, ToHost, to_function};
-use rustix::process::Signal;
 use tokio::net::UnixStream;
 
 use super::*;
@@ -62,7 +61,7 @@ async fn a_dropped_host_kills_its_functions() {
 async fn a_stopped_function_that_shall_leave_is_killed() {
     let mut fixture = Fixture::new();
     let pid = fixture.start(1, 1).await;
-    signal(pid, Signal::STOP);
+    stop(pid).await;
     fixture.host.stop_function(FunctionId(1));
     let (_, reason) = fixture.lost().await;
     assert!(reason.contains("had not left") && reason.contains("signal: 9"), "{reason}");

@@ -41,7 +41,7 @@ async fn a_stopped_writers_file_is_not_used_before_it_is_reaped() {
     while fixture.host.store().usage().segments == 0 {
         tokio::task::yield_now().await;
     }
-    signal(pid, Signal::STOP);
+    stop(pid).await;
     fixture.host.cancel_attempt(FunctionId(1), stage.attempt(0, 0));
     assert!(fixture.host.store().usage().leases > 0, "a stopped process keeps its leases");
     fixture.host.kill_function(FunctionId(1), "it did not stop");
@@ -73,5 +73,60 @@ async fn a_cancelled_writers_files_come_back() {
         }
     };
     tokio::time::timeout(PATIENCE, freed).await.expect("the function releases the files of the attempt");
+    fixture.end().await;
+}
+
+/// A stopped reader still sees the bytes it mapped: removed by the coordinator and under load, they are not used again
+/// before it is gone. The lease is on the batch that a join holds, long after the reader operator ended.
+#[tokio::test]
+async fn a_stopped_readers_segments_are_not_used_before_it_is_reaped() {
+    use datafusion::common::tree_node::{Transformed, TreeNode};
+    use onward_planner::StageInputExec;
+    use onward_wire::message::InputAttempt;
+
+    let mut fixture = Fixture::new();
+    fixture.start(1, 1).await;
+    let pid = fixture.start(2, 1).await;
+    let producer = Stage::new(1, 0, OutputKind::Single, 1);
+    fixture.host.define_stage(FunctionId(1), producer.define(&plan("select value from range(0, 100)", 1).await));
+    fixture.host.run_attempt(FunctionId(1), producer.run(0, 0, &[0], vec![], 0));
+    let done = fixture.prepared().await;
+    let segments: Vec<_> = done.output.segments.iter().map(|segment| segment.id()).collect();
+
+    // The short side of the join is collected and held; it is replaced by the producer's output.
+    let sql = "select count(*) from (values (1), (2)) t(value) join range(0, 1000000000000) r on t.value > r.value % 7";
+    let joined = plan(sql, 1).await;
+    let replace = |node: Arc<dyn ExecutionPlan>| match node.name() {
+        "DataSourceExec" => {
+            let properties = node.properties();
+            let (equivalences, partitioning) = (properties.eq_properties.clone(), properties.partitioning.clone());
+            let input = StageInputExec::new(0, vec![0], equivalences, partitioning);
+            Ok(Transformed::yes(Arc::new(input) as Arc<dyn ExecutionPlan>))
+        }
+        _ => Ok(Transformed::no(node)),
+    };
+    let joined = joined.transform_up(replace).unwrap().data;
+    let consumer = Stage::new(1, 1, OutputKind::Preserve, 1);
+    fixture.host.define_stage(FunctionId(2), consumer.define(&joined));
+    let attempts = vec![InputAttempt { attempt: done.attempt, output: done.output }];
+    let inputs = vec![StageInputs { stage: 0, attempts }];
+    fixture.host.run_attempt(FunctionId(2), consumer.run(0, 0, &[0], inputs, 0));
+    while fixture.host.store().usage().leases == 0 {
+        tokio::task::yield_now().await;
+    }
+    stop(pid).await;
+    fixture.host.remove_segments(&segments);
+    for task in 1..20 {
+        fixture.host.run_attempt(FunctionId(1), producer.run(task, 0, &[0], vec![], 0));
+        let done = fixture.prepared().await;
+        let usage = fixture.host.store().usage();
+        assert!(usage.leases > 0 && usage.segments == 2, "the stopped reader's segment is kept: {usage:?}");
+        fixture.host.remove_segments(&done.output.segments.iter().map(|segment| segment.id()).collect::<Vec<_>>());
+    }
+    fixture.host.kill_function(FunctionId(2), "its connection was cut");
+    assert_eq!(fixture.lost().await.0, FunctionId(2));
+    assert!(!is_alive(pid));
+    let usage = fixture.host.store().usage();
+    assert_eq!((usage.segments, usage.leases), (0, 0), "{usage:?}");
     fixture.end().await;
 }

@@ -4,6 +4,7 @@
 //! script that [`program`] writes.
 
 mod attempts;
+mod figures;
 mod life;
 mod loss;
 mod queries;
@@ -191,4 +192,18 @@ fn is_alive(pid: u32) -> bool {
 fn signal(pid: u32, signal: rustix::process::Signal) {
     let pid = rustix::process::Pid::from_raw(pid as i32).unwrap();
     rustix::process::kill_process(pid, signal).unwrap();
+}
+
+/// Stops a process and waits until every thread of it stands still.
+async fn stop(pid: u32) {
+    signal(pid, rustix::process::Signal::STOP);
+    let is_stopped = |stat: String| stat.rsplit(") ").next().is_some_and(|state| state.starts_with('T'));
+    loop {
+        let threads = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+        let mut states = threads.map(|thread| std::fs::read_to_string(thread.unwrap().path().join("stat")));
+        if states.all(|stat| stat.is_ok_and(is_stopped)) {
+            return;
+        }
+        tokio::task::yield_now().await;
+    }
 }

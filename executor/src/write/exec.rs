@@ -1,12 +1,12 @@
 //! [`WriteExec`]: runs a write.
 
+use std::collections::HashMap;
 use std::fmt;
-use std::num::NonZeroUsize;
 use std::sync::Arc;
 
-use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::array::{Array, RecordBatch};
 use datafusion::common::tree_node::TreeNodeRecursion;
-use datafusion::common::{Result, internal_err};
+use datafusion::common::{Result, exec_err, internal_err};
 use datafusion::datasource::sink::DataSinkExec;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
@@ -174,18 +174,27 @@ async fn write(
     let attempt = format!("{}-{partition}", staged_name(&task));
     let name = format!("{}-{partition:03}", task_name(&task));
     let store = Arc::new(StagingStore::new(store, target.clone(), staging, attempt, name));
-    let runtime = RuntimeEnv {
-        object_store_registry: Arc::new(StagingRegistry(store.clone())),
-        ..RuntimeEnv::clone(&runtime)
-    };
+    let runtime =
+        RuntimeEnv { object_store_registry: Arc::new(StagingRegistry(store.clone())), ..RuntimeEnv::clone(&runtime) };
     let mut config = context.session_config().clone();
     // One file per partition, however many cores: the query's own partitions are the parallelism.
-    config.options_mut().execution.minimum_parallel_output_files = NonZeroUsize::MIN.into();
-    let sink_context = TaskContext::clone(&context).with_session_config(config).with_runtime(Arc::new(runtime));
+    config.options_mut().set("datafusion.execution.minimum_parallel_output_files", "1")?;
+    // Sinks evaluate no expressions: they need no functions.
+    let sink_context = TaskContext::new(
+        context.task_id(),
+        context.session_id(),
+        config,
+        HashMap::new(),
+        HashMap::new(),
+        HashMap::new(),
+        HashMap::new(),
+        Arc::new(runtime),
+    );
     let input = match target.writes_empty_file && partition == 0 && target.partition_by.is_empty() {
         true => at_least_one_batch(input),
         false => input,
     };
+    let input = refuse_nulls(input, &target)?;
     let rows = exec.sink().write_all(input, &Arc::new(sink_context)).await?;
     let mut files = store.files();
     if let Some(first) = files.first_mut() {
@@ -193,6 +202,25 @@ async fn write(
     }
     let bytes = files.iter().map(|file| file.bytes).sum();
     Ok(Written { manifest: manifest_batch(&files)?, rows, bytes })
+}
+
+/// Ends with an error at the first NULL in a NOT NULL column.
+fn refuse_nulls(input: SendableRecordBatchStream, target: &Arc<WriteTarget>) -> Result<SendableRecordBatchStream> {
+    if target.not_null.is_empty() {
+        return Ok(input);
+    }
+    let schema = input.schema();
+    let columns = target.not_null.iter().map(|name| Ok((name.clone(), schema.index_of(name)?)));
+    let columns = columns.collect::<Result<Vec<_>>>()?;
+    let target = Arc::clone(target);
+    let checked = input.map(move |batch| {
+        let batch = batch?;
+        match columns.iter().find(|(_, column)| batch.column(*column).logical_null_count() > 0) {
+            Some((name, _)) => exec_err!("NULL in column `{name}` of `{}`, which is NOT NULL", target.display()),
+            None => Ok(batch),
+        }
+    });
+    Ok(Box::pin(RecordBatchStreamAdapter::new(schema, checked)))
 }
 
 /// A stream that gives an empty batch when it would give none.
@@ -229,7 +257,8 @@ mod tests {
 
     #[test]
     fn names_of_an_attempt_are_its_own_and_names_of_a_task_are_not() {
-        let attempt = |attempt| onward_wire::StageId::new(onward_wire::QueryId(0x7f3a), 2).task(5).attempt(attempt).to_string();
+        let attempt =
+            |attempt| onward_wire::StageId::new(onward_wire::QueryId(0x7f3a), 2).task(5).attempt(attempt).to_string();
         assert_ne!(staged_name(&attempt(0)), staged_name(&attempt(1)));
         assert_eq!(staged_name(&attempt(1)), "q-7f3a-s2-t5-1");
         assert_eq!((task_name(&attempt(0)), task_name(&attempt(1))), ("00005".to_owned(), "00005".to_owned()));

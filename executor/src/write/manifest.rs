@@ -2,9 +2,7 @@
 
 use std::sync::{Arc, LazyLock};
 
-use datafusion::arrow::array::{
-    Array, AsArray, ListBuilder, RecordBatch, StringArray, StringBuilder, UInt64Array,
-};
+use datafusion::arrow::array::{Array, AsArray, ListBuilder, RecordBatch, StringArray, StringBuilder, UInt64Array};
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef, UInt64Type};
 use datafusion::common::{Result, internal_err};
 use onward_cache::UploadedParts;

@@ -29,9 +29,7 @@ impl ExtensionPlanner for WritePlanner {
         _: &PhysicalPlanningContext,
     ) -> Result<Option<Arc<dyn ExecutionPlan>>> {
         match (node.as_any().downcast_ref::<WriteNode>(), inputs) {
-            (Some(write), [input]) => {
-                Ok(Some(Arc::new(WriteExec::new(Arc::clone(input), Arc::clone(write.target())))))
-            }
+            (Some(write), [input]) => Ok(Some(Arc::new(WriteExec::new(Arc::clone(input), Arc::clone(write.target()))))),
             _ => Ok(None),
         }
     }

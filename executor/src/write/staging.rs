@@ -13,9 +13,10 @@ use object_store::{
     CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
     PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, UploadPart,
 };
+use onward_cache::confine::local_path;
 use onward_cache::{DeferredUpload, UserWrite};
 use onward_planner::error::classify;
-use onward_wire::WireError;
+use onward_wire::{ErrorKind, WireError};
 use parking_lot::Mutex;
 use url::Url;
 
@@ -67,6 +68,17 @@ impl StagingStore {
         parts.into_iter().collect::<Path>().join(name)
     }
 
+    /// The coordinator makes the staging directory and removes it when the write is over; the local store would make it
+    /// again for an attempt that has not heard of its end yet.
+    fn check_begun(&self, staging: &Path) -> Result<()> {
+        if local_path(staging).is_dir() {
+            return Ok(());
+        }
+        let message = format!("the write to `{}` is over", self.target.display());
+        let source = Box::new(WireError::new(ErrorKind::Cancelled, message));
+        Err(Error::Generic { store: "onward", source })
+    }
+
     fn number(&self) -> usize {
         let mut begun = self.begun.lock();
         *begun += 1;
@@ -115,6 +127,7 @@ impl ObjectStore for StagingStore {
         let is_local = self.staging.is_some();
         let (staged, deferred) = match &self.staging {
             Some(directory) => {
+                self.check_begun(directory)?;
                 opts.extensions.insert(UserWrite);
                 (directory.clone().join(format!("{}-{number}", self.attempt)), None)
             }

@@ -40,6 +40,9 @@ pub struct WriteTarget {
     /// A directory gets at least one file, without rows, so that it can be read back with its columns.
     #[prost(bool, tag = "10")]
     pub writes_empty_file: bool,
+    /// Columns in which a NULL is an error.
+    #[prost(string, repeated, tag = "11")]
+    pub not_null: Vec<String>,
 }
 
 impl WriteTarget {
