@@ -53,6 +53,7 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
+pub use arrow_ipc::FieldNode;
 pub use encode::{EncodedBatch, Layout};
 pub use error::{Result, SegmentError};
 pub use format::{ALIGNMENT, Entry, align};

@@ -14,10 +14,15 @@
 //! function implements over its socket to the host, and tests over a store in the same process.
 
 mod error;
+mod local;
 mod reader;
 mod transport;
 mod writer;
 
+#[cfg(test)]
+mod tests;
+
+pub use local::LocalStore;
 pub use reader::ShuffleReaderExec;
 pub use transport::{SegmentSink, SegmentSource, WritableSegment};
 pub use writer::{AttemptWriter, Lane, OutputMapping, WriterOptions};

@@ -3,15 +3,24 @@
 use std::io::Cursor;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, Int64Array, RecordBatch, RecordBatchOptions, StringViewArray};
+use arrow::array::{Array, ArrayData, ArrayRef, Int64Array, RecordBatch, RecordBatchOptions, StringViewArray};
+use arrow::buffer::Buffer;
 use arrow::datatypes::{DataType, Field, Schema};
 use arrow_ipc::reader::StreamReader;
 use onward_wire::FunctionId;
 use onward_wire::message::SegmentRef;
 use proptest::prelude::*;
 
-use super::samples::{ROWS, arrays, buffers};
+use super::samples::{ROWS, arrays};
 use crate::{ImageWriter, MappedSegment, SegmentStore, SegmentWriter, StoreOptions};
+
+/// All buffers of an array and its children.
+fn buffers(data: &ArrayData) -> Vec<Buffer> {
+    let mut found = data.buffers().to_vec();
+    found.extend(data.nulls().map(|nulls| nulls.buffer().clone()));
+    found.extend(data.child_data().iter().flat_map(buffers));
+    found
+}
 
 fn one_column(array: &ArrayRef) -> RecordBatch {
     let schema = Schema::new(vec![Field::new("c", array.data_type().clone(), true)]);

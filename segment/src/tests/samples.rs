@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arrow::array::*;
-use arrow::buffer::{Buffer, NullBuffer, OffsetBuffer, ScalarBuffer};
+use arrow::buffer::{NullBuffer, OffsetBuffer, ScalarBuffer};
 use arrow::datatypes::*;
 
 type F16 = <Float16Type as ArrowPrimitiveType>::Native;
@@ -192,12 +192,4 @@ fn union(columns: Vec<ArrayRef>, mode: UnionMode) -> ArrayRef {
 fn runs(values: &ArrayRef) -> ArrayRef {
     let ends: Int32Array = [3, 4, 9, 20, ROWS as i32].to_vec().into();
     Arc::new(RunArray::try_new(&ends, &values.slice(2, 5)).unwrap())
-}
-
-/// All buffers of an array and its children.
-pub fn buffers(data: &ArrayData) -> Vec<Buffer> {
-    let mut found = data.buffers().to_vec();
-    found.extend(data.nulls().map(|nulls| nulls.buffer().clone()));
-    found.extend(data.child_data().iter().flat_map(buffers));
-    found
 }

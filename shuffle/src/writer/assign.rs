@@ -56,35 +56,40 @@ impl HashAssigner {
         }
     }
 
-    /// A counting sort of the row numbers by partition.
+    /// Groups the rows of `batch`.
     pub fn assign(&mut self, batch: &RecordBatch) -> Result<Assignment> {
         let keys = evaluate_expressions_to_arrays(self.exprs.iter(), batch)?;
         self.hashes.clear();
         self.hashes.resize(batch.num_rows(), 0);
         create_hashes(&keys, REPARTITION_RANDOM_STATE.random_state(), &mut self.hashes)?;
-        self.counts.fill(0);
         self.targets.clear();
         self.targets.extend(self.hashes.iter().map(|hash| self.remainder.of(*hash) as u32));
-        for target in &self.targets {
-            self.counts[*target as usize] += 1;
-        }
-        let mut groups = Vec::new();
-        let mut start = 0;
-        for (partition, count) in self.counts.iter_mut().enumerate() {
-            if *count > 0 {
-                groups.push(Group { partition: partition as u32, start, end: start + *count });
-            }
-            // From here on the count is the place of the partition's next row.
-            start += std::mem::replace(count, start);
-        }
-        let mut order = vec![0; batch.num_rows()];
-        for (row, target) in self.targets.iter().enumerate() {
-            let place = &mut self.counts[*target as usize];
-            order[*place as usize] = row as u32;
-            *place += 1;
-        }
-        Ok(Assignment { order, groups })
+        Ok(group(&self.targets, &mut self.counts))
     }
+}
+
+/// A counting sort of the row numbers by partition. `counts` is scratch with one place per partition.
+pub(super) fn group(targets: &[u32], counts: &mut [u32]) -> Assignment {
+    counts.fill(0);
+    for target in targets {
+        counts[*target as usize] += 1;
+    }
+    let mut groups = Vec::new();
+    let mut start = 0;
+    for (partition, count) in counts.iter_mut().enumerate() {
+        if *count > 0 {
+            groups.push(Group { partition: partition as u32, start, end: start + *count });
+        }
+        // From here on the count is the place of the partition's next row.
+        start += std::mem::replace(count, start);
+    }
+    let mut order = vec![0; targets.len()];
+    for (row, target) in targets.iter().enumerate() {
+        let place = &mut counts[*target as usize];
+        order[*place as usize] = row as u32;
+        *place += 1;
+    }
+    Assignment { order, groups }
 }
 
 /// `value % divisor` without a division: the divisor is fixed for millions of rows.

@@ -6,7 +6,7 @@ use datafusion::arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
 use datafusion::arrow::compute::interleave;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::error::Result;
-use onward_segment::EncodedBatch;
+use onward_segment::{EncodedBatch, Region, SegmentError, Writer};
 
 use super::window::{Chunk, Window};
 use crate::error::segment_error;
@@ -28,9 +28,26 @@ impl Encoded {
         Ok(encoded)
     }
 
-    /// Bytes of all messages.
-    pub fn bytes(&self) -> usize {
-        self.messages.iter().map(|(_, message)| message.encoded_bytes()).sum()
+    /// Bytes of the messages from `from` on.
+    pub fn bytes(&self, from: usize) -> usize {
+        self.messages[from..].iter().map(|(_, message)| message.encoded_bytes()).sum()
+    }
+
+    /// First and last partition of the messages from `from` on; there is one.
+    pub fn partitions(&self, from: usize) -> (u32, u32) {
+        (self.messages[from].0, self.messages[self.messages.len() - 1].0)
+    }
+
+    /// Writes messages from `from` on, as many as fit. Gives the first that was not written.
+    pub fn write<R: Region>(&self, from: usize, writer: &mut Writer<R>) -> Result<usize> {
+        for (at, (partition, message)) in self.messages.iter().enumerate().skip(from) {
+            match writer.append_encoded(*partition, message) {
+                Ok(()) => {}
+                Err(SegmentError::Full { .. }) if at > from => return Ok(at),
+                Err(error) => return Err(segment_error(error)),
+            }
+        }
+        Ok(self.messages.len())
     }
 }
 
@@ -43,8 +60,20 @@ pub(super) fn gather(window: &Window, chunk: &Chunk, schema: &SchemaRef) -> Resu
         let part = window.batches[piece.batch as usize].slice(piece.start as usize, chunk.rows);
         return Ok(RecordBatch::try_new_with_options(schema.clone(), part.columns().to_vec(), &rows)?);
     }
+    let indices = chunk_indices(window, chunk);
+    let mut columns: Vec<ArrayRef> = Vec::with_capacity(schema.fields().len());
+    for column in 0..schema.fields().len() {
+        let sources: Vec<&dyn datafusion::arrow::array::Array> =
+            chunk.pieces.iter().map(|piece| window.batches[piece.batch as usize].column(column).as_ref()).collect();
+        columns.push(interleave(&sources, &indices)?);
+    }
+    Ok(RecordBatch::try_new_with_options(Arc::clone(schema), columns, &rows)?)
+}
+
+/// Source (position in the chunk's pieces) and row of each row of `chunk`, as Arrow's `interleave` takes them: sources are
+/// numbered by piece, so that it looks at no batch that gives no row.
+pub(super) fn chunk_indices(window: &Window, chunk: &Chunk) -> Vec<(usize, usize)> {
     let mut indices = Vec::with_capacity(chunk.rows);
-    // Sources are numbered by piece, so that `interleave` looks at no batch that gives no row.
     for (source, piece) in chunk.pieces.iter().enumerate() {
         let order = &window.assignments[piece.batch as usize].order;
         match order.is_empty() {
@@ -55,11 +84,5 @@ pub(super) fn gather(window: &Window, chunk: &Chunk, schema: &SchemaRef) -> Resu
             }
         }
     }
-    let mut columns: Vec<ArrayRef> = Vec::with_capacity(schema.fields().len());
-    for column in 0..schema.fields().len() {
-        let sources: Vec<&dyn datafusion::arrow::array::Array> =
-            chunk.pieces.iter().map(|piece| window.batches[piece.batch as usize].column(column).as_ref()).collect();
-        columns.push(interleave(&sources, &indices)?);
-    }
-    Ok(RecordBatch::try_new_with_options(Arc::clone(schema), columns, &rows)?)
+    indices
 }

@@ -9,6 +9,9 @@
 
 mod assign;
 mod encode;
+#[cfg(test)]
+pub(crate) mod for_tests;
+mod scatter;
 mod window;
 
 use std::collections::BTreeMap;
@@ -19,7 +22,7 @@ use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::error::Result;
 use datafusion::physical_expr::PhysicalExpr;
-use onward_segment::{Finished, ImageWriter, SegmentError, SegmentWriter, segment_bytes};
+use onward_segment::{Finished, ImageWriter, SegmentWriter, segment_bytes};
 use onward_wire::message::{AttemptOutput, PartitionStats, SegmentRef};
 use parking_lot::Mutex;
 
@@ -27,6 +30,7 @@ use crate::error::{segment_error, wire_error};
 use crate::transport::SegmentSink;
 use assign::{Assignment, HashAssigner};
 use encode::Encoded;
+use scatter::Scatter;
 use window::{Window, row_bytes};
 
 /// A rest up to this size waits for the rests of the other lanes: one segment less to open, verify and map.
@@ -151,8 +155,11 @@ impl AttemptWriter {
             return Ok(None);
         }
         let mut writer = ImageWriter::create(self.schema.clone()).map_err(segment_error)?;
-        for (partition, message) in Encoded::new(rest, &self.schema, self.options.batch_rows)?.messages {
-            writer.append_encoded(partition, &message).map_err(segment_error)?;
+        match Scatter::plan(rest, &self.schema, self.options.batch_rows)? {
+            Some(scatter) => drop(scatter.write(0, &mut writer)?),
+            None => {
+                Encoded::new(rest, &self.schema, self.options.batch_rows)?.write(0, &mut writer)?;
+            }
         }
         let (finished, image) = writer.finish().map_err(segment_error)?;
         Ok((finished.length_bytes <= self.options.inline_bytes).then_some((finished, image)))
@@ -160,27 +167,20 @@ impl AttemptWriter {
 
     /// Writes `window` as one segment (several, if the sink gives smaller files than asked for).
     async fn flush(&self, window: &Window) -> Result<()> {
-        let encoded = Encoded::new(window, &self.schema, self.options.batch_rows)?;
-        let mut messages = encoded.messages.iter().peekable();
-        let mut left_bytes = encoded.bytes();
-        while let Some((first, _)) = messages.peek() {
-            let partitions = encoded.messages.last().map_or(1, |(last, _)| (last - first) as usize + 1);
-            let capacity =
-                segment_bytes(&self.schema, left_bytes, encoded.messages.len(), partitions).map_err(segment_error)?;
-            let file = self.sink.open(capacity).await.map_err(wire_error)?;
+        let batch_rows = self.options.batch_rows;
+        let messages = match Scatter::plan(window, &self.schema, batch_rows)? {
+            Some(scatter) => Messages::Scatter(scatter),
+            None => Messages::Encoded(Encoded::new(window, &self.schema, batch_rows)?),
+        };
+        let mut from = 0;
+        while from < messages.len() {
+            let (first, last) = messages.partitions(from);
+            let (entries, partitions) = (messages.len() - from, (last - first) as usize + 1);
+            let capacity = segment_bytes(&self.schema, messages.bytes(from), entries, partitions);
+            let file = self.sink.open(capacity.map_err(segment_error)?).await.map_err(wire_error)?;
             let mut writer = SegmentWriter::create(file.id, file.file, file.capacity_bytes, self.schema.clone())
                 .map_err(segment_error)?;
-            let mut is_empty = true;
-            while let Some((partition, message)) = messages.peek() {
-                match writer.append_encoded(*partition, message) {
-                    Ok(()) => {}
-                    Err(SegmentError::Full { .. }) if !is_empty => break,
-                    Err(error) => return Err(segment_error(error)),
-                }
-                is_empty = false;
-                left_bytes -= message.encoded_bytes();
-                messages.next();
-            }
+            from = messages.write(from, &mut writer)?;
             let finished = writer.finish().map_err(segment_error)?;
             self.record(&finished, Some(file.id.0));
         }
@@ -199,6 +199,44 @@ impl AttemptWriter {
         if let Some(segment) = segment {
             let (length_bytes, rows) = (finished.length_bytes, finished.rows);
             written.segments.push(SegmentRef { segment, length_bytes, rows });
+        }
+    }
+}
+
+/// The messages of a window, by one of two paths that give the same batches.
+enum Messages<'a> {
+    /// Rows straight into the mapping.
+    Scatter(Scatter<'a>),
+    /// Any type: gathered in memory first.
+    Encoded(Encoded),
+}
+
+impl Messages<'_> {
+    fn len(&self) -> usize {
+        match self {
+            Self::Scatter(scatter) => scatter.len(),
+            Self::Encoded(encoded) => encoded.messages.len(),
+        }
+    }
+
+    fn bytes(&self, from: usize) -> usize {
+        match self {
+            Self::Scatter(scatter) => scatter.bytes(from),
+            Self::Encoded(encoded) => encoded.bytes(from),
+        }
+    }
+
+    fn partitions(&self, from: usize) -> (u32, u32) {
+        match self {
+            Self::Scatter(scatter) => scatter.partitions(from),
+            Self::Encoded(encoded) => encoded.partitions(from),
+        }
+    }
+
+    fn write(&self, from: usize, writer: &mut SegmentWriter) -> Result<usize> {
+        match self {
+            Self::Scatter(scatter) => scatter.write(from, writer),
+            Self::Encoded(encoded) => encoded.write(from, writer),
         }
     }
 }
