@@ -5,13 +5,13 @@ use std::pin::Pin;
 
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::SchemaRef;
-use datafusion::common::{DataFusionError, ParamValues};
-use datafusion::logical_expr::{LogicalPlan, Statement as PlanStatement};
+use datafusion::common::DataFusionError;
 use futures::Stream;
 use onward_planner::error::classify;
-use onward_planner::statement::ExplainMode;
 use onward_wire::error::WireError;
 use onward_wire::{Config, QueryId};
+
+use crate::session::Statement;
 
 /// An error a client sees: its kind, its message, and the query it belongs to.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -67,37 +67,7 @@ pub struct Prepared {
     pub parameters: SchemaRef,
     /// It gives rows (SELECT, SHOW, EXPLAIN ...) rather than an affected-row count.
     pub is_query: bool,
-    pub(crate) plan: PreparedPlan,
-}
-
-/// What a statement does, planned but not yet optimized.
-#[derive(Clone)]
-pub(crate) enum PreparedPlan {
-    Statement(LogicalPlan),
-    Explain(ExplainMode, LogicalPlan),
-}
-
-impl PreparedPlan {
-    pub(crate) fn logical(&self) -> &LogicalPlan {
-        match self {
-            Self::Statement(plan) | Self::Explain(_, plan) => plan,
-        }
-    }
-
-    pub(crate) fn is_query(&self) -> bool {
-        match self {
-            Self::Explain(..) => true,
-            Self::Statement(LogicalPlan::Statement(statement)) => matches!(statement, PlanStatement::Execute(_)),
-            Self::Statement(plan) => !matches!(plan, LogicalPlan::Ddl(_) | LogicalPlan::Dml(_) | LogicalPlan::Copy(_)),
-        }
-    }
-
-    pub(crate) fn with_values(self, values: ParamValues) -> Result<Self> {
-        Ok(match self {
-            Self::Statement(plan) => Self::Statement(plan.with_param_values(values)?),
-            Self::Explain(mode, plan) => Self::Explain(mode, plan.with_param_values(values)?),
-        })
-    }
+    pub(crate) statement: Statement,
 }
 
 /// A stream of result batches, all of the execution's schema.

@@ -1,25 +1,34 @@
 //! [`Coordinator`]: what outlives sessions.
 
 use std::collections::HashMap;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
+use datafusion::common::DataFusionError;
+use datafusion::execution::memory_pool::{GreedyMemoryPool, TrackConsumersPool};
 use onward_executor::host::HostOptions;
 use onward_wire::{Config, ErrorKind, QueryId, WireError};
 use parking_lot::Mutex;
 use tokio::sync::{OnceCell, watch};
 
 use crate::api::{CoordinatorOptions, QueryError, Result, SessionOptions};
+use crate::catalog::{Catalog, DataDirectory};
 use crate::client::Session;
 use crate::engine::{Engine, Stopper};
-use crate::system::{History, QueryRecord};
+use crate::session::SharedResources;
+use crate::system::{self, History, QueryRecord};
+
+/// Operators that an out-of-memory error names.
+const TOP_CONSUMERS: NonZeroUsize = NonZeroUsize::new(3).expect("3 is not 0");
 
 /// A running coordinator with its embedded host. Dropping it ends all queries and functions; `shutdown` drains first.
 pub struct Coordinator {
     pub(crate) config: Arc<Config>,
     pub(crate) history: Arc<History>,
+    pub(crate) resources: Arc<SharedResources>,
     program: PathBuf,
     /// Started by the first query that needs a function: `select 1` pays for no host.
     engine: OnceCell<Engine>,
@@ -42,9 +51,18 @@ impl Coordinator {
                 ))
             })?,
         };
+        let (config, history) = (Arc::new(options.config), Arc::<History>::default());
+        let directory = DataDirectory::open(options.data_dir.as_deref()).map_err(DataFusionError::from)?;
+        let catalog = Catalog::open(directory).map_err(DataFusionError::from)?;
+        catalog.add_system_schema(system::SCHEMA, system::schema(&history)?);
+        // Queries that run here are tiny or cannot be sent; functions get half, segments a quarter.
+        let memory = GreedyMemoryPool::new((config.memory_limit_bytes() / 4) as usize);
+        let memory = TrackConsumersPool::new(memory, TOP_CONSUMERS);
+        let resources = SharedResources::new(catalog, Some(Arc::new(memory)), &config.spill_root())?;
         Ok(Arc::new(Self {
-            config: Arc::new(options.config),
-            history: Arc::default(),
+            config,
+            history,
+            resources,
             program,
             engine: OnceCell::new(),
             running: Mutex::default(),
@@ -61,7 +79,7 @@ impl Coordinator {
             let message = format!("{} sessions are open (max_sessions): close one", self.config.max_sessions);
             return Err(WireError::new(ErrorKind::ResourceExhausted, message).into());
         }
-        Session::open(Arc::clone(self), options).map(Arc::new)
+        Session::open(Arc::clone(self), &options).map(Arc::new)
     }
 
     /// Cancels a query; false when it is not running.

@@ -8,12 +8,12 @@ use datafusion_proto::physical_plan::PhysicalExtensionCodec;
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use onward_planner::StageGraph;
 use onward_planner::error::classify;
-use onward_wire::message::{DefineStage, KeyValue, OutputSpec, StoreRequests, StoreSpec};
+use onward_wire::message::{DefineStage, KeyValue, OutputSpec, StoreSpec};
 use onward_wire::{Config, ErrorKind, QueryId, WireError};
 use tokio::sync::{oneshot, watch};
 
 use crate::api::{QueryError, QueryProgress, ResultStream};
-use crate::engine::{Engine, Outcome, StageMetrics, Submission, add_requests, read_result};
+use crate::engine::{Engine, Outcome, Submission, read_result};
 use crate::scheduler::{FunctionShape, QuerySpec, StageSpec};
 use crate::system::History;
 
@@ -80,18 +80,10 @@ pub(crate) async fn outcome(
         record.tasks = outcome.stats.tasks;
         record.attempts = outcome.stats.attempts;
         record.exchange_bytes = outcome.stats.exchange_bytes;
-        add_requests(&mut record.requests, &requests(&outcome.stages));
+        record.requests = outcome.requests;
         record.spilled_bytes = outcome.stages.iter().map(|stage| stage.spilled_bytes).sum();
     });
     Ok(outcome)
-}
-
-fn requests(stages: &[StageMetrics]) -> StoreRequests {
-    let mut sum = StoreRequests::default();
-    for stage in stages {
-        add_requests(&mut sum, &stage.requests);
-    }
-    sum
 }
 
 /// The rows of a submitted query.

@@ -31,6 +31,16 @@ pub enum CatalogError {
         /// Why.
         source: std::io::Error,
     },
+    /// A file or directory of the user's could not be written.
+    #[error("{action} `{}` failed: {source}", .path.display())]
+    File {
+        /// `writing`, `creating the directory`, ...
+        action: &'static str,
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
     /// The catalog file cannot be understood.
     #[error("catalog `{}` cannot be read: {reason}; restore it from a backup, or remove it to start without tables", .path.display())]
     Corrupt {
@@ -109,7 +119,7 @@ impl CatalogError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Locked { .. } => ErrorKind::Unavailable,
-            Self::Io { source, .. } => match source.kind() {
+            Self::Io { source, .. } | Self::File { source, .. } => match source.kind() {
                 std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => ErrorKind::Denied,
                 std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => ErrorKind::ResourceExhausted,
                 _ => ErrorKind::Internal,

@@ -87,6 +87,18 @@ impl Format {
         }
     }
 
+    /// What names of files that are written with `options` end with, without the first dot: `csv.gz`.
+    pub fn file_extension(self, options: &FormatOptions) -> String {
+        let compression = options.get("format.compression").map(str::to_ascii_lowercase);
+        let suffix =
+            compression.and_then(|name| COMPRESSIONS.iter().find(|(short, long)| *short == name || *long == name));
+        match (self, suffix) {
+            // Compression of Parquet and Arrow is inside the file.
+            (Self::Csv | Self::Json, Some((short, _))) => format!("{}.{short}", self.extension()),
+            _ => self.extension().to_owned(),
+        }
+    }
+
     /// DataFusion's reader and writer with `options`.
     ///
     /// # Errors

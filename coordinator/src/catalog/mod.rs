@@ -32,6 +32,7 @@ pub use error::CatalogError;
 pub use external::define_external;
 pub use file_table::FileTable;
 pub use formats::{Format, FormatOptions};
+pub use json::{store_constraints, store_expr};
 pub use location::Location;
 pub use names::TableName;
 pub use provider::{CATALOG, DEFAULT_SCHEMA, SessionCatalogs};

@@ -14,6 +14,7 @@ use super::directory::{DataDirectory, io};
 use super::error::CatalogError;
 use super::names::{TableName, did_you_mean};
 use super::provider::DEFAULT_SCHEMA;
+use crate::write::Journal;
 
 type Result<T, E = CatalogError> = std::result::Result<T, E>;
 
@@ -68,6 +69,7 @@ impl Catalog {
         let mut snapshot = Snapshot { schemas };
         snapshot.schemas.entry(DEFAULT_SCHEMA.to_owned()).or_default();
         snapshot.remove_orphans(&directory.tables());
+        Journal::new(directory.path()).recover();
         Ok(Arc::new(Self {
             directory,
             snapshot: RwLock::new(Arc::new(snapshot)),

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use onward_executor::host::{Host, HostEvent};
-use onward_wire::message::{AttemptDone, DefineStage, InputAttempt, Progress, RunAttempt};
+use onward_planner::explain::StageRun;
+use onward_wire::message::{AttemptDone, DefineStage, InputAttempt, Progress, RunAttempt, StoreRequests};
 use onward_wire::{AttemptId, FunctionId, QueryId, StageId, WireError};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-use super::merge::StageMetrics;
 use super::{Request, Submission};
 use crate::api::QueryProgress;
 use crate::scheduler::{Command, Event, QueryStats, Scheduler, SchedulerLimits};
@@ -23,13 +23,16 @@ pub struct Outcome {
     /// What it took.
     pub stats: QueryStats,
     /// Merged metrics, one entry per stage.
-    pub stages: Vec<StageMetrics>,
+    pub stages: Vec<StageRun>,
+    /// Requests to object stores, of all attempts.
+    pub requests: StoreRequests,
 }
 
 /// The shell's part of a query: what the scheduler need not know.
 struct Query {
     stages: Vec<DefineStage>,
-    metrics: Vec<StageMetrics>,
+    metrics: Vec<StageRun>,
+    requests: StoreRequests,
     running: HashMap<AttemptId, Progress>,
     reply: oneshot::Sender<Result<Outcome, WireError>>,
     progress: watch::Sender<QueryProgress>,
@@ -73,8 +76,9 @@ impl Driver {
         match request {
             Request::Submit(submission, reply) => {
                 let Submission { spec, stages, progress } = *submission;
-                let metrics = vec![StageMetrics::default(); stages.len()];
-                self.queries.insert(spec.query, Query { stages, metrics, running: HashMap::new(), reply, progress });
+                let metrics = vec![StageRun::default(); stages.len()];
+                let (requests, running) = (StoreRequests::default(), HashMap::new());
+                self.queries.insert(spec.query, Query { stages, metrics, requests, running, reply, progress });
                 self.handle(Event::SubmitQuery(spec));
             }
             Request::Cancel(query, reason) => self.handle(Event::CancelQuery { query, reason }),
@@ -118,6 +122,10 @@ impl Driver {
             if let Some(metrics) = query.metrics.get_mut(attempt.task.stage.stage as usize) {
                 metrics.add(&done);
             }
+            query.requests.table += done.requests.table;
+            query.requests.table_bytes += done.requests.table_bytes;
+            query.requests.write += done.requests.write;
+            query.requests.intermediate += done.requests.intermediate;
         }
         self.handle(Event::Prepared { function, attempt, output: done.output });
         self.publish_progress(attempt.query());
@@ -158,7 +166,7 @@ impl Driver {
             Command::QueryDone { query, result, stats } => {
                 self.publish_progress(query);
                 let Some(done) = self.forget(query) else { return };
-                let outcome = Outcome { result, stats, stages: done.metrics };
+                let outcome = Outcome { result, stats, stages: done.metrics, requests: done.requests };
                 if done.reply.send(Ok(outcome)).is_err() {
                     // The client is gone: nobody will release the result.
                     self.handle(Event::ResultReleased { query });

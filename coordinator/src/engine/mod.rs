@@ -12,7 +12,6 @@
 
 mod driver;
 mod guard;
-mod merge;
 mod result;
 
 use std::sync::Arc;
@@ -27,7 +26,6 @@ use crate::scheduler::{QuerySpec, SchedulerLimits};
 
 pub use driver::Outcome;
 pub use guard::{Stopper, guard};
-pub use merge::{StageMetrics, add_requests};
 pub use result::read_result;
 
 /// A query for the driver.

@@ -13,7 +13,7 @@ use onward_planner::session::session_state_builder;
 use onward_wire::message::StoreSpec;
 
 use crate::catalog::{CATALOG, Catalog, CatalogError, DEFAULT_SCHEMA, SessionCatalogs};
-use crate::write::targets_of;
+use crate::write::store_urls;
 
 /// Decoded Parquet footers kept for planning.
 const FOOTER_CACHE_BYTES: usize = 256 << 20;
@@ -75,7 +75,7 @@ impl SharedResources {
     /// The stores that the scans and writes of `plan` need, for the functions that run it. May hold credentials.
     pub fn stores_of(&self, plan: &Arc<dyn ExecutionPlan>) -> Result<Vec<StoreSpec>> {
         let mut specs: Vec<StoreSpec> = Vec::new();
-        for url in targets_of(plan)? {
+        for url in store_urls(plan)? {
             let spec = self.stores.spec(&url)?;
             if !specs.contains(&spec) {
                 specs.push(spec);
@@ -138,12 +138,12 @@ impl SqlSession {
     }
 
     /// Relative file names mean files below it.
-    pub(super) fn directory(&self) -> &Path {
+    pub(crate) fn directory(&self) -> &Path {
         self.catalogs.directory()
     }
 
     /// Errors when `path` is none that this session may use. Object stores are checked again at each access.
-    pub(super) fn check_path(&self, path: &Path) -> Result<()> {
+    pub(crate) fn check_path(&self, path: &Path) -> Result<()> {
         match &self.confinement {
             Some(confinement) => Ok(confinement.check(path)?),
             None => Ok(()),
@@ -151,7 +151,7 @@ impl SqlSession {
     }
 
     /// `path` is inside the data directory, whose files only statements on managed tables change.
-    pub(super) fn check_not_ours(&self, path: &Path) -> Result<()> {
+    pub(crate) fn check_not_ours(&self, path: &Path) -> Result<()> {
         let ours = self.shared.catalog.directory().path();
         if path.starts_with(ours) {
             let error = format!("`{}` is inside the data directory `{}`", path.display(), ours.display());

@@ -50,7 +50,7 @@ impl SqlSession {
     }
 
     /// The name a statement means in this session.
-    pub(super) fn name(&self, reference: &TableReference) -> Result<TableName> {
+    pub(crate) fn name(&self, reference: &TableReference) -> Result<TableName> {
         let state = self.context().state();
         let catalog = &state.config_options().catalog;
         TableName::resolve(reference, &catalog.default_catalog, &catalog.default_schema)
@@ -67,10 +67,10 @@ impl SqlSession {
 
     async fn create_external(&self, create: &CreateExternalTable) -> Result<()> {
         if create.temporary {
-            return unsupported("CREATE TEMPORARY TABLE", "create a table and drop it");
+            return temporary_table();
         }
         let name = self.name(&create.name)?;
-        let on_exists = on_exists(create.if_not_exists, create.or_replace)?;
+        let on_exists = self.on_exists(create.if_not_exists, create.or_replace)?;
         // Before files are looked at: reading them can take long.
         match self.shared().catalog().get(&name) {
             Some(_) if on_exists == OnExists::Keep => return Ok(()),
@@ -97,22 +97,30 @@ impl SqlSession {
         }
         let name = self.name(&create.name)?;
         let view = define_view(&self.context().state(), create, self.directory())?;
-        let on_exists = on_exists(false, create.or_replace)?;
+        let on_exists = self.on_exists(false, create.or_replace)?;
         self.shared().catalog().create(&name, Definition::View(view), on_exists)?;
         Ok(())
     }
-}
 
-/// What CREATE does when the name is taken.
-pub(super) fn on_exists(if_not_exists: bool, or_replace: bool) -> Result<OnExists> {
-    match (if_not_exists, or_replace) {
-        (true, true) => Err(CatalogError::Invalid("IF NOT EXISTS and OR REPLACE exclude each other".to_owned()).into()),
-        (true, false) => Ok(OnExists::Keep),
-        (false, true) => Ok(OnExists::Replace),
-        (false, false) => Ok(OnExists::Fail),
+    /// What CREATE does when the name is taken.
+    pub(crate) fn on_exists(&self, if_not_exists: bool, or_replace: bool) -> Result<OnExists> {
+        match (if_not_exists, or_replace) {
+            (true, true) => {
+                let error = "IF NOT EXISTS and OR REPLACE exclude each other".to_owned();
+                Err(CatalogError::Invalid(error).into())
+            }
+            (true, false) => Ok(OnExists::Keep),
+            (false, true) => Ok(OnExists::Replace),
+            (false, false) => Ok(OnExists::Fail),
+        }
     }
 }
 
-pub(super) fn unsupported<T>(statement: &str, advice: &'static str) -> Result<T> {
+fn unsupported<T>(statement: &str, advice: &'static str) -> Result<T> {
     Err(SessionError::Unsupported { statement: statement.to_owned(), advice }.into())
+}
+
+/// The error of CREATE TEMPORARY TABLE.
+pub(crate) fn temporary_table<T>() -> Result<T> {
+    unsupported("CREATE TEMPORARY TABLE", "create a table and drop it")
 }

@@ -11,7 +11,7 @@
 //! catalog and its object stores are shared with all sessions of the coordinator ([`SharedResources`]).
 
 mod context;
-mod ddl;
+pub(crate) mod ddl;
 mod error;
 mod parameters;
 mod settings;
@@ -19,5 +19,6 @@ mod statement;
 mod work;
 
 pub use context::{SharedResources, SqlSession};
+pub use error::SessionError;
 pub use statement::Statement;
 pub use work::{LocalRows, Work};

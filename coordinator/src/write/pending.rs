@@ -1,0 +1,220 @@
+//! [`Write`]: a write from its plan to its commit.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use datafusion::arrow::array::RecordBatch;
+use datafusion::common::Result;
+use datafusion::error::DataFusionError;
+use datafusion::logical_expr::LogicalPlan;
+use datafusion::object_store::path::Path as StorePath;
+use onward_cache::UploadedParts;
+use onward_cache::confine::local_path;
+use onward_executor::write::{StagedFile, StagedPlace, read_manifest};
+
+use super::journal::Journal;
+use super::local::{self, MadeDirectories, Rename, failed};
+use super::place::Place;
+use super::remote;
+use crate::catalog::definition::Definition;
+use crate::catalog::{CatalogError, OnExists, TableName};
+use crate::session::SharedResources;
+
+/// A write that has not ended. Dropping it before `commit` removes what it staged locally; `abort` also takes back
+/// uploads to object stores.
+#[derive(Debug)]
+pub struct Write {
+    plan: LogicalPlan,
+    place: Place,
+    shared: Arc<SharedResources>,
+    then: Then,
+    made: MadeDirectories,
+    /// Made by `begin`, gone after commit or abort.
+    staging: Option<PathBuf>,
+    is_committed: bool,
+}
+
+/// What happens once the files are visible.
+#[derive(Clone, Debug)]
+pub enum Then {
+    /// They are all there is.
+    Nothing,
+    /// A table is named.
+    Create {
+        /// Its name.
+        name: TableName,
+        /// What it is.
+        definition: Box<Definition>,
+        /// When the name was taken meanwhile.
+        on_exists: OnExists,
+    },
+    /// A managed table gets one more part.
+    AddPart {
+        /// The table.
+        name: TableName,
+        /// Its directory, to notice that it was dropped and created anew meanwhile.
+        directory: String,
+        /// The part.
+        part: String,
+        /// The part replaces all others.
+        is_overwrite: bool,
+    },
+}
+
+impl Write {
+    pub(super) fn new(plan: LogicalPlan, place: Place, shared: &Arc<SharedResources>, then: Then) -> Self {
+        Self {
+            plan,
+            place,
+            shared: shared.clone(),
+            then,
+            made: MadeDirectories::default(),
+            staging: None,
+            is_committed: false,
+        }
+    }
+
+    /// What to plan (`onward_planner::plan_query`) and run. Its result rows are the manifest.
+    pub fn plan(&self) -> &LogicalPlan {
+        &self.plan
+    }
+
+    /// Makes the directories that functions write to.
+    ///
+    /// # Errors
+    /// Names the directory that cannot be made.
+    pub fn begin(&mut self) -> Result<()> {
+        let (Some(directory), Some(staging)) = (self.place.directory.clone(), self.place.staging()) else {
+            return Ok(());
+        };
+        if self.place.is_single_file
+            && let Ok(file) = self.place.url.to_file_path()
+            && file.is_dir()
+        {
+            return Err(CatalogError::Invalid(format!("`{}` is a directory", file.display())).into());
+        }
+        self.made.make(&directory)?;
+        self.journal().begin(&self.place.id, &staging).map_err(failed("writing", &staging))?;
+        self.staging = Some(staging.clone());
+        std::fs::create_dir(&staging).map_err(failed("writing to", &directory))?;
+        Ok(())
+    }
+
+    /// Makes the rows of a finished query visible: all batches of its result. Gives the number of rows written.
+    ///
+    /// # Errors
+    /// Nothing new is visible after an error, unless it says so.
+    pub async fn commit(mut self, manifest: &[RecordBatch]) -> Result<u64> {
+        let files = files(manifest)?;
+        let rows = files.iter().map(|file| file.rows).sum();
+        let (renames, uploads) = divide(files);
+        let is_managed = !matches!(self.then, Then::Nothing);
+        if !uploads.is_empty() {
+            let store = self.shared.stores().handle(&self.place.url)?;
+            remote::publish(&store, &uploads).await.map_err(|error| self.named(error))?;
+        }
+        // The rest is local and blocks.
+        let work = tokio::task::spawn_blocking(move || {
+            local::publish(&renames, &mut self.made, is_managed)?;
+            self.finish(rows)
+        });
+        work.await.map_err(|error| DataFusionError::ExecutionJoin(Box::new(error)))?
+    }
+
+    /// Removes all traces. `manifest`: what committed attempts had written, as far as it is known.
+    pub async fn abort(self, manifest: &[RecordBatch]) {
+        let uploads = files(manifest).map(|files| divide(files).1).unwrap_or_default();
+        if !uploads.is_empty()
+            && let Ok(store) = self.shared.stores().handle(&self.place.url)
+        {
+            remote::abort(&store, &uploads).await;
+        }
+        // The rest is done by drop.
+    }
+
+    /// The catalog names the files. A part directory is there even when there are no rows.
+    fn finish(mut self, rows: u64) -> Result<u64> {
+        let catalog = self.shared.catalog();
+        match self.then.clone() {
+            Then::Nothing => {}
+            Then::Create { name, definition, on_exists } => {
+                catalog.create(&name, *definition, on_exists)?;
+            }
+            Then::AddPart { name, directory, part, is_overwrite } => {
+                let mut replaced = Vec::new();
+                catalog.alter(&name, |definition| {
+                    let Definition::Managed(managed) = definition else {
+                        return Err(changed_meanwhile(&name));
+                    };
+                    if managed.directory != directory {
+                        return Err(changed_meanwhile(&name));
+                    }
+                    let mut managed = managed.clone();
+                    if is_overwrite {
+                        replaced = std::mem::take(&mut managed.parts);
+                    }
+                    managed.parts.push(part);
+                    Ok(Definition::Managed(managed))
+                })?;
+                let directory = catalog.directory().tables().join(directory);
+                replaced.iter().for_each(|part| drop(std::fs::remove_dir_all(directory.join(part))));
+            }
+        }
+        self.is_committed = true;
+        Ok(rows)
+    }
+
+    fn journal(&self) -> Journal {
+        Journal::new(self.shared.catalog().directory().path())
+    }
+
+    fn named(&self, error: datafusion::object_store::Error) -> DataFusionError {
+        DataFusionError::ObjectStore(Box::new(error)).context(format!("writing `{}` failed", self.place.url))
+    }
+}
+
+impl Drop for Write {
+    fn drop(&mut self) {
+        if let Some(staging) = self.staging.take() {
+            let _ = std::fs::remove_dir_all(&staging);
+            self.journal().end(&self.place.id);
+        }
+        if self.is_committed {
+            return;
+        }
+        // Files of a part that the catalog does not name are nobody's.
+        if let (Then::Create { .. } | Then::AddPart { .. }, Some(part)) = (&self.then, &self.place.directory) {
+            let _ = std::fs::remove_dir_all(part);
+        }
+        self.made.remove_empty();
+    }
+}
+
+fn changed_meanwhile(name: &TableName) -> CatalogError {
+    CatalogError::Invalid(format!("table `{name}` was dropped or replaced while rows were written to it: try again"))
+}
+
+fn files(manifest: &[RecordBatch]) -> Result<Vec<StagedFile>> {
+    let mut files: Vec<StagedFile> = Vec::new();
+    for batch in manifest {
+        files.extend(read_manifest(batch)?);
+    }
+    files.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(files)
+}
+
+type Uploads = Vec<(StorePath, UploadedParts)>;
+
+fn divide(files: Vec<StagedFile>) -> (Vec<Rename>, Uploads) {
+    let (mut renames, mut uploads) = (Vec::new(), Vec::new());
+    for file in files {
+        let path = StorePath::from(file.path);
+        match file.place {
+            StagedPlace::Path(staged) => {
+                renames.push(Rename { staged: local_path(&StorePath::from(staged)), path: local_path(&path) });
+            }
+            StagedPlace::Upload(upload) => uploads.push((path, upload)),
+        }
+    }
+    (renames, uploads)
+}
