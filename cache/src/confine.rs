@@ -3,12 +3,13 @@
 use std::fmt;
 use std::ops::Range;
 use std::path::{Component, Path as FsPath, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::BoxStream;
+use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{
     CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMultipartOptions,
@@ -95,9 +96,10 @@ impl ConfinedStore {
     }
 }
 
-/// The file a location of `file:///` names.
+/// The file that a location of `file:///` names.
 pub fn local_path(location: &Path) -> PathBuf {
-    PathBuf::from(format!("/{location}"))
+    static LOCAL: LazyLock<LocalFileSystem> = LazyLock::new(LocalFileSystem::new);
+    LOCAL.path_to_filesystem(location).unwrap_or_else(|_| PathBuf::from(format!("/{location}")))
 }
 
 impl fmt::Debug for ConfinedStore {
