@@ -6,9 +6,9 @@ use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Instant;
 
-use datafusion::common::{DataFusionError, Result};
+use datafusion::common::{DataFusionError, Result, internal_err};
 use datafusion::execution::TaskContext;
-use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
 use futures::{FutureExt, StreamExt};
 use onward_planner::error::classify;
 use onward_shuffle::{AttemptWriter, Lane, SegmentSource, WriterOptions};
@@ -101,6 +101,11 @@ impl Attempt {
         let AttemptContext { task, memory, stores } = shared.environment.attempt(self.id, config);
         let source = Arc::clone(&shared.segments) as Arc<dyn SegmentSource>;
         let AttemptPlan { planned, runs, mapping } = stage.plan(&task, &partitions, inputs, &source)?;
+
+        let count = runs.output_partitioning().partition_count();
+        if count != partitions.len() {
+            return internal_err!("{}: the plan has {count} partitions, the task {}", self.id, partitions.len());
+        }
 
         let sink = AttemptSink::new(Arc::clone(&shared.link), self.id);
         let options = WriterOptions { flush_bytes: shared.flush_bytes, inline_bytes, batch_rows };

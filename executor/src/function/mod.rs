@@ -86,6 +86,9 @@ pub enum FunctionError {
 pub fn run_from_env(socket: PathBuf) -> ExitCode {
     // An error leaves the closed connection as the sign that the host is gone.
     let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
+    // When the machine runs out of memory a function is the cheapest to lose: its attempts run again. An error leaves the
+    // kernel's own choice.
+    let _ = std::fs::write("/proc/self/oom_score_adj", "500");
     crate::host::raise_descriptor_limit();
     let Ok(token) = std::env::var(TOKEN_VARIABLE) else {
         eprintln!("onward function: {TOKEN_VARIABLE} is not set; functions are started by their host");

@@ -130,3 +130,68 @@ async fn a_stopped_readers_segments_are_not_used_before_it_is_reaped() {
     assert_eq!((usage.segments, usage.leases), (0, 0), "{usage:?}");
     fixture.end().await;
 }
+
+const ROOT_VARIABLE: &str = "ONWARD_TEST_ROOT";
+
+/// Not a test: a host process with one function, for [`a_killed_host_takes_its_functions_with_it`] to kill.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "it is the main function of another test's host process"]
+async fn host_process() {
+    let Some(root) = std::env::var_os(ROOT_VARIABLE) else { return };
+    let path = root.to_str().unwrap().to_owned();
+    let mut fixture = Fixture::with(program(), |config| {
+        config.segment_dir.clone_from(&path);
+        config.spill_dir = path;
+    });
+    let pid = fixture.start(1, 1).await;
+    let stage = Stage::new(1, 0, OutputKind::Preserve, 1);
+    fixture.host.define_stage(FunctionId(1), stage.define(&plan(ENDLESS, 1).await));
+    fixture.host.run_attempt(FunctionId(1), stage.run(0, 0, &[0], vec![], 0));
+    // The fixture's own directory is not used and cannot be removed by a process that is killed.
+    std::fs::remove_dir(fixture.root.path()).unwrap();
+    let (aside, file) = (PathBuf::from(&root).join("pid.new"), PathBuf::from(&root).join("pid"));
+    std::fs::write(&aside, pid.to_string()).unwrap();
+    std::fs::rename(aside, file).unwrap();
+    std::future::pending().await
+}
+
+/// A host that is killed leaves no function behind, and the next host removes its files.
+#[tokio::test]
+async fn a_killed_host_takes_its_functions_with_it() {
+    let root = tempfile::tempdir().unwrap();
+    let mut host = tokio::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "tests::loss::host_process", "--ignored", "--nocapture"])
+        .env(ROOT_VARIABLE, root.path())
+        .stdout(std::process::Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let pid_file = root.path().join("pid");
+    let function = async {
+        loop {
+            match std::fs::read_to_string(&pid_file) {
+                Ok(pid) => break pid.parse().unwrap(),
+                Err(_) => tokio::task::yield_now().await,
+            }
+        }
+    };
+    let function: u32 = tokio::time::timeout(PATIENCE, function).await.expect("a host process with a function");
+    assert!(is_alive(function));
+    host.kill().await.unwrap();
+    let gone = async {
+        while is_alive(function) {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, gone).await.expect("the function ends with its host");
+    std::fs::remove_file(pid_file).unwrap();
+    assert!(std::fs::read_dir(root.path()).unwrap().count() > 0, "a killed host cleans nothing up");
+
+    let path = root.path().to_str().unwrap().to_owned();
+    let next = Fixture::with(program(), |config| {
+        config.segment_dir.clone_from(&path);
+        config.spill_dir = path;
+    });
+    next.end().await;
+    assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 0, "the next host cleans up");
+}
