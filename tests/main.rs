@@ -1,1 +1,5 @@
 //! Integration tests.
+
+mod executor;
+mod flight;
+mod tpch;

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use onward_coordinator::api::Session;
+use onward_coordinator::Session;
 use onward_wire::ErrorKind;
 use std::sync::Arc;
 use tonic::Status;

@@ -21,7 +21,9 @@ const MAX_ROWS: usize = 100_000;
 /// Reads the rows of a DoPut. What a client sends is hostile input: the decoder of IPC schemas still panics on some, so a
 /// panic is that client's error and nobody else's.
 pub(crate) async fn read(stream: PeekableFlightDataStream) -> Result<Vec<RecordBatch>, Status> {
-    let batches = FlightRecordBatchStream::new_from_flight_data(stream.map_err(FlightError::from));
+    // A call that binds nothing sends its command in a message without Arrow data.
+    let messages = stream.try_filter(|message| std::future::ready(!message.data_header.is_empty()));
+    let batches = FlightRecordBatchStream::new_from_flight_data(messages.map_err(FlightError::from));
     let collect = batches.try_fold((0, Vec::new()), async |(rows, mut all), batch: RecordBatch| {
         let rows = rows + batch.num_rows();
         if rows > MAX_ROWS {

@@ -11,7 +11,7 @@ use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use datafusion::arrow::ipc::writer::IpcWriteOptions;
 use datafusion::common::ParamValues;
 use futures::{StreamExt, TryStreamExt};
-use onward_coordinator::api::{Execution, Prepared, QueryError};
+use onward_coordinator::{Execution, Prepared, QueryError};
 use onward_wire::ErrorKind;
 use parking_lot::Mutex;
 use tonic::Status;
@@ -115,8 +115,12 @@ impl Statement {
         })
     }
 
-    /// Binds parameters for the executions to come.
+    /// Binds parameters for the executions to come. Without rows, what was bound before stays: clients bind with one
+    /// call and execute with the next.
     pub(crate) fn bind(&self, rows: Vec<RecordBatch>) -> Result<(), Status> {
+        if rows.is_empty() {
+            return Ok(());
+        }
         parameters::values(&self.prepared.parameters, &rows)?;
         *self.bound.lock() = Arc::new(rows);
         Ok(())

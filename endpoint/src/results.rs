@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::SchemaRef;
 use futures::{Stream, StreamExt};
-use onward_coordinator::api::{Coordinator, Execution, ResultStream};
+use onward_coordinator::{Coordinator, Execution, ResultStream};
 use onward_wire::{ErrorKind, QueryId};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -25,6 +25,7 @@ use tonic::Status;
 
 use crate::handle::Handle;
 use crate::session::ClientSession;
+use crate::statement::failure;
 use crate::status;
 
 /// Results that wait or are being sent, of all sessions; more are refused.
@@ -46,6 +47,7 @@ pub(crate) struct Running {
     pub(crate) query: QueryId,
     /// Schema of its rows, before it is fitted to clients.
     pub(crate) schema: SchemaRef,
+    timeout: Option<Timeout>,
     state: Mutex<State>,
     expires: Mutex<Instant>,
     ended: CancellationToken,
@@ -86,6 +88,7 @@ impl Results {
             handle: Handle::random()?,
             query: execution.query,
             schema: execution.schema,
+            timeout,
             state: Mutex::new(State::Waiting(execution.stream)),
             expires: Mutex::new(Instant::now() + self.retention),
             ended: CancellationToken::new(),
@@ -150,7 +153,7 @@ impl Results {
             let next = tokio::select! {
                 biased;
                 () = sending.running.ended.cancelled() => Some(Err(sending.running.end_status())),
-                next = stream.next() => next.map(|rows| rows.map_err(|error| status::from_query_error(&error))),
+                next = stream.next() => next.map(|rows| rows.map_err(|error| failure(&error, sending.running.timeout))),
             };
             match next {
                 Some(Ok(rows)) => Some((Ok(rows), Some((sending, stream)))),

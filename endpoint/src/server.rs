@@ -7,7 +7,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use arrow_flight::flight_service_server::FlightServiceServer;
-use onward_coordinator::api::{Coordinator, SessionOptions};
+use onward_coordinator::{Coordinator, SessionOptions};
 use onward_wire::Config;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;

@@ -52,9 +52,9 @@ impl Service {
 
     /// Starts a prepared statement with the values bound to it.
     async fn start_prepared<T>(&self, handle: &[u8], request: &Request<T>) -> Result<Arc<Running>, Status> {
-        let timeout = timeout_of(request.metadata())?;
         let statement = self.prepared.get(handle)?;
         let (client, values) = (statement.session()?, statement.values()?);
+        let timeout = timeout_of(request.metadata(), &client.session)?;
         self.start(client.clone(), timeout, statement.execute(client, values)).await
     }
 }
@@ -69,7 +69,8 @@ impl FlightSqlService for Service {
         request: Request<FlightDescriptor>,
     ) -> Result<Response<FlightInfo>, Status> {
         refuse_transaction(query.transaction_id.as_ref())?;
-        let (client, timeout) = (client_of(&request)?, timeout_of(request.metadata())?);
+        let client = client_of(&request)?;
+        let timeout = timeout_of(request.metadata(), &client.session)?;
         let running = self.start(client.clone(), timeout, client.session.execute(&query.query)).await?;
         Ok(Response::new(self.flight_info(&running, request.into_inner())?))
     }
@@ -105,7 +106,8 @@ impl FlightSqlService for Service {
         request: Request<PeekableFlightDataStream>,
     ) -> Result<i64, Status> {
         refuse_transaction(update.transaction_id.as_ref())?;
-        let (client, timeout) = (client_of(&request)?, timeout_of(request.metadata())?);
+        let client = client_of(&request)?;
+        let timeout = timeout_of(request.metadata(), &client.session)?;
         self.run_update(timeout, client.session.execute(&update.query)).await
     }
 
@@ -124,10 +126,11 @@ impl FlightSqlService for Service {
         update: CommandPreparedStatementUpdate,
         request: Request<PeekableFlightDataStream>,
     ) -> Result<i64, Status> {
-        let timeout = timeout_of(request.metadata())?;
+        let metadata = request.metadata().clone();
         let statement = self.prepared.get(&update.prepared_statement_handle)?;
         statement.bind(parameters::read(request.into_inner()).await?)?;
         let (client, values) = (statement.session()?, statement.values()?);
+        let timeout = timeout_of(&metadata, &client.session)?;
         self.run_update(timeout, statement.execute(client, values)).await
     }
 

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use onward_coordinator::api::{Coordinator, Session, SessionOptions};
+use onward_coordinator::{Coordinator, Session, SessionOptions};
 use parking_lot::Mutex;
 use tonic::metadata::MetadataMap;
 use tonic::{Extensions, Status};

@@ -9,7 +9,7 @@ use arrow_flight::{FlightDescriptor, FlightEndpoint, FlightInfo, Ticket};
 use datafusion::arrow::array::{AsArray, RecordBatch};
 use datafusion::arrow::datatypes::{DataType, Schema, UInt64Type};
 use futures::{StreamExt, TryStreamExt};
-use onward_coordinator::api::{Execution, QueryError};
+use onward_coordinator::{Execution, QueryError, Session};
 use onward_wire::ErrorKind;
 use prost::Message;
 use tonic::Status;
@@ -21,7 +21,7 @@ use crate::service::Service;
 use crate::session::ClientSession;
 use crate::status;
 
-/// Header that limits a statement, in milliseconds from the call on; 0 is no limit.
+/// Header that limits a statement, in milliseconds from the call on. It can only shorten the session's timeout.
 pub const TIMEOUT_HEADER: &str = "x-onward-timeout-ms";
 
 impl Service {
@@ -95,13 +95,21 @@ pub(crate) fn describe(schema: &Schema, descriptor: FlightDescriptor) -> Result<
     Ok(info.with_descriptor(descriptor))
 }
 
-/// The timeout that a call asks for by [`TIMEOUT_HEADER`].
-pub(crate) fn timeout_of(metadata: &MetadataMap) -> Result<Option<Timeout>, Status> {
+/// When a statement ends at the latest: what the call asks for by [`TIMEOUT_HEADER`], else the session's
+/// `onward.statement_timeout_ms`.
+pub(crate) fn timeout_of(metadata: &MetadataMap, session: &Session) -> Result<Option<Timeout>, Status> {
+    let timeout_ms = match asked_timeout_ms(metadata)?.filter(|timeout_ms| *timeout_ms > 0) {
+        Some(asked) => Some(session.timeout_ms().map_or(asked, |limit| limit.min(asked))),
+        None => session.timeout_ms(),
+    };
+    Ok(timeout_ms.map(Timeout::starting_now))
+}
+
+fn asked_timeout_ms(metadata: &MetadataMap) -> Result<Option<u64>, Status> {
     let Some(header) = metadata.get(TIMEOUT_HEADER) else { return Ok(None) };
     let timeout_ms = header.to_str().ok().and_then(|text| text.trim().parse::<u32>().ok());
     match timeout_ms {
-        Some(0) => Ok(None),
-        Some(timeout_ms) => Ok(Some(Timeout::starting_now(timeout_ms.into()))),
+        Some(timeout_ms) => Ok(Some(timeout_ms.into())),
         None => Err(Status::invalid_argument(format!("{TIMEOUT_HEADER} must be a number of milliseconds"))),
     }
 }
@@ -141,7 +149,18 @@ async fn within<T>(
             tokio::time::timeout_at(deadline.into(), work).await.map_err(|_| status::timed_out(None, timeout_ms))?
         }
     };
-    done.map_err(|error| status::from_query_error(&error))
+    done.map_err(|error| failure(&error, timeout))
+}
+
+/// The status of a failed statement. The coordinator knows the session's timeout too: when it was faster to end the
+/// statement than we were, it still was the timeout that ended it.
+pub(crate) fn failure(error: &QueryError, timeout: Option<Timeout>) -> Status {
+    match timeout {
+        Some(timeout) if error.error.kind() == ErrorKind::Cancelled && timeout.deadline <= Instant::now() => {
+            status::timed_out(error.query, timeout.timeout_ms)
+        }
+        _ => status::from_query_error(error),
+    }
 }
 
 /// Writes answer with one number.
@@ -173,8 +192,8 @@ mod tests {
     #[test]
     fn a_timeout_that_is_no_number_is_the_callers_error() {
         let mut metadata = MetadataMap::new();
-        assert!(timeout_of(&metadata).is_ok_and(|timeout| timeout.is_none()));
+        assert!(asked_timeout_ms(&metadata).is_ok_and(|timeout| timeout.is_none()));
         metadata.insert(TIMEOUT_HEADER, tonic::metadata::MetadataValue::from_static("soon"));
-        assert!(timeout_of(&metadata).is_err());
+        assert!(asked_timeout_ms(&metadata).is_err());
     }
 }

@@ -12,7 +12,7 @@
 //!
 //! The kind and the query id also travel as metadata, so that our own clients keep the type of an error.
 
-use onward_coordinator::api::QueryError;
+use onward_coordinator::QueryError;
 use onward_wire::{ErrorKind, QueryId};
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};

@@ -1,0 +1,11 @@
+//! Flight SQL as clients see it: a server of this process with a real coordinator, its functions being the real binary,
+//! and arrow-flight's own clients. Python clients are in `python`.
+
+mod access;
+mod catalog;
+mod ending;
+mod prepared;
+mod python;
+mod server;
+mod sessions;
+mod statements;
