@@ -31,6 +31,18 @@ struct Schedule {
     error: Option<Error>,
 }
 
+/// Wakes the threads that wait for the job of one that panicked, so that the panic ends the run instead of stopping it.
+struct EndOnPanic<'a>(&'a Mutex<Schedule>, &'a Condvar);
+
+impl Drop for EndOnPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).error.get_or_insert(Error::Cancelled);
+            self.1.notify_all();
+        }
+    }
+}
+
 /// Runs all jobs, in order of hand-out; gives the rows of every file.
 pub(super) fn run(
     jobs: &[Job],
@@ -71,6 +83,7 @@ pub(super) fn run(
         Some(number)
     };
     let work = || {
+        let _guard = EndOnPanic(&schedule, &changed);
         while let Some(number) = take() {
             let job = &jobs[number];
             let Some(file) = opened[job.file].get() else { return };
