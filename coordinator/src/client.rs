@@ -13,7 +13,7 @@ use futures::{StreamExt, stream};
 use onward_planner::session::{OnwardOptions, onward_options, session_config};
 use onward_planner::statement::ExplainMode;
 use onward_planner::{PlanRequest, Planned, StageGraph, explain, plan_query};
-use onward_wire::{ErrorKind, QueryId, WireError};
+use onward_wire::{QueryId, WireError};
 use tokio::sync::{oneshot, watch};
 
 use crate::api::{Execution, Prepared, QueryError, QueryProgress, Result, ResultStream, SessionOptions};
@@ -22,6 +22,7 @@ use crate::dispatch::{self, Dispatch};
 use crate::engine::{Engine, Outcome, guard};
 use crate::session::{SqlSession, Statement, Work};
 use crate::system::QueryState;
+use crate::write::commit_after;
 
 /// One client's session: settings, temporary state. Cheap to share.
 pub struct Session {
@@ -120,7 +121,12 @@ impl Session {
             Work::Done(rows) => Ok(stream::iter(rows.batches.into_iter().map(Ok)).boxed()),
             Work::Query(plan) => self.query(run, &plan).await,
             Work::Explain { mode, plan } => self.explain(run, mode, &plan).await,
-            Work::Write(_) => Err(WireError::new(ErrorKind::Internal, "writes are being wired").into()),
+            Work::Write(mut write) => {
+                write.begin()?;
+                let query = run.query;
+                let manifest = self.query(run, write.plan()).await?;
+                Ok(commit_after(*write, manifest, query))
+            }
         }
     }
 

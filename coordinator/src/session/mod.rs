@@ -21,4 +21,5 @@ mod work;
 pub use context::{SharedResources, SqlSession};
 pub use error::SessionError;
 pub use statement::Statement;
+pub(crate) use statement::count_batch as count;
 pub use work::{LocalRows, Work};

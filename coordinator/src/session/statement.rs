@@ -12,7 +12,6 @@ use onward_planner::statement::{ExplainMode, Statement as Parsed, parse_with};
 use super::context::SqlSession;
 use super::error::SessionError;
 use super::parameters;
-use super::work::LocalRows;
 
 /// One planned statement.
 #[derive(Clone, Debug)]
@@ -94,9 +93,7 @@ pub fn count_schema() -> SchemaRef {
 }
 
 /// The row that a write gives.
-pub fn count(rows: u64) -> LocalRows {
-    let schema = count_schema();
+pub fn count_batch(rows: u64) -> RecordBatch {
     let column = Arc::new(UInt64Array::from(vec![rows]));
-    let batch = RecordBatch::try_new(schema.clone(), vec![column]).expect("the schema has this one column");
-    LocalRows { schema, batches: vec![batch] }
+    RecordBatch::try_new(count_schema(), vec![column]).expect("the schema has this one column")
 }

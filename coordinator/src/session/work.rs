@@ -8,7 +8,7 @@ use onward_planner::statement::ExplainMode;
 
 use super::context::SqlSession;
 use super::error::SessionError;
-use super::statement::Statement;
+use super::statement::{Statement, count_batch, count_schema};
 use super::{parameters, settings};
 use crate::write::Write;
 
@@ -27,7 +27,7 @@ pub enum Work {
         /// What.
         plan: LogicalPlan,
     },
-    /// Begin, run the plan, then commit or abort: see [`Write`].
+    /// Begin, run the plan, add its rows, commit: see [`Write`].
     Write(Box<Write>),
 }
 
@@ -68,7 +68,7 @@ impl SqlSession {
             LogicalPlan::Dml(dml) => Ok(Work::Write(Box::new(self.insert(dml).await?))),
             LogicalPlan::Ddl(DdlStatement::CreateMemoryTable(create)) => match self.create_table(create).await? {
                 Some(write) => Ok(Work::Write(Box::new(write))),
-                None => Ok(Work::Done(super::statement::count(0))),
+                None => Ok(Work::Done(LocalRows { schema: count_schema(), batches: vec![count_batch(0)] })),
             },
             LogicalPlan::Ddl(ddl) => self.ddl(ddl).await.map(|()| Work::Done(LocalRows::none())),
             LogicalPlan::Statement(PlanStatement::Execute(execute)) => {

@@ -4,8 +4,8 @@
 //!   SqlSession::work -> Write            nothing is touched yet
 //!   Write::begin                         directories are made; the files in them are hidden
 //!   plan_query(Write::plan) and run      functions stage files; the result is their manifest
-//!   Write::commit(manifest)              files are renamed or uploads completed, then the catalog names them
-//!   Write::abort(manifest), or drop      nothing is left
+//!   Write::add(manifest), Write::commit   files are renamed or uploads completed, then the catalog names them
+//!   or drop                              nothing is left
 //! ```
 //!
 //! Guarantees:
@@ -24,8 +24,10 @@ mod pending;
 mod place;
 mod planner;
 mod remote;
+mod run;
 
 pub use copy::adapt_copy;
 pub use journal::Journal;
 pub use pending::Write;
 pub use planner::{query_planner, store_urls};
+pub(crate) use run::commit_after;

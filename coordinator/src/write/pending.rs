@@ -10,7 +10,8 @@ use datafusion::logical_expr::LogicalPlan;
 use datafusion::object_store::path::Path as StorePath;
 use onward_cache::UploadedParts;
 use onward_cache::confine::local_path;
-use onward_executor::write::{StagedFile, StagedPlace, read_manifest};
+use onward_executor::write::{StagedPlace, read_manifest};
+use tokio::runtime::Handle;
 
 use super::journal::Journal;
 use super::local::{self, MadeDirectories, Rename, failed};
@@ -20,8 +21,8 @@ use crate::catalog::definition::Definition;
 use crate::catalog::{CatalogError, OnExists, TableName};
 use crate::session::SharedResources;
 
-/// A write that has not ended. Dropping it before `commit` removes what it staged locally; `abort` also takes back
-/// uploads to object stores.
+/// A write that has not ended. Dropping it before it is committed removes what was staged; uploads to object stores are
+/// taken back in the background.
 #[derive(Debug)]
 pub struct Write {
     plan: LogicalPlan,
@@ -31,6 +32,9 @@ pub struct Write {
     made: MadeDirectories,
     /// Made by `begin`, gone after commit or abort.
     staging: Option<PathBuf>,
+    rows: u64,
+    renames: Vec<Rename>,
+    uploads: Vec<(StorePath, UploadedParts)>,
     is_committed: bool,
 }
 
@@ -70,6 +74,9 @@ impl Write {
             then,
             made: MadeDirectories::default(),
             staging: None,
+            rows: 0,
+            renames: vec![],
+            uploads: vec![],
             is_committed: false,
         }
     }
@@ -100,40 +107,48 @@ impl Write {
         Ok(())
     }
 
-    /// Makes the rows of a finished query visible: all batches of its result. Gives the number of rows written.
+    /// Takes one batch of the plan's result: files that a committed attempt staged.
+    pub fn add(&mut self, manifest: &RecordBatch) -> Result<()> {
+        for file in read_manifest(manifest)? {
+            self.rows += file.rows;
+            let path = StorePath::from(file.path);
+            match file.place {
+                StagedPlace::Path(staged) => {
+                    let staged = local_path(&StorePath::from(staged));
+                    self.renames.push(Rename { staged, path: local_path(&path) });
+                }
+                StagedPlace::Upload(upload) => self.uploads.push((path, upload)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the rows visible, once all batches of the result were added. Gives the number of rows written.
+    ///
+    /// Run it as a task of its own: dropped half-way, some files may be visible.
     ///
     /// # Errors
-    /// Nothing new is visible after an error, unless it says so.
-    pub async fn commit(mut self, manifest: &[RecordBatch]) -> Result<u64> {
-        let files = files(manifest)?;
-        let rows = files.iter().map(|file| file.rows).sum();
-        let (renames, uploads) = divide(files);
-        let is_managed = !matches!(self.then, Then::Nothing);
-        if !uploads.is_empty() {
+    /// Nothing new is visible after an error.
+    pub async fn commit(mut self) -> Result<u64> {
+        self.renames.sort_by(|a, b| a.path.cmp(&b.path));
+        self.uploads.sort_by(|(a, _), (b, _)| a.cmp(b));
+        if !self.uploads.is_empty() {
             let store = self.shared.stores().handle(&self.place.url)?;
+            let uploads = std::mem::take(&mut self.uploads);
             remote::publish(&store, &uploads).await.map_err(|error| self.named(error))?;
         }
         // The rest is local and blocks.
         let work = tokio::task::spawn_blocking(move || {
+            let is_managed = !matches!(self.then, Then::Nothing);
+            let renames = std::mem::take(&mut self.renames);
             local::publish(&renames, &mut self.made, is_managed)?;
-            self.finish(rows)
+            self.finish()
         });
         work.await.map_err(|error| DataFusionError::ExecutionJoin(Box::new(error)))?
     }
 
-    /// Removes all traces. `manifest`: what committed attempts had written, as far as it is known.
-    pub async fn abort(self, manifest: &[RecordBatch]) {
-        let uploads = files(manifest).map(|files| divide(files).1).unwrap_or_default();
-        if !uploads.is_empty()
-            && let Ok(store) = self.shared.stores().handle(&self.place.url)
-        {
-            remote::abort(&store, &uploads).await;
-        }
-        // The rest is done by drop.
-    }
-
     /// The catalog names the files. A part directory is there even when there are no rows.
-    fn finish(mut self, rows: u64) -> Result<u64> {
+    fn finish(mut self) -> Result<u64> {
         let catalog = self.shared.catalog();
         match self.then.clone() {
             Then::Nothing => {}
@@ -161,7 +176,7 @@ impl Write {
             }
         }
         self.is_committed = true;
-        Ok(rows)
+        Ok(self.rows)
     }
 
     fn journal(&self) -> Journal {
@@ -182,6 +197,12 @@ impl Drop for Write {
         if self.is_committed {
             return;
         }
+        if !self.uploads.is_empty()
+            && let (Ok(store), Ok(runtime)) = (self.shared.stores().handle(&self.place.url), Handle::try_current())
+        {
+            let uploads = std::mem::take(&mut self.uploads);
+            runtime.spawn(async move { remote::abort(&store, &uploads).await });
+        }
         // Files of a part that the catalog does not name are nobody's.
         if let (Then::Create { .. } | Then::AddPart { .. }, Some(part)) = (&self.then, &self.place.directory) {
             let _ = std::fs::remove_dir_all(part);
@@ -192,29 +213,4 @@ impl Drop for Write {
 
 fn changed_meanwhile(name: &TableName) -> CatalogError {
     CatalogError::Invalid(format!("table `{name}` was dropped or replaced while rows were written to it: try again"))
-}
-
-fn files(manifest: &[RecordBatch]) -> Result<Vec<StagedFile>> {
-    let mut files: Vec<StagedFile> = Vec::new();
-    for batch in manifest {
-        files.extend(read_manifest(batch)?);
-    }
-    files.sort_by(|a, b| a.path.cmp(&b.path));
-    Ok(files)
-}
-
-type Uploads = Vec<(StorePath, UploadedParts)>;
-
-fn divide(files: Vec<StagedFile>) -> (Vec<Rename>, Uploads) {
-    let (mut renames, mut uploads) = (Vec::new(), Vec::new());
-    for file in files {
-        let path = StorePath::from(file.path);
-        match file.place {
-            StagedPlace::Path(staged) => {
-                renames.push(Rename { staged: local_path(&StorePath::from(staged)), path: local_path(&path) });
-            }
-            StagedPlace::Upload(upload) => uploads.push((path, upload)),
-        }
-    }
-    (renames, uploads)
 }
