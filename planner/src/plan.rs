@@ -13,7 +13,7 @@ use datafusion::physical_plan::union::UnionExec;
 use crate::codec;
 use crate::cut::{cut, whole};
 use crate::graph::{Sizing, Stage, StageGraph};
-use crate::session::{OnwardOptions, changed_settings};
+use crate::session::{OnwardOptions, PlanExtensions, changed_settings};
 use crate::sizing::{scan_bytes, size};
 
 /// The most bytes of an encoded stage. Larger ones (literal tables, mostly) run in the coordinator, where their data is.
@@ -100,7 +100,7 @@ async fn physical(state: &SessionState, optimized: &LogicalPlan) -> Result<Arc<d
 
 /// One stage, one task, one function: DataFusion's own parallelism does the rest.
 fn single(state: &SessionState, plan: Arc<dyn ExecutionPlan>, sizing: Sizing) -> Planned {
-    let stages = whole(Arc::clone(&plan)).and_then(|stages| encoded(stages, state));
+    let stages = whole(Arc::clone(&plan)).and_then(|stages| encoded(stages, state, &extensions(state)));
     match stages {
         Ok(stages) => {
             Planned::Stages(StageGraph { stages, sizing, settings: changed_settings(state.config_options()) })
@@ -117,7 +117,9 @@ async fn distributed(
 ) -> Result<Planned> {
     let spread = spread_state(state, &sizing, is_forced);
     let plan = physical(&spread, optimized).await?;
-    match cut(&plan, sizing.functions, spread.config_options()).and_then(|stages| encoded(stages, &spread)) {
+    let extensions = extensions(state);
+    let stages = cut(&plan, sizing.functions, spread.config_options(), &extensions.partition_wise);
+    match stages.and_then(|stages| encoded(stages, &spread, &extensions)) {
         Ok(stages) => {
             let settings = changed_settings(spread.config_options());
             Ok(Planned::Stages(StageGraph { stages, sizing, settings }))
@@ -133,16 +135,20 @@ fn in_coordinator(plan: Arc<dyn ExecutionPlan>, error: &DataFusionError) -> Plan
     Planned::Coordinator { plan, reason: format!("it cannot be sent to a function: {why}") }
 }
 
+fn extensions(state: &SessionState) -> Arc<PlanExtensions> {
+    state.config().get_extension::<PlanExtensions>().unwrap_or_default()
+}
+
 /// Encodes every stage: the only way to know that a plan can be sent.
-fn encoded(mut stages: Vec<Stage>, state: &SessionState) -> Result<Vec<Stage>> {
+fn encoded(mut stages: Vec<Stage>, state: &SessionState, extensions: &PlanExtensions) -> Result<Vec<Stage>> {
     for stage in &mut stages {
-        let bytes = codec::encode(&stage.plan, &[])?;
+        let bytes = codec::encode(&stage.plan, &extensions.codecs)?;
         if bytes.len() > MAX_PLAN_BYTES {
             return not_impl_err!("a plan of {} bytes is too large", bytes.len());
         }
         // A decoded union may hold casts that the planned one does not. EXPLAIN shows what functions run.
         if stage.plan.exists(|node| Ok(node.is::<UnionExec>()))? {
-            stage.plan = codec::decode(&bytes, &state.task_ctx(), &[])?;
+            stage.plan = codec::decode(&bytes, &state.task_ctx(), &extensions.codecs)?;
         }
         stage.encoded = Some(bytes);
     }

@@ -11,6 +11,7 @@ use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 use datafusion::prelude::SessionConfig;
+use datafusion_proto::physical_plan::PhysicalExtensionCodec;
 
 use crate::rules::{BroadcastSafety, DynamicFilters};
 
@@ -81,6 +82,16 @@ fn parse<T: std::str::FromStr>(key: &str, value: &str) -> Result<T> {
 /// The `onward.*` settings in `config`, the defaults when the session was not built by [`session_config`].
 pub fn onward_options(config: &ConfigOptions) -> OnwardOptions {
     config.extensions.get::<OnwardOptions>().cloned().unwrap_or_default()
+}
+
+/// What other crates add to plans. A session has it by `SessionConfig::with_extension(Arc::new(PlanExtensions { .. }))`.
+#[derive(Clone, Debug, Default)]
+pub struct PlanExtensions {
+    /// Encode their nodes and functions; functions decode with the same list.
+    pub codecs: Vec<Arc<dyn PhysicalExtensionCodec>>,
+    /// Names of their nodes of which partition `i` needs partition `i` of the child and nothing else. A stage with other
+    /// nodes runs as one task.
+    pub partition_wise: Vec<&'static str>,
 }
 
 /// The settings every session starts from: `vcpus` partitions and what the rest of Onward relies on.

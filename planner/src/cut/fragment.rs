@@ -85,25 +85,26 @@ pub(crate) fn is_sliceable_leaf(node: &Arc<dyn ExecutionPlan>) -> bool {
     node.is::<StageInputExec>() || node.is::<PlaceholderRowExec>() || node.is::<EmptyExec>()
 }
 
-/// Whether a task may run any subset of the partitions of `plan` by itself.
-pub(crate) fn is_sliceable(plan: &Arc<dyn ExecutionPlan>) -> bool {
+/// Whether a task may run any subset of the partitions of `plan` by itself. `partition_wise` names nodes of other crates.
+pub(crate) fn is_sliceable(plan: &Arc<dyn ExecutionPlan>, partition_wise: &[&str]) -> bool {
     let count = plan.output_partitioning().partition_count();
     let children = plan.children();
     if children.is_empty() {
         return count == 1 || is_sliceable_leaf(plan);
     }
     if let Some(sides) = join_sides(plan) {
-        return sides.may_broadcast && is_sliceable(&sides.probe);
+        return sides.may_broadcast && is_sliceable(&sides.probe, partition_wise);
     }
     if plan.is::<UnionExec>() {
-        return children.into_iter().all(is_sliceable);
+        return children.into_iter().all(|child| is_sliceable(child, partition_wise));
     }
     // One partition is one task: nothing below is ever sliced.
     if count == 1 {
         return true;
     }
     let same = |child: &Arc<dyn ExecutionPlan>| child.output_partitioning().partition_count() == count;
-    is_partition_wise(plan) && children.into_iter().all(|child| same(child) && is_sliceable(child))
+    (is_partition_wise(plan) || partition_wise.contains(&plan.name()))
+        && children.into_iter().all(|child| same(child) && is_sliceable(child, partition_wise))
 }
 
 /// A single-partition build side that each task may compute for itself rather than have it sent: a few operators over

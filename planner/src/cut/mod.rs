@@ -47,8 +47,14 @@ use crate::rules::DynamicFilters;
 use crate::stage_input::StageInputExec;
 
 /// Cuts `plan` into stages whose tasks are spread over at most `functions` functions. The last stage is the result.
-pub(crate) fn cut(plan: &Arc<dyn ExecutionPlan>, functions: usize, config: &ConfigOptions) -> Result<Vec<Stage>> {
-    let mut cutter = Cutter { stages: Vec::new(), functions: functions.max(1), config };
+/// `partition_wise` names nodes of other crates that [`fragment::is_sliceable`] may take for partition-wise.
+pub(crate) fn cut(
+    plan: &Arc<dyn ExecutionPlan>,
+    functions: usize,
+    config: &ConfigOptions,
+    partition_wise: &[&str],
+) -> Result<Vec<Stage>> {
+    let mut cutter = Cutter { stages: Vec::new(), functions: functions.max(1), config, partition_wise };
     let result = cutter.fragment(plan)?;
     let partitions = result.output_partitioning().partition_count();
     cutter.finish(result, OutputKind::Preserve, partitions, estimate(plan))?;
@@ -79,6 +85,7 @@ struct Cutter<'a> {
     stages: Vec<Stage>,
     functions: usize,
     config: &'a ConfigOptions,
+    partition_wise: &'a [&'a str],
 }
 
 impl Cutter<'_> {
@@ -175,7 +182,7 @@ impl Cutter<'_> {
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let id = self.stages.len() as u32;
         let runs = if output == OutputKind::Hash { plan.children()[0] } else { &plan };
-        let is_sliceable = is_sliceable(runs);
+        let is_sliceable = is_sliceable(runs, self.partition_wise);
         let tasks = tasks(runs.output_partitioning().partition_count(), if is_sliceable { self.functions } else { 1 });
         let keep_join_filters = tasks.len() == 1 || !has_partitioned_join(&plan)?;
         let plan = DynamicFilters::push_down(plan, self.config, keep_join_filters)?;
