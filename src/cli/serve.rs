@@ -1,0 +1,135 @@
+//! `onward serve`.
+
+use std::io::Write;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use onward_coordinator::{Coordinator, CoordinatorOptions};
+use onward_endpoint::{FlightServer, ServerOptions, TlsFiles};
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::global::GlobalArgs;
+use super::{Failure, runtime};
+
+const AFTER_HELP: &str = "\
+Examples:
+  onward serve --data-dir ./data
+  onward serve --listen 0.0.0.0:50051 --token-file token --tls-cert cert.pem --tls-key key.pem
+  onward serve --allow-path /srv/tables --allow-path /tmp/exports
+
+SIGTERM and Ctrl-C drain: running statements get drain_timeout_ms, new ones are refused. A second signal ends at once.";
+
+#[derive(Debug, Args)]
+#[command(after_help = AFTER_HELP)]
+pub(super) struct ServeArgs {
+    /// Address to listen on; port 0 takes a free one
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:50051")]
+    listen: SocketAddr,
+    /// Keep the catalog and tables here [default: a temporary directory]
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// File with the token that clients must present
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// Certificate chain (PEM)
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// Private key (PEM)
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+    /// Listen on an address that other machines reach, without token or TLS
+    #[arg(long)]
+    insecure: bool,
+    /// Clients may name local files below this directory; may be repeated [default: the current directory]
+    #[arg(long, value_name = "DIR")]
+    allow_path: Vec<PathBuf>,
+}
+
+pub(super) fn run(global: &GlobalArgs, args: ServeArgs) -> Result<(), Failure> {
+    global.start_log("info")?;
+    let config = global.config()?;
+    let runtime = runtime()?;
+    let done = runtime.block_on(serve(config, args));
+    // Whatever is still blocked in a system call after a drain must not keep the process.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    done
+}
+
+async fn serve(config: onward_wire::Config, args: ServeArgs) -> Result<(), Failure> {
+    // Before anything is started: a signal in between would leave things behind.
+    let signals = Signals { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? };
+    let allow_paths = if args.allow_path.is_empty() { vec![std::env::current_dir()?] } else { args.allow_path };
+    let allow_paths = allow_paths.into_iter().map(absolute).collect::<Result<_, _>>()?;
+    let tls = args.tls_cert.zip(args.tls_key).map(|(cert, key)| TlsFiles { cert, key });
+    let scheme = if tls.is_some() { "grpc+tls" } else { "grpc" };
+    let data = args.data_dir.as_ref().map_or("temporary".to_owned(), |dir| dir.display().to_string());
+
+    let options = CoordinatorOptions { config: config.clone(), data_dir: args.data_dir, function_program: None };
+    let coordinator = Coordinator::start(options).await?;
+    let options = ServerOptions {
+        listen: args.listen,
+        token_file: args.token_file,
+        tls,
+        insecure: args.insecure,
+        allow_paths,
+        config,
+    };
+    let served = serve_until_signal(options, coordinator.clone(), signals, scheme, &data).await;
+    coordinator.shutdown(Duration::ZERO).await;
+    served
+}
+
+async fn serve_until_signal(
+    options: ServerOptions,
+    coordinator: std::sync::Arc<Coordinator>,
+    mut signals: Signals,
+    scheme: &str,
+    data: &str,
+) -> Result<(), Failure> {
+    let drain_ms = options.config.drain_timeout_ms;
+    let server = FlightServer::bind(options, coordinator).await?;
+    let ready =
+        format!("onward {} ready on {scheme}://{} (data: {data})\n", env!("CARGO_PKG_VERSION"), server.local_addr());
+    // Bound: whoever connects now is answered. Nobody needs to read the line.
+    let mut stdout = std::io::stdout();
+    let _ = stdout.write_all(ready.as_bytes()).and_then(|()| stdout.flush());
+
+    let (drain, drained) = tokio::sync::oneshot::channel::<()>();
+    let serving = server.serve(async {
+        let _ = drained.await;
+    });
+    let twice = async {
+        signals.next().await;
+        tracing::info!(drain_ms, "draining; a second signal ends at once");
+        let _ = drain.send(());
+        signals.next().await;
+    };
+    tokio::select! {
+        served = serving => Ok(served?),
+        () = twice => {
+            tracing::warn!("second signal: running statements are cancelled");
+            Err(Failure::Code(1))
+        }
+    }
+}
+
+/// The signals that end a server.
+struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+fn absolute(dir: PathBuf) -> Result<PathBuf, Failure> {
+    dir.canonicalize().map_err(|error| Failure::Message(format!("--allow-path {}: {error}", dir.display())))
+}

@@ -1,0 +1,217 @@
+//! A server, over Arrow Flight SQL.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow_flight::error::FlightError;
+use arrow_flight::flight_service_client::FlightServiceClient;
+use arrow_flight::sql::{CommandStatementQuery, ProstMessageExt};
+use arrow_flight::{CancelFlightInfoRequest, FlightClient, FlightDescriptor, FlightInfo};
+use datafusion::arrow::datatypes::Schema;
+use futures::{StreamExt, TryStreamExt, stream};
+use onward_endpoint::status::ERROR_KIND_HEADER;
+use onward_wire::{ErrorKind, WireError};
+use prost::Message;
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
+use tonic::{Code, Status};
+
+use super::Running;
+
+/// Where the server is and who we are.
+#[derive(Clone, Debug, Default)]
+pub struct RemoteOptions {
+    /// `grpc://host:port` or `grpc+tls://host:port`.
+    pub url: String,
+    /// Bearer token.
+    pub token: Option<String>,
+    /// PEM file with the authorities that may sign the server's certificate; `None` takes the system's.
+    pub ca_file: Option<PathBuf>,
+}
+
+/// A connection to a server.
+pub struct Remote {
+    channel: FlightServiceClient<Channel>,
+    token: Option<String>,
+}
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Where distributions keep the certificates of the authorities they trust.
+const SYSTEM_AUTHORITIES: [&str; 4] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+];
+
+impl Remote {
+    /// Connects.
+    ///
+    /// # Errors
+    /// `InvalidQuery` for a URL of another form, `NotFound` for a missing certificate file, `Unavailable` when nobody
+    /// answers.
+    pub async fn connect(options: &RemoteOptions) -> Result<Self, WireError> {
+        let url = &options.url;
+        let endpoint = endpoint(options)?;
+        let channel = endpoint.connect().await.map_err(|error| {
+            let reason = innermost(&error);
+            WireError::new(
+                ErrorKind::Unavailable,
+                format!("cannot connect to {url}: {reason}; is `onward serve` running?"),
+            )
+        })?;
+        let channel = FlightServiceClient::new(channel).max_decoding_message_size(usize::MAX);
+        Ok(Self { channel, token: options.token.clone() })
+    }
+
+    fn client(&self) -> Result<FlightClient, WireError> {
+        let mut client = FlightClient::new_from_inner(self.channel.clone());
+        if let Some(token) = &self.token {
+            let refused = |_| WireError::new(ErrorKind::Denied, "the token has characters that no header can hold");
+            client.add_header("authorization", &format!("Bearer {token}")).map_err(refused)?;
+        }
+        Ok(client)
+    }
+
+    pub(super) async fn execute(&self, sql: &str) -> Result<Running, WireError> {
+        let mut client = self.client()?;
+        let command = CommandStatementQuery { query: sql.to_owned(), transaction_id: None };
+        let descriptor = FlightDescriptor::new_cmd(command.as_any().encode_to_vec());
+        let info = client.get_flight_info(descriptor).await.map_err(|error| explain(&error))?;
+        let schema = if info.schema.is_empty() {
+            Schema::empty()
+        } else {
+            info.clone().try_decode_schema().map_err(|error| WireError::new(ErrorKind::Internal, error))?
+        };
+        let rows = Rows { client: self.client()?, cancel: CancelOnDrop::new(self.client()?, info.clone()) };
+        let tickets = info.endpoint.into_iter().filter_map(|endpoint| endpoint.ticket);
+        let stream = stream::try_unfold((rows, tickets), async |(mut rows, mut tickets)| match tickets.next() {
+            Some(ticket) => {
+                let part = rows.client.do_get(ticket).await?;
+                Ok::<_, FlightError>(Some((part, (rows, tickets))))
+            }
+            None => {
+                rows.cancel.disarm();
+                Ok(None)
+            }
+        });
+        let stream = stream.try_flatten().map_err(|error: FlightError| explain(&error)).boxed();
+        Ok(Running { schema: Arc::new(schema), stream, progress: None })
+    }
+}
+
+/// What the stream of a result owns.
+struct Rows {
+    client: FlightClient,
+    cancel: CancelOnDrop,
+}
+
+/// Tells the server that nobody will fetch the rest, unless all was fetched.
+struct CancelOnDrop(Option<(FlightClient, FlightInfo)>);
+
+impl CancelOnDrop {
+    fn new(client: FlightClient, info: FlightInfo) -> Self {
+        Self(Some((client, info)))
+    }
+
+    fn disarm(&mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        if let (Some((mut client, info)), Ok(runtime)) = (self.0.take(), tokio::runtime::Handle::try_current()) {
+            runtime.spawn(async move { client.cancel_flight_info(CancelFlightInfoRequest::new(info)).await });
+        }
+    }
+}
+
+fn endpoint(options: &RemoteOptions) -> Result<Endpoint, WireError> {
+    let url = &options.url;
+    let invalid = |reason: String| WireError::new(ErrorKind::InvalidQuery, format!("--connect {url}: {reason}"));
+    let (scheme, authority) = url.split_once("://").unwrap_or(("grpc", url));
+    let authority = authority.trim_end_matches('/');
+    let is_tls = match scheme {
+        "grpc" | "grpc+tcp" => false,
+        "grpc+tls" => true,
+        _ => {
+            return Err(invalid(
+                "give grpc://host:port, or grpc+tls://host:port for a server with a certificate".into(),
+            ));
+        }
+    };
+    let address = format!("{}://{authority}", if is_tls { "https" } else { "http" });
+    let endpoint = Endpoint::from_shared(address).map_err(|error| invalid(innermost(&error)))?;
+    if endpoint.uri().port().is_none() {
+        return Err(invalid(
+            "the port is missing: give grpc://host:port; `onward serve` takes 50051 by default".into(),
+        ));
+    }
+    let endpoint = endpoint.connect_timeout(CONNECT_TIMEOUT).tcp_nodelay(true);
+    if !is_tls {
+        return Ok(endpoint);
+    }
+    let authorities = match &options.ca_file {
+        Some(path) => path.clone(),
+        None => system_authorities()
+            .ok_or_else(|| invalid("no certificates of this system found: give --ca-file".into()))?,
+    };
+    let pem = std::fs::read(&authorities).map_err(|error| {
+        WireError::new(ErrorKind::NotFound, format!("cannot read {}: {error}", authorities.display()))
+    })?;
+    let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem));
+    endpoint.tls_config(tls).map_err(|error| invalid(innermost(&error)))
+}
+
+fn system_authorities() -> Option<PathBuf> {
+    let set = std::env::var_os("SSL_CERT_FILE").map(PathBuf::from);
+    set.into_iter().chain(SYSTEM_AUTHORITIES.map(PathBuf::from)).find(|path| path.is_file())
+}
+
+/// The server's error, with the kind it had there.
+fn explain(error: &FlightError) -> WireError {
+    match error {
+        FlightError::Tonic(status) => from_status(status),
+        error => WireError::new(ErrorKind::Internal, format!("the server's answer cannot be read: {error}")),
+    }
+}
+
+fn from_status(status: &Status) -> WireError {
+    let kinds = [
+        ErrorKind::InvalidQuery,
+        ErrorKind::NotFound,
+        ErrorKind::Denied,
+        ErrorKind::ResourceExhausted,
+        ErrorKind::Unavailable,
+        ErrorKind::Cancelled,
+        ErrorKind::Internal,
+    ];
+    let named = status.metadata().get(ERROR_KIND_HEADER).and_then(|name| name.to_str().ok());
+    let kind = kinds.into_iter().find(|kind| Some(format!("{kind:?}").as_str()) == named);
+    // A server of another make sends no kind.
+    let kind = kind.unwrap_or(match status.code() {
+        Code::InvalidArgument | Code::Unimplemented | Code::FailedPrecondition => ErrorKind::InvalidQuery,
+        Code::NotFound => ErrorKind::NotFound,
+        Code::PermissionDenied | Code::Unauthenticated => ErrorKind::Denied,
+        Code::ResourceExhausted => ErrorKind::ResourceExhausted,
+        Code::Unavailable => ErrorKind::Unavailable,
+        Code::Cancelled | Code::DeadlineExceeded => ErrorKind::Cancelled,
+        _ => ErrorKind::Internal,
+    });
+    let advice = match status.code() {
+        Code::Unauthenticated => " (give the server's token in ONWARD_TOKEN or --token-file)",
+        _ => "",
+    };
+    WireError::new(kind, format!("{}{advice}", status.message()))
+}
+
+/// The cause that says something: tonic's own message is "transport error".
+fn innermost(error: &dyn std::error::Error) -> String {
+    let mut error = error;
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    error.to_string()
+}

@@ -1,0 +1,131 @@
+//! Statements from text to printed results: what the shell, `-c`, `-f` and standard input share.
+
+mod interrupt;
+mod progress;
+pub mod report;
+pub mod statements;
+
+use std::time::{Duration, Instant};
+
+use futures::StreamExt;
+use onward_wire::{ErrorKind, WireError};
+
+pub use self::interrupt::Interrupts;
+use self::progress::ProgressLine;
+use crate::client::Client;
+use crate::output::{self, Format, OutputError, Target};
+
+/// How results are shown.
+pub struct Display {
+    /// Their format.
+    pub format: Format,
+    /// Where they go.
+    pub target: Target,
+    /// Say how many rows there were, show progress.
+    pub is_talkative: bool,
+    /// Rows printed before the rest is left out, with a note; `None` prints all.
+    pub max_rows: Option<usize>,
+}
+
+/// A statement that went well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Summary {
+    /// Rows it gave.
+    pub rows: usize,
+    /// There were more, and they were left out.
+    pub is_cut: bool,
+    /// From sending it to its last row.
+    pub elapsed: Duration,
+}
+
+/// A statement that went wrong.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The engine said so.
+    #[error("{0}")]
+    Query(WireError),
+    /// Its rows could not be written.
+    #[error("{0}")]
+    Output(#[from] OutputError),
+    /// Ctrl-C.
+    #[error("cancelled")]
+    Interrupted,
+}
+
+/// Runs one statement and prints its rows. An interrupt ends the statement, here and on every function.
+///
+/// # Errors
+/// [`RunError`]. What was printed until then stays.
+pub async fn run(
+    client: &Client,
+    sql: &str,
+    display: &Display,
+    interrupts: &mut Interrupts,
+) -> Result<Summary, RunError> {
+    interrupts.forget();
+    let line = ProgressLine::new(display.is_talkative);
+    let started = Instant::now();
+    let executed = tokio::select! {
+        executed = client.execute(sql) => executed,
+        () = interrupts.next() => return Err(RunError::Interrupted),
+        () = line.follow(None) => unreachable!("the line is drawn until it is dropped"),
+    };
+    let mut running = executed.map_err(RunError::Query)?;
+    let mut rows = 0;
+    let mut is_cut = false;
+    let mut writer = None;
+    if !running.schema.fields().is_empty() {
+        writer = Some(output::open(display.format, running.schema.clone(), &display.target, display.is_talkative)?);
+    }
+    loop {
+        let batch = tokio::select! {
+            // A flood of batches must not hide the interrupt.
+            biased;
+            () = interrupts.next() => return Err(RunError::Interrupted),
+            batch = running.stream.next() => batch,
+            () = line.follow(running.progress.clone()) => None,
+        };
+        let Some(batch) = batch else { break };
+        let batch = batch.map_err(RunError::Query)?;
+        let room = display.max_rows.map_or(usize::MAX, |max| max - rows);
+        is_cut = batch.num_rows() > room;
+        let shown = if is_cut { batch.slice(0, room) } else { batch };
+        rows += shown.num_rows();
+        if let Some(writer) = &mut writer {
+            line.clear();
+            writer.write(&shown)?;
+        }
+        if is_cut {
+            break;
+        }
+    }
+    line.clear();
+    drop(running);
+    match writer {
+        Some(writer) => writer.finish()?,
+        None => acknowledge(display)?,
+    }
+    Ok(Summary { rows, is_cut, elapsed: started.elapsed() })
+}
+
+/// Statements without rows say that they worked, to people only.
+fn acknowledge(display: &Display) -> Result<(), OutputError> {
+    use std::io::Write;
+
+    if display.is_talkative && matches!(display.format, Format::Table | Format::Vertical) {
+        let mut out = &display.target;
+        out.write_all(b"OK\n").and_then(|()| out.flush()).map_err(|error| display.target.describe(error))?;
+    }
+    Ok(())
+}
+
+impl RunError {
+    /// The engine cancelled it, or the user did.
+    pub fn is_cancelled(&self) -> bool {
+        match self {
+            Self::Interrupted => true,
+            Self::Query(error) => error.kind() == ErrorKind::Cancelled,
+            Self::Output(_) => false,
+        }
+    }
+}
