@@ -2,4 +2,7 @@
 
 mod executor;
 mod flight;
+mod oracle;
+mod random_queries;
+mod slt;
 mod tpch;
