@@ -9,6 +9,8 @@ use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr_common::utils::evaluate_expressions_to_arrays;
 use datafusion::physical_plan::repartition::REPARTITION_RANDOM_STATE;
 
+use super::measure::{Measured, measure};
+
 /// The rows of one batch, grouped by partition.
 #[derive(Debug)]
 pub(super) struct Assignment {
@@ -27,9 +29,15 @@ pub(super) struct Group {
 }
 
 impl Assignment {
-    /// All `rows` rows go to `partition`.
-    pub fn all(partition: u32, rows: usize) -> Self {
+    fn all(partition: u32, rows: usize) -> Self {
         Self { order: Vec::new(), groups: vec![Group { partition, start: 0, end: rows as u32 }] }
+    }
+
+    /// All rows of `batch` go to `partition`, in their order; with the sizes of `batch`.
+    pub fn whole(partition: u32, batch: &RecordBatch) -> (Self, Measured) {
+        let assignment = Self::all(partition, batch.num_rows());
+        let measured = measure(batch, &[], &assignment.groups, &mut []);
+        (assignment, measured)
     }
 }
 
@@ -42,6 +50,7 @@ pub(super) struct HashAssigner {
     hashes: Vec<u64>,
     targets: Vec<u32>,
     counts: Vec<u32>,
+    bytes: Vec<usize>,
 }
 
 impl HashAssigner {
@@ -53,18 +62,21 @@ impl HashAssigner {
             hashes: Vec::new(),
             targets: Vec::new(),
             counts: vec![0; partitions],
+            bytes: vec![0; partitions],
         }
     }
 
-    /// Groups the rows of `batch`.
-    pub fn assign(&mut self, batch: &RecordBatch) -> Result<Assignment> {
+    /// Groups and measures the rows of `batch`.
+    pub fn assign(&mut self, batch: &RecordBatch) -> Result<(Assignment, Measured)> {
         let keys = evaluate_expressions_to_arrays(self.exprs.iter(), batch)?;
         self.hashes.clear();
         self.hashes.resize(batch.num_rows(), 0);
         create_hashes(&keys, REPARTITION_RANDOM_STATE.random_state(), &mut self.hashes)?;
         self.targets.clear();
         self.targets.extend(self.hashes.iter().map(|hash| self.remainder.of(*hash) as u32));
-        Ok(group(&self.targets, &mut self.counts))
+        let assignment = group(&self.targets, &mut self.counts);
+        let measured = measure(batch, &self.targets, &assignment.groups, &mut self.bytes);
+        Ok((assignment, measured))
     }
 }
 

@@ -5,6 +5,7 @@ use onward_segment::{Region, Writer};
 
 use super::assign::{Assignment, group};
 use super::encode::Encoded;
+use super::measure::measure;
 use super::scatter::Scatter;
 use super::window::Window;
 
@@ -35,11 +36,15 @@ pub fn write<R: Region>(
 fn window_of(batches: &[RecordBatch], targets: &[Vec<u32>]) -> Window {
     let mut window = Window::default();
     for (batch, targets) in batches.iter().zip(targets) {
-        let assignment = match targets.is_empty() {
-            true => Assignment::all(1, batch.num_rows()),
-            false => group(targets, &mut [0; 5]),
+        let (assignment, measured) = match targets.is_empty() {
+            true => Assignment::whole(1, batch),
+            false => {
+                let assignment = group(targets, &mut [0; 5]);
+                let measured = measure(batch, targets, &assignment.groups, &mut [0; 5]);
+                (assignment, measured)
+            }
         };
-        window.push(batch.clone(), assignment, 0);
+        window.push(batch.clone(), assignment, measured);
     }
     window
 }

@@ -11,6 +11,7 @@ mod assign;
 mod encode;
 #[cfg(test)]
 pub(crate) mod for_tests;
+mod measure;
 mod scatter;
 mod window;
 
@@ -20,7 +21,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::SchemaRef;
-use datafusion::error::Result;
+use datafusion::common::{Result, internal_err};
 use datafusion::physical_expr::PhysicalExpr;
 use onward_segment::{Finished, ImageWriter, SegmentWriter, segment_bytes};
 use onward_wire::message::{AttemptOutput, PartitionStats, SegmentRef};
@@ -31,7 +32,7 @@ use crate::transport::SegmentSink;
 use assign::{Assignment, HashAssigner};
 use encode::Encoded;
 use scatter::Scatter;
-use window::{Window, row_bytes};
+use window::Window;
 
 /// A rest up to this size waits for the rests of the other lanes: one segment less to open, verify and map.
 const SMALL_REST_BYTES: usize = 1 << 20;
@@ -187,6 +188,21 @@ impl AttemptWriter {
         Ok(())
     }
 
+    /// The encoders rely on the batches having the types of the schema.
+    fn check_types(&self, batch: &RecordBatch) -> Result<()> {
+        if Arc::ptr_eq(batch.schema_ref(), &self.schema) {
+            return Ok(());
+        }
+        let expected = self.schema.fields().iter().map(|field| field.data_type());
+        let mut pairs = expected.zip(batch.columns().iter().map(|column| column.data_type()));
+        let is_same = batch.num_columns() == self.schema.fields().len()
+            && pairs.all(|(expected, found)| expected.equals_datatype(found));
+        match is_same {
+            true => Ok(()),
+            false => internal_err!("a stage of schema {} gave a batch of schema {}", self.schema, batch.schema()),
+        }
+    }
+
     fn record(&self, finished: &Finished, segment: Option<u64>) {
         self.bytes.fetch_add(finished.length_bytes, Ordering::Relaxed);
         let mut written = self.written.lock();
@@ -257,19 +273,28 @@ impl Lane {
             return Ok(());
         }
         self.writer.rows.fetch_add(batch.num_rows() as u64, Ordering::Relaxed);
-        let assignment = match (&mut self.assigner, &self.writer.mapping) {
+        self.writer.check_types(&batch)?;
+        let (assignment, measured) = match (&mut self.assigner, &self.writer.mapping) {
             (Some(assigner), _) => assigner.assign(&batch)?,
-            (None, OutputMapping::Single) => Assignment::all(0, batch.num_rows()),
-            (None, _) => Assignment::all(self.plan_partition, batch.num_rows()),
+            (None, OutputMapping::Single) => Assignment::whole(0, &batch),
+            (None, _) => Assignment::whole(self.plan_partition, &batch),
         };
-        let bytes = row_bytes(&batch);
-        self.window.push(batch, assignment, bytes);
         let lanes = self.writer.open_lanes.load(Ordering::Relaxed).max(1) as u64;
-        if self.window.bytes() as u64 >= self.writer.options.flush_bytes / lanes {
-            let window = std::mem::take(&mut self.window);
-            self.writer.flush(&window).await?;
+        let share = self.writer.options.flush_bytes / lanes;
+        // A giant batch gets segments of its own: offsets have 32 bits.
+        if !self.window.is_empty() && self.window.bytes() as u64 + measured.row_bytes as u64 > share.saturating_mul(2) {
+            self.flush().await?;
+        }
+        self.window.push(batch, assignment, measured);
+        if self.window.bytes() as u64 >= share {
+            self.flush().await?;
         }
         Ok(())
+    }
+
+    async fn flush(&mut self) -> Result<()> {
+        let window = std::mem::take(&mut self.window);
+        self.writer.flush(&window).await
     }
 
     /// Writes the rest, or leaves it to [`AttemptWriter::finish`] when it is small.

@@ -1,14 +1,16 @@
 //! Batches that wait for their segment, and the messages that they will become.
 
-use datafusion::arrow::array::{Array, RecordBatch};
+use datafusion::arrow::array::RecordBatch;
 
 use super::assign::Assignment;
+use super::measure::Measured;
 
 /// Batches of one lane, by reference, with the place of each row.
 #[derive(Debug, Default)]
 pub(super) struct Window {
     pub batches: Vec<RecordBatch>,
     pub assignments: Vec<Assignment>,
+    pub measured: Vec<Measured>,
     bytes: usize,
 }
 
@@ -20,18 +22,20 @@ pub(super) struct Chunk {
     pub pieces: Vec<Piece>,
 }
 
-/// Places `start..end` of the assignment of batch `batch`.
+/// Places `start..end` of the assignment of batch `batch`, in its group `group`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Piece {
     pub batch: u32,
+    pub group: u32,
     pub start: u32,
     pub end: u32,
 }
 
 impl Window {
-    /// Adds a batch. `bytes` is what its rows need.
-    pub fn push(&mut self, batch: RecordBatch, assignment: Assignment, bytes: usize) {
-        self.bytes += bytes;
+    /// Adds a batch.
+    pub fn push(&mut self, batch: RecordBatch, assignment: Assignment, measured: Measured) {
+        self.bytes += measured.row_bytes;
+        self.measured.push(measured);
         self.batches.push(batch);
         self.assignments.push(assignment);
     }
@@ -50,6 +54,7 @@ impl Window {
         self.bytes += other.bytes;
         self.batches.extend(other.batches);
         self.assignments.extend(other.assignments);
+        self.measured.extend(other.measured);
     }
 
     /// The window's rows as messages: by partition, each with at least `batch_rows` rows where the partition has that
@@ -58,12 +63,10 @@ impl Window {
         let batch_rows = batch_rows.max(1);
         let mut pieces: Vec<(u32, Piece)> = Vec::new();
         for (batch, assignment) in self.assignments.iter().enumerate() {
-            pieces.extend(
-                assignment
-                    .groups
-                    .iter()
-                    .map(|group| (group.partition, Piece { batch: batch as u32, start: group.start, end: group.end })),
-            );
+            for (at, group) in assignment.groups.iter().enumerate() {
+                let (start, end) = (group.start, group.end);
+                pieces.push((group.partition, Piece { batch: batch as u32, group: at as u32, start, end }));
+            }
         }
         // Stable: within a partition the order of the batches stays.
         pieces.sort_by_key(|(partition, _)| *partition);
@@ -92,27 +95,6 @@ impl Window {
             }
         }
         chunks
-    }
-}
-
-/// Bytes that the rows of `batch` need in a segment, about: what counts against the flush window. The memory that the
-/// batch keeps alive may be larger (view arrays share buffers), and is not a measure of what will be written.
-pub(super) fn row_bytes(batch: &RecordBatch) -> usize {
-    batch.columns().iter().map(|column| column_bytes(column.as_ref())).sum()
-}
-
-fn column_bytes(column: &dyn Array) -> usize {
-    use datafusion::arrow::array::AsArray;
-    use datafusion::arrow::datatypes::DataType;
-    let rows = column.len();
-    match column.data_type() {
-        DataType::Utf8View => rows * 16 + column.as_string_view().total_buffer_bytes_used(),
-        DataType::BinaryView => rows * 16 + column.as_binary_view().total_buffer_bytes_used(),
-        other => match other.primitive_width() {
-            Some(width) => rows * width,
-            // Cheap and right for arrays that are cut to their rows.
-            None => column.to_data().get_slice_memory_size().unwrap_or_else(|_| column.get_array_memory_size()),
-        },
     }
 }
 
@@ -145,7 +127,10 @@ mod tests {
         let window = window(&[&[(0, 10), (2, 3)], &[(1, 1), (2, 25)]]);
         let chunks = window.chunks(8);
         assert_eq!(sizes(&chunks), [(0, 10), (1, 1), (2, 10), (2, 9), (2, 9)]);
-        assert_eq!(chunks[2].pieces, [Piece { batch: 0, start: 10, end: 13 }, Piece { batch: 1, start: 1, end: 8 }]);
+        assert_eq!(
+            chunks[2].pieces,
+            [Piece { batch: 0, group: 1, start: 10, end: 13 }, Piece { batch: 1, group: 1, start: 1, end: 8 },]
+        );
     }
 
     #[test]

@@ -5,9 +5,8 @@ use datafusion::arrow::buffer::Buffer;
 use datafusion::arrow::datatypes::ToByteSlice;
 
 use super::Rows;
+use crate::writer::measure::{INLINE_VIEW_BYTES, Text, outside};
 
-/// Longer values of view arrays have their bytes in a data buffer.
-const INLINE_VIEW_BYTES: u32 = 12;
 /// Shorter values are copied as this many bytes: a branch on the length is mispredicted for every other value, which costs
 /// more than the bytes.
 const BLOCK_BYTES: usize = 64;
@@ -15,23 +14,14 @@ const BLOCK_BYTES: usize = 64;
 /// Text is asked for this many rows before it is copied.
 const ROWS_AHEAD: usize = 12;
 
-/// Bytes of `rows`.
-pub(super) fn count<O: OffsetSizeTrait>(offsets: &[O], rows: Rows<'_>) -> usize {
-    match rows {
-        Rows::Range(start, end) => (offsets[end] - offsets[start]).as_usize(),
-        Rows::Listed(rows) => {
-            rows.iter().map(|row| (offsets[*row as usize + 1] - offsets[*row as usize]).as_usize()).sum()
-        }
-    }
-}
-
-/// Bytes of `rows` outside of their views.
-pub(super) fn count_views(views: &[u128], rows: Rows<'_>) -> usize {
+/// Bytes of `rows` outside of their offsets and views.
+pub(super) fn count(text: Text<'_>, rows: Rows<'_>) -> usize {
     let mut bytes = 0;
-    rows.for_each(|row| {
-        let length = views[row] as u32;
-        bytes += if length > INLINE_VIEW_BYTES { length as usize } else { 0 };
-    });
+    match text {
+        Text::Offsets(offsets, _) => rows.for_each(|row| bytes += (offsets[row + 1] - offsets[row]) as usize),
+        Text::LargeOffsets(offsets, _) => rows.for_each(|row| bytes += (offsets[row + 1] - offsets[row]) as usize),
+        Text::Views(views, _) => rows.for_each(|row| bytes += outside(views[row])),
+    }
     bytes
 }
 

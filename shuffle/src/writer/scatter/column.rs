@@ -11,6 +11,7 @@ use onward_segment::{FieldNode, Layout, MessageShape};
 use super::{Chunk, Placed, Places, Rows, Window, bits, bytes, fixed};
 use crate::error::segment_error;
 use crate::writer::encode::chunk_indices;
+use crate::writer::measure::Text;
 
 /// Arrow's 32-bit offsets and views address this many bytes.
 const MOST_BUFFER_BYTES: usize = i32::MAX as usize;
@@ -108,18 +109,19 @@ impl ColumnPlan {
         for (batch, pieces) in placed.iter().enumerate() {
             let (array, order) = (plan.array(window, batch), &window.assignments[batch].order);
             let nulls = array.nulls().filter(|nulls| nulls.null_count() > 0);
-            let counted = Counted::new(kind, array);
+            let text = Text::of(array.as_ref());
+            let group_bytes = &window.measured[batch].text_bytes[column];
             for piece in pieces {
                 let rows = Rows::new(order, piece.start, piece.end);
                 if let Some(nulls) = nulls {
                     plan.null_counts[piece.chunk] += bits::count_unset(nulls.inner(), rows);
                 }
-                match counted {
-                    Counted::Nothing => {}
-                    Counted::Offsets(offsets) => plan.data_bytes[piece.chunk] += bytes::count(offsets, rows),
-                    Counted::LargeOffsets(offsets) => plan.data_bytes[piece.chunk] += bytes::count(offsets, rows),
-                    Counted::Views(views) => plan.data_bytes[piece.chunk] += bytes::count_views(views, rows),
-                }
+                let group = window.assignments[batch].groups[piece.group];
+                let Some(text) = text else { continue };
+                plan.data_bytes[piece.chunk] += match (group.end - group.start) as usize == rows.len() {
+                    true => group_bytes[piece.group],
+                    false => bytes::count(text, rows),
+                };
             }
         }
         let is_too_large = kind != Kind::LargeBytes && plan.data_bytes.iter().any(|bytes| *bytes > MOST_BUFFER_BYTES);
@@ -185,22 +187,9 @@ impl ColumnPlan {
                     bits::fill(&mut memory[places.buffer(placed.chunk, 1)], placed.row, bits, rows);
                 });
             }
-            Kind::Bytes => self.fill_bytes::<i32>(window, places, &chunks, memory),
-            Kind::LargeBytes => self.fill_bytes::<i64>(window, places, &chunks, memory),
-            Kind::Views => {
-                let mut filled = vec![0; self.data_bytes.len()];
-                places.for_each(&chunks, |batch, rows, placed| {
-                    let views = places.buffer(placed.chunk, 1);
-                    let data = match self.data_bytes[placed.chunk] {
-                        0 => views.end..views.end,
-                        _ => places.buffer(placed.chunk, 2),
-                    };
-                    let (views, data) = two_ranges(memory, views, data);
-                    let views = &mut views[placed.row * 16..(placed.row + rows.len()) * 16];
-                    let source = view_parts(self.array(window, batch));
-                    bytes::fill_views(views, data, &mut filled[placed.chunk], source, rows);
-                });
-            }
+            Kind::Bytes => self.fill_bytes(4, window, places, &chunks, memory),
+            Kind::LargeBytes => self.fill_bytes(8, window, places, &chunks, memory),
+            Kind::Views => self.fill_views(window, places, &chunks, memory),
             Kind::Gathered => {}
         }
     }
@@ -224,64 +213,46 @@ impl ColumnPlan {
         });
     }
 
-    fn fill_bytes<O: datafusion::arrow::array::OffsetSizeTrait>(
-        &self,
-        window: &Window,
-        places: &Places<'_>,
-        chunks: &Range<usize>,
-        memory: &mut [u8],
-    ) {
-        let width = size_of::<O>();
+    /// Offsets of `width` bytes, and their text.
+    fn fill_bytes(&self, width: usize, window: &Window, places: &Places<'_>, chunks: &Range<usize>, memory: &mut [u8]) {
         for chunk in chunks.clone() {
             let start = places.buffer(chunk, 1).start;
             memory[start..start + width].fill(0);
         }
-        let sources: Vec<_> = (0..window.batches.len()).map(|at| self.array(window, at).to_data()).collect();
-        let sources: Vec<_> = (sources.iter())
-            .map(|data| (&data.buffers()[0].typed_data::<O>()[data.offset()..], data.buffers()[1].as_slice()))
-            .collect();
         let mut filled = vec![0; self.data_bytes.len()];
         places.for_each(chunks, |batch, rows, placed| {
             let (offsets, data) = two_ranges(memory, places.buffer(placed.chunk, 1), places.buffer(placed.chunk, 2));
             let ends = &mut offsets[(placed.row + 1) * width..(placed.row + 1 + rows.len()) * width];
-            bytes::fill(ends, data, &mut filled[placed.chunk], sources[batch], rows);
+            let filled = &mut filled[placed.chunk];
+            match Text::of(self.array(window, batch).as_ref()) {
+                Some(Text::Offsets(offsets, values)) => bytes::fill(ends, data, filled, (offsets, values), rows),
+                Some(Text::LargeOffsets(offsets, values)) => bytes::fill(ends, data, filled, (offsets, values), rows),
+                _ => {}
+            }
+        });
+    }
+
+    /// Views, and the text of the long ones in one buffer per message.
+    fn fill_views(&self, window: &Window, places: &Places<'_>, chunks: &Range<usize>, memory: &mut [u8]) {
+        let mut filled = vec![0; self.data_bytes.len()];
+        places.for_each(chunks, |batch, rows, placed| {
+            let Some(Text::Views(source, buffers)) = Text::of(self.array(window, batch).as_ref()) else { return };
+            let views = places.buffer(placed.chunk, 1);
+            let target = placed.row * 16..(placed.row + rows.len()) * 16;
+            if self.data_bytes[placed.chunk] == 0 {
+                // All values are inside of their views.
+                return fixed::fill(&mut memory[views][target], bytes_of(source), 16, rows);
+            }
+            let (views, data) = two_ranges(memory, views, places.buffer(placed.chunk, 2));
+            bytes::fill_views(&mut views[target], data, &mut filled[placed.chunk], (source, buffers), rows);
         });
     }
 }
 
-/// What of an array has to be counted per message.
-#[derive(Clone, Copy)]
-enum Counted<'a> {
-    Nothing,
-    Offsets(&'a [i32]),
-    LargeOffsets(&'a [i64]),
-    Views(&'a [u128]),
-}
-
-impl<'a> Counted<'a> {
-    fn new(kind: Kind, array: &'a ArrayRef) -> Self {
-        match (kind, array.data_type()) {
-            (Kind::Bytes, DataType::Utf8) => Self::Offsets(array.as_string::<i32>().value_offsets()),
-            (Kind::Bytes, _) => Self::Offsets(array.as_binary::<i32>().value_offsets()),
-            (Kind::LargeBytes, DataType::LargeUtf8) => Self::LargeOffsets(array.as_string::<i64>().value_offsets()),
-            (Kind::LargeBytes, _) => Self::LargeOffsets(array.as_binary::<i64>().value_offsets()),
-            (Kind::Views, _) => Self::Views(view_parts(array).0),
-            _ => Self::Nothing,
-        }
-    }
-}
-
-fn view_parts(array: &ArrayRef) -> (&[u128], &[datafusion::arrow::buffer::Buffer]) {
-    match array.data_type() {
-        DataType::Utf8View => {
-            let array = array.as_string_view();
-            (array.views(), array.data_buffers())
-        }
-        _ => {
-            let array = array.as_binary_view();
-            (array.views(), array.data_buffers())
-        }
-    }
+/// The memory of views.
+fn bytes_of(views: &[u128]) -> &[u8] {
+    // SAFETY: the same memory, read as bytes.
+    unsafe { std::slice::from_raw_parts(views.as_ptr().cast(), size_of_val(views)) }
 }
 
 /// The values of a fixed-width array, from its first row.

@@ -36,10 +36,11 @@ pub(super) struct Scatter<'a> {
     placed: Vec<Vec<Placed>>,
 }
 
-/// Places `start..end` of a batch's assignment go to rows `row..` of message `chunk`.
+/// Places `start..end` of a batch's assignment (in group `group`) go to rows `row..` of message `chunk`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Placed {
     pub chunk: usize,
+    pub group: usize,
     pub start: usize,
     pub end: usize,
     pub row: usize,
@@ -92,7 +93,7 @@ impl<'a> Scatter<'a> {
             let mut row = 0;
             for piece in &chunk.pieces {
                 let (start, end) = (piece.start as usize, piece.end as usize);
-                placed[piece.batch as usize].push(Placed { chunk: at, start, end, row });
+                placed[piece.batch as usize].push(Placed { chunk: at, group: piece.group as usize, start, end, row });
                 row += end - start;
             }
         }
