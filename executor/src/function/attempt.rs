@@ -11,7 +11,7 @@ use datafusion::execution::TaskContext;
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
 use futures::{FutureExt, StreamExt};
 use onward_planner::error::classify;
-use onward_shuffle::{AttemptWriter, Lane, SegmentSource, WriterOptions};
+use onward_shuffle::{AttemptWriter, Lane, OutputMapping, SegmentSource, WriterOptions};
 use onward_wire::message::{AttemptDone, AttemptOutput, Metric, OperatorMetrics, Progress, RunAttempt};
 use onward_wire::{AttemptId, ErrorKind, WireError};
 use parking_lot::Mutex;
@@ -108,6 +108,7 @@ impl Attempt {
         }
 
         let sink = AttemptSink::new(Arc::clone(&shared.link), self.id);
+        let is_hash = matches!(mapping, OutputMapping::Hash { .. });
         let options = WriterOptions { flush_bytes: shared.flush_bytes, inline_bytes, batch_rows };
         let writer = AttemptWriter::new(runs.schema(), mapping, Arc::clone(&sink) as _, options);
         // The attempt's table must not keep the writer alive: its end is what releases files.
@@ -115,7 +116,7 @@ impl Attempt {
         let lanes = partitions.iter().map(|partition| writer.lane(*partition)).collect();
         self.run_partitions(&runs, &task, lanes).await?;
         let output = writer.finish().await?;
-        let operators = measure(&planned, &runs, &output);
+        let operators = measure(&planned, &runs, is_hash.then_some(&output));
         let done = AttemptDone {
             attempt: self.id.into(),
             output,
@@ -182,22 +183,20 @@ async fn run_partition(
 }
 
 /// The operators' metrics in the order of the stage's plan. The repartitioning at the root of a hash exchange is the
-/// writer's work: its rows are the output's.
+/// writer's work: its rows are those of the output, `hashed`.
 fn measure(
     planned: &Arc<dyn ExecutionPlan>,
     runs: &Arc<dyn ExecutionPlan>,
-    output: &AttemptOutput,
+    hashed: Option<&AttemptOutput>,
 ) -> Vec<OperatorMetrics> {
     let children = planned.children();
-    match children.as_slice() {
-        [child] if planned.name() != runs.name() => {
-            let rows = Metric { name: "output_rows".to_owned(), value: output.rows() };
-            let mut operators = vec![OperatorMetrics { values: vec![rows] }];
-            operators.extend(metrics::collect(child, runs));
-            operators
-        }
-        _ => metrics::collect(planned, runs),
-    }
+    let (Some(output), [child]) = (hashed, children.as_slice()) else {
+        return metrics::collect(planned, runs);
+    };
+    let rows = Metric { name: "output_rows".to_owned(), value: output.rows() };
+    let mut operators = vec![OperatorMetrics { values: vec![rows] }];
+    operators.extend(metrics::collect(child, runs));
+    operators
 }
 
 /// Classifies the error of an attempt, panics included.
@@ -224,7 +223,7 @@ pub(super) fn cancelled(attempt: AttemptId) -> WireError {
 mod tests {
     use async_trait::async_trait;
     use datafusion::physical_plan::projection::ProjectionExec;
-    use onward_shuffle::{OutputMapping, SegmentSink, WritableSegment};
+    use onward_shuffle::{SegmentSink, WritableSegment};
     use onward_wire::{QueryId, StageId};
 
     use super::*;

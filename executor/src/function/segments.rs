@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 
 use super::link::{Lease, Leased, Link};
 
-/// Dead entries are removed when the table of mappings grew past this, then past twice what is alive.
+/// Dead entries are removed when the table grew past this, then past twice what was alive.
 const LEAST_ENTRIES: usize = 64;
 
 /// Maps committed segments, each at most once at a time in this process.
@@ -21,7 +21,28 @@ pub(super) struct Segments {
     link: Arc<Link>,
     /// Held over the request to the host: partitions of one task ask for the same segments at the same moment, and the
     /// second finds what the first mapped.
-    mapped: tokio::sync::Mutex<HashMap<SegmentId, Weak<MappedSegment>>>,
+    mapped: tokio::sync::Mutex<Table>,
+}
+
+/// The mappings of this process, some of them gone.
+#[derive(Debug, Default)]
+struct Table {
+    segments: HashMap<SegmentId, Weak<MappedSegment>>,
+    prune_at: usize,
+}
+
+impl Table {
+    fn get(&self, id: SegmentId) -> Option<Arc<MappedSegment>> {
+        self.segments.get(&id).and_then(Weak::upgrade)
+    }
+
+    fn insert(&mut self, segment: &Arc<MappedSegment>) {
+        if self.segments.len() >= self.prune_at.max(LEAST_ENTRIES) {
+            self.segments.retain(|_, segment| segment.strong_count() > 0);
+            self.prune_at = self.segments.len() * 2;
+        }
+        self.segments.insert(segment.id(), Arc::downgrade(segment));
+    }
 }
 
 impl Segments {
@@ -34,8 +55,7 @@ impl Segments {
 impl SegmentSource for Segments {
     async fn map(&self, segments: &[SegmentRef]) -> Result<Vec<Arc<MappedSegment>>, WireError> {
         let mut mapped = self.mapped.lock().await;
-        let mut found: Vec<_> =
-            segments.iter().map(|segment| mapped.get(&segment.id()).and_then(Weak::upgrade)).collect();
+        let mut found: Vec<_> = segments.iter().map(|segment| mapped.get(segment.id())).collect();
         let missing: Vec<SegmentId> =
             segments.iter().zip(&found).filter(|(_, found)| found.is_none()).map(|(segment, _)| segment.id()).collect();
         if !missing.is_empty() {
@@ -43,11 +63,10 @@ impl SegmentSource for Segments {
             for slot in found.iter_mut().filter(|slot| slot.is_none()) {
                 if let Some(leased) = fresh.next() {
                     let segment = open(leased)?;
-                    mapped.insert(segment.id(), Arc::downgrade(&segment));
+                    mapped.insert(&segment);
                     *slot = Some(segment);
                 }
             }
-            prune(&mut mapped);
         }
         Ok(found.into_iter().flatten().collect())
     }
@@ -58,12 +77,6 @@ fn open(leased: Leased) -> Result<Arc<MappedSegment>, WireError> {
     let Leased { segment, file, lease } = leased;
     let hook = Box::new(move || drop(lease));
     Ok(Arc::new(MappedSegment::open_with(segment.id(), file, segment.length_bytes, Some(hook))?))
-}
-
-fn prune(mapped: &mut HashMap<SegmentId, Weak<MappedSegment>>) {
-    if mapped.len() > LEAST_ENTRIES && mapped.len() == mapped.capacity() {
-        mapped.retain(|_, segment| segment.strong_count() > 0);
-    }
 }
 
 /// Hands out the files of one attempt. Those it still has when it is dropped, the attempt failed or was stopped and its

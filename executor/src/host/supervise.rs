@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use onward_wire::FunctionId;
 use onward_wire::message::Welcome;
 use tokio::process::Child;
 use tokio_util::task::AbortOnDropHandle;
@@ -30,14 +31,19 @@ pub(super) async fn supervise(host: Arc<Shared>, function: Arc<Function>) {
     let reason = match run(&host, &function, &spill).await {
         Ok(reason) | Err(reason) => function.reason_or(reason),
     };
-    if let Err(error) = fs::remove_dir_all(&spill)
+    // Freeing the blocks of large spills takes a while.
+    let _ = tokio::task::spawn_blocking(move || remove_spills(id, &spill)).await;
+    host.functions.lock().remove(&id);
+    tracing::debug!(function = %id, reason, "a function is gone");
+    host.emit(HostEvent::FunctionLost { function: id, reason });
+}
+
+fn remove_spills(id: FunctionId, spill: &Path) {
+    if let Err(error) = fs::remove_dir_all(spill)
         && error.kind() != io::ErrorKind::NotFound
     {
         tracing::warn!(function = %id, path = %spill.display(), %error, "a function's spills could not be removed");
     }
-    host.functions.lock().remove(&id);
-    tracing::debug!(function = %id, reason, "a function is gone");
-    host.emit(HostEvent::FunctionLost { function: id, reason });
 }
 
 /// Launches the process, serves it, and returns, with the reason, when it is reaped.

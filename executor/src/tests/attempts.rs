@@ -192,3 +192,35 @@ async fn a_running_attempt_reports_progress() {
     fixture.failed().await;
     fixture.end().await;
 }
+
+/// A warm function reads the footer of a Parquet file once: the second attempt makes fewer requests, with equal rows.
+#[tokio::test]
+async fn a_warm_function_remembers_footers() {
+    use datafusion::dataframe::DataFrameWriteOptions;
+    use datafusion::prelude::{ParquetReadOptions, SessionContext};
+
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("table.parquet");
+    let path = path.to_str().unwrap();
+    let context = SessionContext::new_with_config(onward_planner::session::session_config(1, Default::default()));
+    let rows = context.sql("select value from range(0, 1000)").await.unwrap();
+    rows.write_parquet(path, DataFrameWriteOptions::new().with_single_file_output(true), None).await.unwrap();
+    context.register_parquet("t", path, ParquetReadOptions::new()).await.unwrap();
+    let plan =
+        context.sql("select sum(value) from t where value > 5").await.unwrap().create_physical_plan().await.unwrap();
+
+    let mut fixture = Fixture::new();
+    fixture.start(1, 1).await;
+    let stage = Stage::new(1, 0, OutputKind::Preserve, 1);
+    fixture.host.define_stage(FunctionId(1), stage.define(&plan));
+    let mut made = Vec::new();
+    for attempt in 0..2 {
+        fixture.host.run_attempt(FunctionId(1), stage.run(0, attempt, &[0], vec![], 1 << 10));
+        let done = fixture.prepared().await;
+        assert_eq!(done.output.rows(), 1);
+        assert_eq!((done.requests.write, done.requests.intermediate), (0, 0));
+        made.push(done.requests.table);
+    }
+    assert!(made[1] > 0 && made[1] < made[0], "requests of two attempts: {made:?}");
+    fixture.end().await;
+}
