@@ -35,6 +35,6 @@ pub use formats::{Format, FormatOptions};
 pub use json::{store_constraints, store_expr};
 pub use location::Location;
 pub use names::TableName;
-pub use provider::{CATALOG, DEFAULT_SCHEMA, SessionCatalogs};
+pub use provider::{CATALOG, DEFAULT_SCHEMA, SessionCatalogs, looks_like_files};
 pub use store::{Catalog, OnExists};
 pub use view::define_view;

@@ -128,12 +128,18 @@ impl SessionCatalogs {
 
     /// The file, directory, pattern or URL that `name` is, if it looks like one.
     async fn open_files(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {
-        let named_format = Format::of_file(name);
-        let looks_like_files =
-            named_format.is_some() || name.contains('/') || name.contains("://") || name.contains('*');
-        if !looks_like_files {
-            return Ok(None);
+        if looks_like_files(name) {
+            return self.open_location(name).await.map(Some);
         }
+        // A directory may have the name of a new table: only one that can be read is meant.
+        match !name.is_empty() && self.0.directory.join(name).is_dir() {
+            true => Ok(self.open_location(name).await.ok()),
+            false => Ok(None),
+        }
+    }
+
+    async fn open_location(&self, name: &str) -> Result<Arc<dyn TableProvider>> {
+        let named_format = Format::of_file(name);
         let location = Location::parse(name, &self.0.directory)?;
         let state = self.state()?;
         let names = match location.is_collection() {
@@ -157,8 +163,13 @@ impl SessionCatalogs {
         spec.find_extension(&state, true).await?;
         spec.partitioned_by = infer_partitions(&state, &spec).await?;
         let columns = without(&spec.infer_columns(&state).await?, &spec.partitioned_by);
-        Ok(Some(Arc::new(spec.build(&state, columns)?)))
+        Ok(Arc::new(spec.build(&state, columns)?))
     }
+}
+
+/// A name that can only mean a file, a directory, a pattern or a URL.
+pub fn looks_like_files(name: &str) -> bool {
+    Format::of_file(name).is_some() || name.contains(['/', '*'])
 }
 
 impl CatalogProviderList for SessionCatalogs {
@@ -225,10 +236,7 @@ impl SchemaProvider for SessionSchema {
         if let Some(definition) = self.catalogs.0.catalog.get(&table) {
             return Ok(Some(self.catalogs.open(&table, &definition).await?));
         }
-        if let Some(files) = self.catalogs.open_files(name).await? {
-            return Ok(Some(files));
-        }
-        Err(self.catalogs.0.catalog.missing("table", &table).into())
+        self.catalogs.open_files(name).await
     }
 
     async fn table_type(&self, name: &str) -> Result<Option<TableType>> {

@@ -216,6 +216,13 @@ impl Catalog {
         self.snapshot().missing(what, name)
     }
 
+    /// The error for a schema that is not there.
+    pub fn missing_schema(&self, name: &str) -> CatalogError {
+        let names = self.schema_names();
+        let hint = did_you_mean(name, names.iter().map(String::as_str));
+        CatalogError::Missing { what: "schema", name: name.to_owned(), hint }
+    }
+
     fn snapshot(&self) -> Arc<Snapshot> {
         self.snapshot.read().clone()
     }

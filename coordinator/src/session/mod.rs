@@ -13,13 +13,19 @@
 mod context;
 pub(crate) mod ddl;
 mod error;
+mod missing;
 mod parameters;
+mod redact;
 mod settings;
 mod statement;
 mod work;
 
+#[cfg(test)]
+mod tests;
+
 pub use context::{SharedResources, SqlSession};
 pub use error::SessionError;
+pub use redact::redact;
 pub use statement::Statement;
 pub(crate) use statement::count_batch as count;
 pub use work::{LocalRows, Work};

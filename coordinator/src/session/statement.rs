@@ -11,7 +11,7 @@ use onward_planner::statement::{ExplainMode, Statement as Parsed, parse_with};
 
 use super::context::SqlSession;
 use super::error::SessionError;
-use super::parameters;
+use super::{missing, parameters};
 
 /// One planned statement.
 #[derive(Clone, Debug)]
@@ -56,7 +56,10 @@ impl SqlSession {
     async fn plan_ast(&self, mut statement: Ast) -> Result<LogicalPlan> {
         parameters::number_question_marks(&mut statement);
         crate::write::adapt_copy(&mut statement)?;
-        self.context().state().statement_to_plan(statement).await
+        let state = self.context().state();
+        let references = missing::references(&state, &statement);
+        let planned = state.statement_to_plan(statement).await;
+        planned.map_err(|error| missing::explain(&state, self.shared().catalog(), references, error))
     }
 
     /// What a client needs to know about `plan`.

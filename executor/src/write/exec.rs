@@ -8,6 +8,7 @@ use datafusion::arrow::array::{Array, RecordBatch};
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{Result, exec_err, internal_err};
 use datafusion::datasource::sink::DataSinkExec;
+use datafusion::error::DataFusionError;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::{Distribution, EquivalenceProperties, LexOrdering, OrderingRequirements, PhysicalExpr};
@@ -195,7 +196,10 @@ async fn write(
         false => input,
     };
     let input = refuse_nulls(input, &target)?;
-    let rows = exec.sink().write_all(input, &Arc::new(sink_context)).await?;
+    let rows = exec.sink().write_all(input, &Arc::new(sink_context)).await;
+    // Some writers replace the store's error by "error while finalizing": the store remembers.
+    let failure = |error| store.failure().map_or(error, |failure| DataFusionError::External(Box::new(failure)));
+    let rows = rows.map_err(failure)?;
     let mut files = store.files();
     if let Some(first) = files.first_mut() {
         first.rows = rows;

@@ -1,7 +1,7 @@
 //! [`StagingStore`]: an object store whose writes stay invisible.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
 use datafusion::common::Result as DfResult;
@@ -36,6 +36,26 @@ pub(super) struct StagingStore {
     files: Arc<Mutex<Vec<StagedFile>>>,
     /// Files begun.
     begun: Mutex<usize>,
+    failure: Arc<Failure>,
+}
+
+/// The first error of a store.
+#[derive(Debug, Default)]
+struct Failure(OnceLock<WireError>);
+
+impl Failure {
+    /// The store's error, with what was being written; a full disk keeps its kind.
+    fn named(&self, path: &Path, is_local: bool, error: Error) -> Error {
+        let wire = classify(&DataFusionError::ObjectStore(Box::new(error)));
+        let slash = if is_local { "/" } else { "" };
+        let message = format!("writing `{slash}{path}` failed: {}", wire.message);
+        self.noted(WireError { message, ..wire })
+    }
+
+    fn noted(&self, wire: WireError) -> Error {
+        let _ = self.0.set(wire.clone());
+        Error::Generic { store: "onward", source: Box::new(wire) }
+    }
 }
 
 impl StagingStore {
@@ -46,7 +66,16 @@ impl StagingStore {
         attempt: String,
         partition: String,
     ) -> Self {
-        Self { inner, target, staging, attempt, partition, files: Arc::default(), begun: Mutex::new(0) }
+        Self {
+            inner,
+            target,
+            staging,
+            attempt,
+            partition,
+            files: Arc::default(),
+            begun: Mutex::new(0),
+            failure: Arc::default(),
+        }
     }
 
     /// What was written whole, in the order of the final names.
@@ -54,6 +83,11 @@ impl StagingStore {
         let mut files = self.files.lock().clone();
         files.sort_by(|a, b| a.path.cmp(&b.path));
         files
+    }
+
+    /// The first error of the store, if there was one.
+    pub(super) fn failure(&self) -> Option<WireError> {
+        self.failure.0.get().cloned()
     }
 
     /// The final path of the file a sink calls `location`: the sink chooses the directory, we choose the name.
@@ -75,8 +109,7 @@ impl StagingStore {
             return Ok(());
         }
         let message = format!("the write to `{}` is over", self.target.display());
-        let source = Box::new(WireError::new(ErrorKind::Cancelled, message));
-        Err(Error::Generic { store: "onward", source })
+        Err(self.failure.noted(WireError::new(ErrorKind::Cancelled, message)))
     }
 
     fn number(&self) -> usize {
@@ -84,14 +117,6 @@ impl StagingStore {
         *begun += 1;
         *begun - 1
     }
-}
-
-/// The store's error, with what was being written; a full disk keeps its kind.
-fn named(path: &Path, is_local: bool, error: Error) -> Error {
-    let wire = classify(&DataFusionError::ObjectStore(Box::new(error)));
-    let slash = if is_local { "/" } else { "" };
-    let message = format!("writing `{slash}{path}` failed: {}", wire.message);
-    Error::Generic { store: "onward", source: Box::new(WireError { message, ..wire }) }
 }
 
 impl fmt::Debug for StagingStore {
@@ -138,7 +163,7 @@ impl ObjectStore for StagingStore {
             }
         };
         let upload = self.inner.put_multipart_opts(&staged, opts).await;
-        let upload = upload.map_err(|error| named(&path, is_local, error))?;
+        let upload = upload.map_err(|error| self.failure.named(&path, is_local, error))?;
         Ok(Box::new(StagedUpload {
             upload,
             path,
@@ -147,6 +172,7 @@ impl ObjectStore for StagingStore {
             bytes: 0,
             is_local,
             files: Arc::clone(&self.files),
+            failure: Arc::clone(&self.failure),
         }))
     }
 
@@ -181,19 +207,21 @@ struct StagedUpload {
     bytes: u64,
     is_local: bool,
     files: Arc<Mutex<Vec<StagedFile>>>,
+    failure: Arc<Failure>,
 }
 
 #[async_trait]
 impl MultipartUpload for StagedUpload {
     fn put_part(&mut self, data: PutPayload) -> UploadPart {
         self.bytes += data.content_length() as u64;
-        let (path, is_local) = (self.path.clone(), self.is_local);
+        let (path, is_local, failure) = (self.path.clone(), self.is_local, Arc::clone(&self.failure));
         let part = self.upload.put_part(data);
-        Box::pin(async move { part.await.map_err(|error| named(&path, is_local, error)) })
+        Box::pin(async move { part.await.map_err(|error| failure.named(&path, is_local, error)) })
     }
 
     async fn complete(&mut self) -> Result<PutResult> {
-        let result = self.upload.complete().await.map_err(|error| named(&self.path, self.is_local, error))?;
+        let result = self.upload.complete().await;
+        let result = result.map_err(|error| self.failure.named(&self.path, self.is_local, error))?;
         let place = match &self.deferred {
             None => StagedPlace::Path(self.staged.to_string()),
             Some(deferred) => StagedPlace::Upload(deferred.take().ok_or_else(|| {

@@ -1,0 +1,99 @@
+//! CREATE TABLE, INSERT INTO, DROP TABLE.
+
+use super::{Fixture, tree};
+
+#[tokio::test]
+async fn a_table_is_created_filled_kept_and_dropped() {
+    let f = Fixture::new();
+    assert_eq!(
+        f.rows("create table t as select column1 as a, column2 as b from (values (1, 'x'), (2, null))").await,
+        ["2"]
+    );
+    assert_eq!(f.rows("insert into t values (3, 'z')").await, ["1"]);
+    assert_eq!(f.rows("insert into t (b) select b from t where a = 3").await, ["1"]);
+    let f = f.restart();
+    assert_eq!(f.rows("select * from t order by a nulls last").await, ["1|x", "2|", "3|z", "|z"]);
+    assert_eq!(f.rows("insert overwrite t select 7, 'only'").await, ["1"]);
+    assert_eq!(f.rows("select * from t").await, ["7|only"]);
+    f.run("drop table t").await.unwrap();
+    assert_eq!(tree(&f.root.path().join("data/tables")), [] as [&str; 0]);
+    assert_eq!(tree(&f.root.path().join("data/writes")), [] as [&str; 0]);
+}
+
+#[tokio::test]
+async fn declared_columns_defaults_and_not_null_hold() {
+    let f = Fixture::new();
+    assert_eq!(f.rows("create table t (a int not null, b text default 'none')").await, ["0"]);
+    assert_eq!(f.rows("select * from t").await, [] as [&str; 0]);
+    f.run("insert into t (a) values (1)").await.unwrap();
+    let f = f.restart();
+    f.run("insert into t values (2, 'two')").await.unwrap();
+    assert_eq!(f.rows("select * from t order by a").await, ["1|none", "2|two"]);
+    let error = f.error("insert into t select null, 'x' from (values (1)) where 1 = 1").await;
+    assert!(error.message.contains("`a`") || error.message.contains("'a'"), "{error}");
+    assert_eq!(f.rows("select count(*) from t").await, ["2"]);
+}
+
+#[tokio::test]
+async fn a_name_that_is_taken_is_refused_kept_or_replaced() {
+    let f = Fixture::new();
+    f.run("create table t as select 1 as a").await.unwrap();
+    assert!(f.error("create table t as select 2 as a").await.message.contains("exists"));
+    assert_eq!(f.rows("create table if not exists t as select 2 as a").await, ["0"]);
+    assert_eq!(f.rows("select a from t").await, ["1"]);
+    assert_eq!(
+        f.rows("create or replace table t as select a + 1 as b from t").await,
+        ["1"],
+        "it may read what it replaces"
+    );
+    assert_eq!(f.rows("select b from t").await, ["2"]);
+    assert_eq!(std::fs::read_dir(f.root.path().join("data/tables")).unwrap().count(), 1, "the old files are gone");
+}
+
+#[tokio::test]
+async fn a_failed_statement_leaves_no_table_and_no_files() {
+    let f = Fixture::new();
+    let error = f.error("create table t as select 1 / (column1 - 1) as a from (values (1), (2))").await;
+    assert!(error.message.to_lowercase().contains("divide"), "{error}");
+    assert_eq!(tree(&f.root.path().join("data/tables")), [] as [&str; 0]);
+    f.run("create table t as select 1 as a").await.unwrap();
+    let before = tree(&f.root.path().join("data"));
+    f.error("insert into t select 1 / (column1 - 1) from (values (1), (2))").await;
+    assert_eq!(tree(&f.root.path().join("data")), before);
+}
+
+#[tokio::test]
+async fn empty_results_make_empty_tables_with_their_columns() {
+    let f = Fixture::new();
+    assert_eq!(f.rows("create table t as select 1 as a, 'x' as b where false").await, ["0"]);
+    let f = f.restart();
+    assert_eq!(f.rows("select * from t").await, [] as [&str; 0]);
+    assert_eq!(f.rows("select column_name from information_schema.columns where table_name = 't'").await, ["a", "b"]);
+}
+
+#[tokio::test]
+async fn types_survive_the_way_to_disk_and_back() {
+    let f = Fixture::new();
+    let columns = [
+        ("i", "cast(-5 as smallint)"),
+        ("d", "cast(12.34 as decimal(15,2))"),
+        ("s", "'héllo'"),
+        ("t", "timestamp '2024-02-29 12:34:56.789'"),
+        ("z", "date '0001-01-01'"),
+        ("l", "[1, null, 3]"),
+        ("r", "{'x': 1, 'y': 'two'}"),
+        ("b", "x'00ff'"),
+        ("n", "null"),
+        ("f", "cast('nan' as double)"),
+    ];
+    let select: Vec<_> = columns.iter().map(|(name, expr)| format!("{expr} as {name}")).collect();
+    let select = format!("select {}", select.join(", "));
+    f.run(&format!("create table t as {select}")).await.unwrap();
+    let types: Vec<_> = columns.iter().map(|(name, _)| format!("arrow_typeof({name})")).collect();
+    let types = types.join(", ");
+    assert_eq!(f.rows("select * from t").await, f.rows(&select).await);
+    assert_eq!(
+        f.rows(&format!("select {types} from t")).await,
+        f.rows(&format!("select {types} from ({select})")).await
+    );
+}

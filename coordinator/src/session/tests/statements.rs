@@ -1,0 +1,90 @@
+//! Settings, prepared statements, parameters, and what is refused.
+
+use datafusion::common::{ParamValues, ScalarValue};
+use onward_wire::ErrorKind;
+
+use super::{Fixture, kind, lines, run};
+
+#[tokio::test]
+async fn settings_are_set_shown_and_reset_per_session() {
+    let f = Fixture::new();
+    f.run("set onward.functions = 3").await.unwrap();
+    assert_eq!(f.rows("show onward.functions").await, ["onward.functions|3"]);
+    f.run("set datafusion.execution.batch_size = 100").await.unwrap();
+    f.run("reset datafusion.execution.batch_size").await.unwrap();
+    assert_eq!(f.rows("show datafusion.execution.batch_size").await, ["datafusion.execution.batch_size|8192"]);
+    let error = f.error("set datafusion.runtime.list_files_cache_limit = '1M'").await;
+    assert!(kind(&error) == ErrorKind::InvalidQuery && error.message.contains("whole process"), "{error}");
+    assert_eq!(kind(&f.error("set onward.nonsense = 1").await), ErrorKind::InvalidQuery);
+}
+
+#[tokio::test]
+async fn parameters_are_inferred_in_order_and_bound() {
+    let f = Fixture::new();
+    f.run("create table t (a int, b text)").await.unwrap();
+    f.run("insert into t values (1, 'x'), (2, 'y')").await.unwrap();
+    let statement = f.session.plan("select b from t where a = ? and b <> ? limit ?").await.unwrap();
+    let types: Vec<_> =
+        statement.parameters.fields().iter().map(|field| format!("{} {}", field.name(), field.data_type())).collect();
+    assert_eq!(types.len(), 3);
+    assert_eq!(types[0], "$1 Int32");
+    assert!(types[1].starts_with("$2 Utf8"), "{types:?}");
+    let values =
+        ParamValues::from(vec![ScalarValue::Int32(Some(2)), ScalarValue::from("q"), ScalarValue::Int64(Some(5))]);
+    assert_eq!(
+        lines(&run(&f.session, "select b from t where a = ? and b <> ? limit ?", Some(values)).await.unwrap()),
+        ["y"]
+    );
+    let insert = ParamValues::from(vec![ScalarValue::Int32(Some(3)), ScalarValue::from("z")]);
+    assert_eq!(lines(&run(&f.session, "insert into t values ($1, $2)", Some(insert)).await.unwrap()), ["1"]);
+    let error = f.error("select $1 + 1").await;
+    assert!(error.message.contains("$1"), "{error}");
+}
+
+#[tokio::test]
+async fn sql_prepare_execute_and_deallocate_work() {
+    let f = Fixture::new();
+    f.run("prepare p(int) as select $1 + 1 as b").await.unwrap();
+    let statement = f.session.plan("execute p(4)").await.unwrap();
+    assert!(statement.is_query && statement.schema.fields().len() == 1);
+    assert_eq!(f.rows("execute p(4)").await, ["5"]);
+    f.run("deallocate p").await.unwrap();
+    assert!(f.error("execute p(4)").await.message.contains("'p'"));
+}
+
+#[tokio::test]
+async fn one_text_is_one_statement() {
+    let f = Fixture::new();
+    assert_eq!(f.rows("select 1;").await, ["1"]);
+    assert!(f.error("select 1; select 2").await.message.contains("one by one"));
+    assert!(f.error("  -- nothing\n").await.message.contains("no statement"));
+    let error = f.error("selec 1").await;
+    assert!(kind(&error) == ErrorKind::InvalidQuery && error.message.contains("Line: 1"), "{error}");
+    for sql in ["begin", "create database x", "create temporary view v as select 1", "delete from t where a = 1"] {
+        assert_eq!(
+            kind(&f.error(sql).await),
+            if sql.starts_with("delete") { ErrorKind::NotFound } else { ErrorKind::InvalidQuery },
+            "{sql}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn statements_say_what_they_give_before_they_run() {
+    let f = Fixture::new();
+    f.run("create table t (a int)").await.unwrap();
+    for (sql, is_query, columns) in [
+        ("select 1 as x, 2 as y", true, 2),
+        ("show tables", true, 4),
+        ("explain select 1", true, 2),
+        ("insert into t values (1)", false, 1),
+        ("copy t to 'x.csv'", false, 1),
+        ("create table u as select 1 as a", false, 1),
+        ("create view v as select 1 as a", false, 0),
+        ("set onward.functions = 1", false, 0),
+    ] {
+        let statement = f.session.plan(sql).await.unwrap();
+        assert_eq!((statement.is_query, statement.schema.fields().len()), (is_query, columns), "{sql}");
+    }
+    assert_eq!(f.rows("select * from t").await, [] as [&str; 0], "planning has no effect");
+}

@@ -1,0 +1,69 @@
+//! Object stores: an in-memory one in place of S3.
+
+use std::sync::Arc;
+
+use futures::TryStreamExt;
+use object_store::memory::InMemory;
+use object_store::{ObjectStore, ObjectStoreExt};
+use onward_cache::StoreHandle;
+use url::Url;
+
+use super::Fixture;
+use crate::session::Work;
+
+fn with_bucket() -> (Fixture, Arc<InMemory>) {
+    let f = Fixture::new();
+    let memory = Arc::new(InMemory::new());
+    let handle = StoreHandle { store: memory.clone(), multipart: Some(memory.clone()), is_local: false };
+    f.session.shared().stores().register_handle(&Url::parse("s3://bucket").unwrap(), handle);
+    (f, memory)
+}
+
+async fn objects(memory: &InMemory) -> Vec<String> {
+    memory.list(None).map_ok(|object| object.location.to_string()).try_collect().await.unwrap()
+}
+
+#[tokio::test]
+async fn uploads_are_visible_after_the_commit_and_read_back() {
+    let (f, memory) = with_bucket();
+    let statement = f.session.plan("copy (values (1), (2)) to 's3://bucket/dir/x.parquet'").await.unwrap();
+    let Work::Write(mut write) = f.session.work(statement, None).await.unwrap() else { panic!("COPY is a write") };
+    write.begin().unwrap();
+    for batch in super::collect_plan(&f.session, write.plan()).await.unwrap() {
+        write.add(&batch).unwrap();
+    }
+    assert_eq!(objects(&memory).await, [] as [&str; 0], "nothing is visible before the commit");
+    assert_eq!(write.commit().await.unwrap(), 2);
+    assert_eq!(objects(&memory).await, ["dir/x.parquet"]);
+    assert_eq!(f.rows("select sum(column1) from 's3://bucket/dir/x.parquet'").await, ["3"]);
+    assert_eq!(f.rows("select sum(column1) from 's3://bucket/d*/*.parquet'").await, ["3"]);
+    memory.delete(&"dir/x.parquet".into()).await.unwrap();
+    assert!(f.error("select * from 's3://bucket/dir/x.parquet'").await.message.contains("s3://bucket/dir/x.parquet"));
+}
+
+#[tokio::test]
+async fn external_tables_in_a_bucket_take_inserts_and_hide_credentials() {
+    let (f, memory) = with_bucket();
+    f.run("copy (select 1 as a, 'x' as k) to 's3://bucket/t/' stored as parquet partitioned by (k)").await.unwrap();
+    f.run("create external table t stored as parquet location 's3://bucket/t/'").await.unwrap();
+    assert_eq!(f.rows("insert into t values (2, 'y')").await, ["1"]);
+    assert_eq!(f.rows("select a, k from t order by a").await, ["1|x", "2|y"]);
+    assert!(objects(&memory).await.iter().all(|name| name.contains("/k=")), "{:?}", objects(&memory).await);
+    f.run("create external table u (a int) stored as csv location 's3://other/u.csv' options ('aws.secret_access_key' 'hush', 'aws.access_key_id' 'id', 'aws.endpoint' 'http://127.0.0.1:1')").await.unwrap_err();
+    let shown = f.rows("select definition from information_schema.views").await.join("");
+    assert!(!shown.contains("hush"));
+}
+
+#[tokio::test]
+async fn requests_are_counted_by_purpose() {
+    let (f, _) = with_bucket();
+    let before = f.session.store_requests();
+    f.run("copy (values (1), (2)) to 's3://bucket/x.parquet'").await.unwrap();
+    f.rows("select sum(column1) from 's3://bucket/x.parquet'").await;
+    let after = f.session.store_requests();
+    assert!(
+        after.table > before.table && after.write > before.write && after.table_bytes > before.table_bytes,
+        "{after:?}"
+    );
+    assert_eq!(after.intermediate, 0, "nothing but tables and what the user asked for");
+}

@@ -1,0 +1,103 @@
+//! COPY and INSERT into files: what appears, when, and what never does.
+
+use onward_wire::ErrorKind;
+
+use super::{Fixture, kind};
+use crate::session::Work;
+
+#[tokio::test]
+async fn a_single_file_keeps_the_order_and_replaces_the_old_one() {
+    let f = Fixture::new();
+    f.run("copy (select * from generate_series(1, 5000) as t(v) order by v desc) to 'x.csv'").await.unwrap();
+    let text = std::fs::read_to_string(f.path("x.csv")).unwrap();
+    let values: Vec<i64> = text.lines().skip(1).map(|line| line.parse().unwrap()).collect();
+    assert!(values.len() == 5000 && values.is_sorted_by(|a, b| a >= b));
+    f.run("copy (select 1 as w) to 'x.csv' options (has_header false)").await.unwrap();
+    assert_eq!(std::fs::read_to_string(f.path("x.csv")).unwrap(), "1\n");
+    assert_eq!(f.tree(), ["x.csv"]);
+}
+
+#[tokio::test]
+async fn a_directory_gets_files_that_read_back_and_is_not_added_to() {
+    let f = Fixture::new();
+    assert_eq!(
+        f.rows("copy (select * from generate_series(1, 100) as t(v)) to 'out/' stored as parquet").await,
+        ["100"]
+    );
+    assert_eq!(f.rows("select count(*), sum(v) from 'out/'").await, ["100|5050"]);
+    let error = f.error("copy (select 1 as v) to 'out/' stored as parquet").await;
+    assert!(error.message.contains("not empty"), "{error}");
+    assert_eq!(f.rows("copy (select 1 as v where false) to 'none/' stored as parquet").await, ["0"]);
+    assert_eq!(f.rows("select v from 'none/'").await, [] as [&str; 0], "columns of an empty result are kept");
+}
+
+#[tokio::test]
+async fn partitions_become_directories() {
+    let f = Fixture::new();
+    let sql = "copy (select column1 as a, column2 as k, column3 as l from (values (1, 'x', 1), (2, 'y', 1), (3, 'x', 2))) to 'out' stored as csv partitioned by (k, l)";
+    assert_eq!(f.rows(sql).await, ["3"]);
+    let directories: Vec<_> = f.tree().into_iter().filter(|name| name.ends_with('/')).collect();
+    assert_eq!(directories, ["out/", "out/k=x/", "out/k=x/l=1/", "out/k=x/l=2/", "out/k=y/", "out/k=y/l=1/"]);
+    assert_eq!(f.rows("select a, k, l from 'out/' order by a").await, ["1|x|1", "2|y|1", "3|x|2"]);
+}
+
+#[tokio::test]
+async fn nothing_is_left_of_a_write_that_failed_or_was_dropped() {
+    let f = Fixture::new();
+    f.write("x.csv", "old\n");
+    let before = f.tree();
+    f.error("copy (select 1 / (column1 - 1) as a from (values (2), (1))) to 'x.csv'").await;
+    f.error("copy (select 1 / (column1 - 1) as a from (values (2), (1))) to 'new/dir/x.csv'").await;
+    f.error("copy (select 1 / (column1 - 1) as a, column1 as k from (values (2), (1))) to 'new/' stored as csv partitioned by (k)").await;
+    assert_eq!(f.tree(), before);
+    let statement = f.session.plan("copy (values (1)) to 'new/x.csv'").await.unwrap();
+    let Work::Write(mut write) = f.session.work(statement, None).await.unwrap() else { panic!("COPY is a write") };
+    write.begin().unwrap();
+    for batch in super::collect_plan(&f.session, write.plan()).await.unwrap() {
+        write.add(&batch).unwrap();
+    }
+    assert!(f.tree().iter().any(|name| name.contains(".onward-")), "files are staged next to their target");
+    assert_eq!(f.rows("select count(*) from 'x.csv'").await, ["0"]);
+    drop(write);
+    assert_eq!(f.tree(), before);
+    assert_eq!(std::fs::read_to_string(f.path("x.csv")).unwrap(), "old\n");
+}
+
+#[tokio::test]
+async fn a_late_attempt_cannot_bring_a_dead_write_back() {
+    let f = Fixture::new();
+    let statement = f.session.plan("copy (values (1)) to 'x.csv'").await.unwrap();
+    let Work::Write(mut write) = f.session.work(statement, None).await.unwrap() else { panic!("COPY is a write") };
+    write.begin().unwrap();
+    let plan = write.plan().clone();
+    drop(write);
+    let error = super::collect_plan(&f.session, &plan).await.unwrap_err();
+    assert_eq!(onward_planner::error::classify(&error).kind(), ErrorKind::Cancelled, "{error}");
+    assert_eq!(f.tree(), [] as [&str; 0]);
+}
+
+#[tokio::test]
+async fn inserts_add_files_to_a_directory_and_say_why_they_cannot() {
+    let f = Fixture::new();
+    f.write("d/a.csv", "a,b\n1,x\n");
+    f.run("create external table t stored as csv location 'd/'").await.unwrap();
+    assert_eq!(f.rows("insert into t values (2, 'y'), (3, null)").await, ["2"]);
+    assert_eq!(f.rows("select * from t order by a").await, ["1|x", "2|y", "3|"]);
+    f.run("create external table one stored as csv location 'd/a.csv'").await.unwrap();
+    assert!(f.error("insert into one values (2, 'y')").await.message.contains("single file"));
+    f.run("create view v as select * from t").await.unwrap();
+    assert!(f.error("insert into v values (2, 'y')").await.message.contains("view"));
+    assert!(f.error("insert into t values (1)").await.message.to_lowercase().contains("column"));
+    assert_eq!(kind(&f.error("insert into nowhere values (1)").await), ErrorKind::NotFound);
+    assert_eq!(kind(&f.error("copy (select 1) to 'http://127.0.0.1:1/x.csv'").await), ErrorKind::InvalidQuery);
+}
+
+#[tokio::test]
+async fn wrong_options_and_formats_are_refused_before_anything_is_written() {
+    let f = Fixture::new();
+    let error = f.error("copy (select 1) to 'x.parquet' options (compresion zstd)").await;
+    assert!(error.message.contains("did you mean `compression`"), "{error}");
+    let error = f.error("copy (select 1) to 'x'").await;
+    assert!(error.message.contains("STORED AS"), "{error}");
+    assert_eq!(f.tree(), [] as [&str; 0]);
+}
