@@ -23,7 +23,8 @@ async fn the_binary_is_a_function_and_a_killed_one_leaves_nothing() {
     host.start_function(function, 1, 64 << 20);
     let Some(HostEvent::FunctionReady { pid, .. }) = received.recv().await else { panic!("no function") };
 
-    let context = datafusion::prelude::SessionContext::new();
+    let config = datafusion::prelude::SessionConfig::new().with_target_partitions(1);
+    let context = datafusion::prelude::SessionContext::new_with_config(config);
     for (stage, rows, is_endless) in [(0, 1_000_u64, false), (1, 1_000_000_000_000, true)] {
         let sql = format!("select value, concat('text ', value) from range(0, {rows})");
         let plan = context.sql(&sql).await.expect("a query").create_physical_plan().await.expect("a plan");
