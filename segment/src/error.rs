@@ -42,7 +42,7 @@ pub enum SegmentError {
     },
     /// A budget is used up. The message names the setting.
     #[error(
-        "{needed_bytes} bytes for a segment do not fit: {used_bytes} of {limit_bytes} bytes are used; raise {setting}"
+        "{needed_bytes} bytes for a segment do not fit: {used_bytes} of {limit_bytes} bytes are used; change {setting}"
     )]
     Exhausted {
         /// Bytes asked for.

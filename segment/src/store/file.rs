@@ -4,6 +4,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FallocateFlags, Mode, OFlags};
+use rustix::io::Errno;
 
 use crate::error::{Result, SegmentError};
 
@@ -18,13 +19,30 @@ pub(super) fn create(dir: &Path, number: u64, bytes: u64) -> Result<OwnedFd> {
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
     let file = rustix::fs::open(&path, flags, Mode::RUSR | Mode::WUSR)
         .map_err(|error| SegmentError::io("create", path.display())(error.into()))?;
-    match rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, bytes) {
-        Ok(()) => Ok(file),
-        Err(error) => {
-            let _ = rustix::fs::unlink(&path);
-            Err(SegmentError::io("allocate", path.display())(error.into()))
-        }
+    allocate(&file, bytes).map_err(|error| {
+        let _ = rustix::fs::unlink(&path);
+        SegmentError::io("allocate", path.display())(error.into())
+    })?;
+    Ok(file)
+}
+
+/// Gives the file all its blocks.
+fn allocate(file: &OwnedFd, bytes: u64) -> Result<(), Errno> {
+    match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, bytes) {
+        Err(Errno::OPNOTSUPP) => write_zeros(file, bytes),
+        result => result,
     }
+}
+
+/// What `fallocate` does, for file systems that do not have it.
+fn write_zeros(file: &OwnedFd, bytes: u64) -> Result<(), Errno> {
+    let zeros = vec![0; (1 << 20).min(bytes as usize)];
+    let mut at = 0;
+    while at < bytes {
+        let length = zeros.len().min((bytes - at) as usize);
+        at += rustix::io::pwrite(file, &zeros[..length], at)? as u64;
+    }
+    Ok(())
 }
 
 /// Opens a file for its writer.
@@ -55,4 +73,23 @@ pub(super) fn remove(dir: &Path, number: u64) {
 pub(super) fn is_full(error: &SegmentError) -> bool {
     matches!(error, SegmentError::Io { source, .. }
         if matches!(source.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_ways_of_allocation_give_the_file_its_blocks() {
+        let dir = tempfile::tempdir().unwrap();
+        let bytes = (1 << 20) + 12_345;
+        for allocate in [allocate, write_zeros] {
+            let file = rustix::fs::open(dir.path().join("file"), OFlags::RDWR | OFlags::CREATE, Mode::RUSR).unwrap();
+            allocate(&file, bytes).unwrap();
+            let stat = rustix::fs::fstat(&file).unwrap();
+            assert_eq!(stat.st_size as u64, bytes);
+            assert!(stat.st_blocks as u64 * 512 >= bytes);
+            std::fs::remove_file(dir.path().join("file")).unwrap();
+        }
+    }
 }

@@ -329,8 +329,18 @@ impl Shared {
             state.disk_bytes += size;
             state.next_file()
         };
-        file::create(self.disk.path(), number, size).map(|file| (number, Tier::Disk, file)).inspect_err(|_| {
-            self.state.lock().disk_bytes -= size;
+        file::create(self.disk.path(), number, size).map(|file| (number, Tier::Disk, file)).map_err(|error| {
+            let mut state = self.state.lock();
+            state.disk_bytes -= size;
+            match file::is_full(&error) {
+                true => SegmentError::Exhausted {
+                    needed_bytes: size,
+                    used_bytes: state.disk_bytes,
+                    limit_bytes: self.options.disk_bytes,
+                    setting: "spill_dir: its disk is full",
+                },
+                false => error,
+            }
         })
     }
 

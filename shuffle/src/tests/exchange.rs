@@ -195,3 +195,35 @@ async fn a_dropped_writer_and_a_dropped_reader_leave_nothing_mapped() {
     drop(first);
     assert_eq!(exchange.mapped_files(), 0);
 }
+
+#[tokio::test]
+async fn an_output_that_misses_a_lane_is_an_error() {
+    let exchange = Exchange::new();
+    let writer = AttemptWriter::new(numbers(0..0).schema(), OutputMapping::Single, exchange.local.clone(), OPTIONS);
+    let mut lane = writer.lane(0);
+    lane.write(numbers(0..10)).await.unwrap();
+    assert!(writer.finish().await.is_err(), "open");
+    drop(lane);
+    assert!(writer.finish().await.is_err(), "lost");
+}
+
+#[tokio::test]
+async fn a_batch_of_other_types_is_an_error() {
+    let exchange = Exchange::new();
+    let schema = numbers(0..0).schema();
+    let other = numbers(0..10).project(&[1, 0]).unwrap();
+    let lanes = [vec![other]];
+    let written = write_through(exchange.local.clone(), schema, OutputMapping::Single, OPTIONS, &lanes).await;
+    assert!(written.is_err());
+}
+
+#[tokio::test]
+async fn one_huge_batch_among_small_ones_keeps_the_order() {
+    let exchange = Exchange::new();
+    let options = WriterOptions { flush_bytes: 50_000, ..OPTIONS };
+    let lanes = [vec![numbers(0..10), numbers(10..50_000), numbers(50_000..50_010)]];
+    let output = exchange.write(OutputMapping::Preserve, options, &lanes).await.unwrap();
+    assert_eq!(output.segments.len(), 3);
+    let read = exchange.read(&numbers(0..0).schema(), &[output], 1).await;
+    assert_eq!(values(&read[0]), (0..50_010).collect::<Vec<_>>());
+}

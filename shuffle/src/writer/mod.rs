@@ -37,6 +37,9 @@ use window::Window;
 /// A rest up to this size waits for the rests of the other lanes: one segment less to open, verify and map.
 const SMALL_REST_BYTES: usize = 1 << 20;
 
+/// However large the buffer may be: text of one message is addressed with 31 bits.
+const MOST_WINDOW_BYTES: u64 = 256 << 20;
+
 /// How rows map to partitions of the exchange.
 #[derive(Clone, Debug)]
 pub enum OutputMapping {
@@ -75,6 +78,8 @@ pub struct AttemptWriter {
     sink: Arc<dyn SegmentSink>,
     options: WriterOptions,
     open_lanes: AtomicUsize,
+    /// Lanes that were dropped with rows that nobody wrote.
+    lost_lanes: AtomicUsize,
     rows: AtomicU64,
     bytes: AtomicU64,
     written: Mutex<Written>,
@@ -102,6 +107,7 @@ impl AttemptWriter {
             sink,
             options,
             open_lanes: AtomicUsize::new(0),
+            lost_lanes: AtomicUsize::new(0),
             rows: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             written: Mutex::default(),
@@ -116,7 +122,8 @@ impl AttemptWriter {
             OutputMapping::Hash { exprs, partitions } => Some(HashAssigner::new(exprs.clone(), *partitions)),
             OutputMapping::Preserve | OutputMapping::Single => None,
         };
-        Lane { writer: self.clone(), plan_partition: global_plan_partition, assigner, window: Window::default() }
+        let (writer, window) = (self.clone(), Window::default());
+        Lane { writer, plan_partition: global_plan_partition, assigner, window, is_finished: false }
     }
 
     /// Rows given to the lanes so far.
@@ -129,8 +136,13 @@ impl AttemptWriter {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    /// Writes what is left and says where everything is. All lanes must have finished. No rows give an empty output.
+    /// Writes what is left and says where everything is. No rows give an empty output. Errors when a lane did not finish:
+    /// the output would miss rows.
     pub async fn finish(&self) -> Result<AttemptOutput> {
+        let (open, lost) = (self.open_lanes.load(Ordering::Acquire), self.lost_lanes.load(Ordering::Acquire));
+        if open + lost > 0 {
+            return internal_err!("{open} lanes of an attempt are still open and {lost} were dropped unfinished");
+        }
         let rests = std::mem::take(&mut self.written.lock().rests);
         let mut rest = Window::default();
         rests.into_values().for_each(|window| rest.append(window));
@@ -264,6 +276,7 @@ pub struct Lane {
     plan_partition: u32,
     assigner: Option<HashAssigner>,
     window: Window,
+    is_finished: bool,
 }
 
 impl Lane {
@@ -280,7 +293,7 @@ impl Lane {
             (None, _) => Assignment::whole(self.plan_partition, &batch),
         };
         let lanes = self.writer.open_lanes.load(Ordering::Relaxed).max(1) as u64;
-        let share = self.writer.options.flush_bytes / lanes;
+        let share = (self.writer.options.flush_bytes / lanes).min(MOST_WINDOW_BYTES);
         // A giant batch gets segments of its own: offsets have 32 bits.
         if !self.window.is_empty() && self.window.bytes() as u64 + measured.row_bytes as u64 > share.saturating_mul(2) {
             self.flush().await?;
@@ -305,12 +318,16 @@ impl Lane {
         } else if !window.is_empty() {
             self.writer.written.lock().rests.entry(self.plan_partition).or_default().append(window);
         }
+        self.is_finished = true;
         Ok(())
     }
 }
 
 impl Drop for Lane {
     fn drop(&mut self) {
-        self.writer.open_lanes.fetch_sub(1, Ordering::Relaxed);
+        if !self.is_finished {
+            self.writer.lost_lanes.fetch_add(1, Ordering::Release);
+        }
+        self.writer.open_lanes.fetch_sub(1, Ordering::Release);
     }
 }
