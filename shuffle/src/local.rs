@@ -11,8 +11,8 @@ use parking_lot::Mutex;
 
 use crate::transport::{SegmentSink, SegmentSource, WritableSegment};
 
-/// A store of this process as sink and source: how a coordinator reads results from its embedded host, and what tests and
-/// benches write through. Segments are mapped once, however many readers there are.
+/// A store of this process as sink and source: for readers beside an embedded host, tests and benches. Segments are mapped
+/// once, however many readers there are. Committing what was written stays the caller's.
 #[derive(Debug)]
 pub struct LocalStore {
     store: Arc<SegmentStore>,
