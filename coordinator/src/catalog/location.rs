@@ -110,8 +110,8 @@ impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let base = match self.local_path() {
             Some(path) => {
-                let slash = if self.url.path().ends_with('/') && path.as_os_str() != "/" { "/" } else { "" };
-                format!("{}{slash}", path.display())
+                let slash = if self.url.path().ends_with('/') { "/" } else { "" };
+                format!("{}{slash}", path.display().to_string().trim_end_matches('/'))
             }
             None => self.url.to_string(),
         };

@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 
 use datafusion::common::Result;
-use datafusion::datasource::empty::EmptyTable;
 use datafusion::execution::session_state::SessionState;
 use std::path::Path;
 use std::sync::Arc;
@@ -18,9 +17,6 @@ use super::location::Location;
 
 /// The table a definition describes: the Parquet files of its parts.
 pub fn open_managed(state: &SessionState, tables: &Path, managed: &Managed) -> Result<Arc<dyn TableProvider>> {
-    if managed.parts.is_empty() {
-        return Ok(Arc::new(EmptyTable::new(managed.columns.0.clone())));
-    }
     let part = |part: &String| {
         let path = tables.join(&managed.directory).join(part);
         Location::parse(&format!("{}/", path.display()), Path::new("/"))

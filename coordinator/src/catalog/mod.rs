@@ -22,6 +22,7 @@ mod json;
 mod location;
 mod managed;
 mod mismatch;
+pub(crate) mod missing;
 mod names;
 mod provider;
 mod store;

@@ -120,7 +120,7 @@ impl SessionCatalogs {
             }
             Definition::Managed(managed) => open_managed(&self.state()?, &self.0.catalog.directory().tables(), managed),
             Definition::View(view) => match self.state_for_view(view) {
-                Ok(state) => Ok(Box::pin(open_view(state, name, view)).await),
+                Ok(state) => Ok(Box::pin(open_view(state, &self.0.catalog, name, view)).await),
                 Err(error) => Err(error),
             },
         }

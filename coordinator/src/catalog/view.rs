@@ -17,7 +17,9 @@ use onward_wire::WireError;
 
 use super::definition::{StoredSchema, View};
 use super::error::CatalogError;
+use super::missing;
 use super::names::TableName;
+use super::store::Catalog;
 
 /// Views that a view's query may go through. A cycle (made with OR REPLACE) ends here.
 pub const MAX_VIEW_DEPTH: usize = 32;
@@ -48,8 +50,13 @@ pub fn define_view(state: &SessionState, statement: &CreateView, directory: &Pat
 
 /// Plans a view in `state`, whose catalogs resolve names as its definition says. A view that cannot be planned (a table
 /// was dropped) is a table that fails when it is read: listings of the catalog still work.
-pub async fn open_view(state: SessionState, name: &TableName, view: &View) -> Arc<dyn TableProvider> {
-    match plan_view(&state, view).await {
+pub async fn open_view(
+    state: SessionState,
+    catalog: &Catalog,
+    name: &TableName,
+    view: &View,
+) -> Arc<dyn TableProvider> {
+    match plan_view(&state, catalog, view).await {
         Ok(plan) => Arc::new(ViewTable::new(plan, Some(view.sql.clone()))),
         Err(error) => {
             let mut reason = onward_planner::error::classify(&error);
@@ -59,10 +66,12 @@ pub async fn open_view(state: SessionState, name: &TableName, view: &View) -> Ar
     }
 }
 
-async fn plan_view(state: &SessionState, view: &View) -> Result<LogicalPlan> {
+async fn plan_view(state: &SessionState, catalog: &Catalog, view: &View) -> Result<LogicalPlan> {
     let dialect: Dialect = view.dialect.parse()?;
     let statement = state.sql_to_statement(&view.sql, &dialect)?;
-    match state.statement_to_plan(statement).await? {
+    let references = missing::references(state, &statement);
+    let planned = state.statement_to_plan(statement).await;
+    match planned.map_err(|error| missing::explain(state, catalog, references, error))? {
         LogicalPlan::Ddl(DdlStatement::CreateView(view)) => {
             // Types are coerced as the view's own query says, not as the query around it would.
             state.analyzer().execute_and_check(Arc::unwrap_or_clone(view.input), state.config_options(), |_, _| {})

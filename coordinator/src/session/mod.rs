@@ -13,7 +13,6 @@
 mod context;
 pub(crate) mod ddl;
 mod error;
-mod missing;
 mod parameters;
 mod redact;
 mod settings;

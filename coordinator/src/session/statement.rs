@@ -11,7 +11,8 @@ use onward_planner::statement::{ExplainMode, Statement as Parsed, parse_with};
 
 use super::context::SqlSession;
 use super::error::SessionError;
-use super::{missing, parameters};
+use super::parameters;
+use crate::catalog::missing;
 
 /// One planned statement.
 #[derive(Clone, Debug)]

@@ -34,8 +34,9 @@ impl MadeDirectories {
     /// Removes those that are empty, innermost first.
     pub fn remove_empty(&mut self) {
         while let Some(directory) = self.0.pop() {
-            if std::fs::remove_dir(&directory).is_err() {
-                return;
+            match std::fs::remove_dir(&directory) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return,
+                _ => {}
             }
         }
     }

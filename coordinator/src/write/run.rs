@@ -22,6 +22,7 @@ async fn commit(mut write: Write, mut manifest: ResultStream, query: QueryId) ->
     }
     // From here on the client cannot stop it half-way.
     let rows = tokio::spawn(write.commit());
-    let rows = rows.await.unwrap_or_else(|error| Err(datafusion::error::DataFusionError::ExecutionJoin(Box::new(error))));
+    let rows =
+        rows.await.unwrap_or_else(|error| Err(datafusion::error::DataFusionError::ExecutionJoin(Box::new(error))));
     Ok(count(rows.map_err(failed)?))
 }

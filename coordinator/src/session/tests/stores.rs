@@ -49,9 +49,19 @@ async fn external_tables_in_a_bucket_take_inserts_and_hide_credentials() {
     assert_eq!(f.rows("insert into t values (2, 'y')").await, ["1"]);
     assert_eq!(f.rows("select a, k from t order by a").await, ["1|x", "2|y"]);
     assert!(objects(&memory).await.iter().all(|name| name.contains("/k=")), "{:?}", objects(&memory).await);
-    f.run("create external table u (a int) stored as csv location 's3://other/u.csv' options ('aws.secret_access_key' 'hush', 'aws.access_key_id' 'id', 'aws.endpoint' 'http://127.0.0.1:1')").await.unwrap_err();
-    let shown = f.rows("select definition from information_schema.views").await.join("");
-    assert!(!shown.contains("hush"));
+    let options = "'aws.secret_access_key' 'hush', 'aws.access_key_id' 'id', 'aws.endpoint' 'http://127.0.0.1:1'";
+    f.run(&format!("create external table u (a int) stored as csv location 's3://other/u.csv' options ({options})"))
+        .await
+        .unwrap();
+    let shown = f.rows("show create table u").await.join("");
+    assert!(shown.contains("aws.secret_access_key") && !shown.contains("hush"), "{shown}");
+    assert!(!format!("{:?}", f.session.shared()).contains("hush"));
+    let f = f.restart();
+    let spec = f.session.shared().stores().spec(&Url::parse("s3://other").unwrap()).unwrap();
+    assert!(spec.options.is_empty(), "the store is set up when the table is used");
+    f.run("describe u").await.unwrap();
+    let spec = f.session.shared().stores().spec(&Url::parse("s3://other").unwrap()).unwrap();
+    assert_eq!(spec.options.len(), 3, "a restart keeps the options");
 }
 
 #[tokio::test]

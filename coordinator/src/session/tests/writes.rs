@@ -87,7 +87,8 @@ async fn inserts_add_files_to_a_directory_and_say_why_they_cannot() {
     assert!(f.error("insert into one values (2, 'y')").await.message.contains("single file"));
     f.run("create view v as select * from t").await.unwrap();
     assert!(f.error("insert into v values (2, 'y')").await.message.contains("view"));
-    assert!(f.error("insert into t values (1)").await.message.to_lowercase().contains("column"));
+    let error = f.error("insert into t values (1)").await;
+    assert!(kind(&error) == ErrorKind::InvalidQuery && error.message.contains("expected 2"), "{error}");
     assert_eq!(kind(&f.error("insert into nowhere values (1)").await), ErrorKind::NotFound);
     assert_eq!(kind(&f.error("copy (select 1) to 'http://127.0.0.1:1/x.csv'").await), ErrorKind::InvalidQuery);
 }

@@ -8,7 +8,11 @@ use datafusion::sql::sqlparser::ast::Statement as SqlAst;
 use onward_planner::error::classify;
 use onward_wire::ErrorKind;
 
-use crate::catalog::{CATALOG, Catalog, CatalogError, Format, TableName, looks_like_files};
+use super::error::CatalogError;
+use super::formats::Format;
+use super::names::TableName;
+use super::provider::{CATALOG, looks_like_files};
+use super::store::Catalog;
 
 /// The tables a statement reads, as far as the text tells. Not those that it creates.
 pub fn references(state: &SessionState, statement: &Ast) -> Vec<TableReference> {
