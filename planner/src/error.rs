@@ -161,3 +161,84 @@ fn message(error: &DataFusionError) -> String {
         error => error.strip_backtrace(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use datafusion::common::{Diagnostic, context};
+    use datafusion::prelude::SessionContext;
+
+    use super::*;
+
+    fn found(error: &DataFusionError) -> (ErrorKind, bool) {
+        let wire = classify(error);
+        (ErrorKind::try_from(wire.kind).expect("a known kind"), wire.is_retryable)
+    }
+
+    async fn of_query(sql: &str) -> WireError {
+        let ctx = SessionContext::new();
+        let error = match ctx.sql(sql).await {
+            Ok(frame) => frame.collect().await.expect_err(sql),
+            Err(error) => error,
+        };
+        classify(&error)
+    }
+
+    /// Retrying a user's mistake wastes the cluster, whatever operators wrapped around it.
+    #[tokio::test]
+    async fn mistakes_in_queries_are_never_retried() {
+        for sql in [
+            "select 1 +",
+            "select nothing from (select 1 a)",
+            "select * from missing_table",
+            "select cast('x' as int)",
+            "select 1 / a from (values (0)) v(a)",
+            "select cast(300 as tinyint) from (values (1)) v(a)",
+            "select a::date from (values ('no date')) v(a)",
+            "select no_such_function(1)",
+            "select sum(a) from (values ('x')) v(a)",
+        ] {
+            let wire = of_query(sql).await;
+            assert_eq!((wire.kind, wire.is_retryable), (ErrorKind::InvalidQuery as i32, false), "{sql}: {wire:?}");
+        }
+        assert!(of_query("selec 1").await.message.contains("Line: 1"), "positions stay in the message");
+    }
+
+    #[test]
+    fn kinds_survive_every_wrapper() {
+        let not_found = || object_store::Error::NotFound { path: "t/0.parquet".to_owned(), source: "gone".into() };
+        let wrap = |error: DataFusionError| {
+            let shared = DataFusionError::Shared(Arc::new(context!("in a repartition", error)));
+            let arrow = ArrowError::ExternalError(Box::new(shared));
+            let diagnostic = Diagnostic::new_error("here", None);
+            DataFusionError::External(Box::new(DataFusionError::from(arrow))).with_diagnostic(diagnostic)
+        };
+        assert_eq!(found(&wrap(not_found().into())), (ErrorKind::NotFound, false));
+        let parquet = ParquetError::External(Box::new(not_found()));
+        assert_eq!(found(&wrap(parquet.into())), (ErrorKind::NotFound, false));
+        assert_eq!(
+            found(&wrap(ParquetError::General("bad footer".to_owned()).into())),
+            (ErrorKind::InvalidQuery, false)
+        );
+        assert_eq!(found(&wrap(ArrowError::DivideByZero.into())), (ErrorKind::InvalidQuery, false));
+        let memory = DataFusionError::ResourcesExhausted("pool".to_owned());
+        assert_eq!(found(&wrap(memory)), (ErrorKind::ResourceExhausted, false));
+        let denied = std::io::Error::from(std::io::ErrorKind::PermissionDenied);
+        assert_eq!(found(&wrap(denied.into())), (ErrorKind::Denied, false));
+        let reset = std::io::Error::from(std::io::ErrorKind::ConnectionReset);
+        assert_eq!(found(&wrap(reset.into())), (ErrorKind::Unavailable, true));
+    }
+
+    /// What a function or a reader said travels unchanged, flags and all.
+    #[test]
+    fn wire_errors_pass_through() {
+        let lost = WireError { counts_as_failure: false, ..WireError::new(ErrorKind::Unavailable, "host left") };
+        let wrapped =
+            DataFusionError::ArrowError(Box::new(ArrowError::ExternalError(Box::new(external(lost.clone())))), None);
+        let wrapped = DataFusionError::Shared(Arc::new(wrapped.context("while reading stage 3")));
+        assert_eq!(classify(&wrapped), lost);
+        let many = DataFusionError::Collection(vec![DataFusionError::Plan("other".to_owned()), external(lost.clone())]);
+        assert_eq!(classify(&many), lost);
+    }
+}

@@ -66,7 +66,7 @@ pub struct Stage {
     pub is_indeterminate: bool,
     /// Estimated output, for EXPLAIN and sizing; `None` where statistics say nothing.
     pub estimate: Estimate,
-    /// `plan` as [`crate::codec::encode`] gives it without extensions. `None` after [`Stage::replace_plan`].
+    /// `plan` as [`crate::codec::encode`] gives it with the session's extensions. `None` after [`Stage::replace_plan`].
     pub encoded: Option<Bytes>,
 }
 

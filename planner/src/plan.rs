@@ -173,7 +173,7 @@ fn spread_state(state: &SessionState, sizing: &Sizing, is_forced: bool) -> Sessi
         options.optimizer.repartition_file_min_size = 1;
     }
     let mut onward = options.extensions.get::<OnwardOptions>().cloned().unwrap_or_default();
-    onward.is_distributed = true;
+    onward.tasks = sizing.functions;
     options.extensions.insert(onward);
     state
 }

@@ -9,12 +9,18 @@ use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_optimizer::filter_pushdown::FilterPushdown;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::joins::{HashJoinExec, NestedLoopJoinExec, PartitionMode};
-use datafusion::physical_plan::statistics::{StatisticsArgs, StatisticsContext};
 
 use crate::session::onward_options;
+use crate::sizing::estimate;
 
-/// The most bytes of a build side that a nested-loop join may be swapped to broadcast.
-const SWAPPED_BUILD_BYTES: usize = 64 << 20;
+/// The most bytes of a build side, with its hash table, that every task is given whole.
+const BROADCAST_BYTES: u64 = 128 << 20;
+
+/// Bytes of a hash table per row, besides the row.
+const HASH_TABLE_ROW_BYTES: u64 = 32;
+
+/// A row costs about this many times more to build into a hash table than to send through an exchange.
+const BUILD_COST: u64 = 2;
 
 /// Whether a join emits rows of its build (left) side. Over a build side that every task holds, each task would emit them.
 pub(crate) fn emits_build_rows(join_type: JoinType) -> bool {
@@ -24,31 +30,39 @@ pub(crate) fn emits_build_rows(join_type: JoinType) -> bool {
     }
 }
 
-/// Keeps joins that emit build rows off broadcast build sides: hash joins become partitioned ones, nested-loop joins are
-/// swapped when the other side is small. What is left (null-aware anti joins, full nested-loop joins) runs as one task:
-/// see [`crate::cut`].
+/// Decides which joins get their build side broadcast, in plans for several functions.
+///
+/// - Joins that emit build rows must not: hash joins become partitioned ones, nested-loop joins are swapped when the other
+///   side is small. What is left (null-aware anti joins, full nested-loop joins) runs as one task: see [`crate::cut`].
+/// - Partitioned hash joins whose build side is much smaller than their probe side should: the probe side then needs no
+///   exchange, and the join's dynamic filter reaches the probe side's scan, which lies in the same stage.
+///
+/// `datafusion.optimizer.hash_join_single_partition_threshold = 0` keeps the second rule off.
 #[derive(Debug)]
-pub struct BroadcastSafety;
+pub struct JoinDistribution;
 
-impl PhysicalOptimizerRule for BroadcastSafety {
+impl PhysicalOptimizerRule for JoinDistribution {
     fn optimize(&self, plan: Arc<dyn ExecutionPlan>, config: &ConfigOptions) -> Result<Arc<dyn ExecutionPlan>> {
-        if !onward_options(config).is_distributed {
+        let tasks = onward_options(config).tasks;
+        if tasks == 0 {
             return Ok(plan);
         }
+        let may_choose = config.optimizer.hash_join_single_partition_threshold > 0;
         plan.transform_up(|node| {
-            if let Some(join) = node.downcast_ref::<HashJoinExec>()
-                && *join.partition_mode() == PartitionMode::CollectLeft
-                && emits_build_rows(*join.join_type())
-                && !join.null_aware
-                && !join.on().is_empty()
-            {
-                let partitioned = join.builder().with_partition_mode(PartitionMode::Partitioned).build_exec()?;
-                return Ok(Transformed::yes(partitioned));
+            if let Some(join) = node.downcast_ref::<HashJoinExec>() {
+                let mode = match join.partition_mode() {
+                    PartitionMode::CollectLeft if must_not_broadcast(join) => PartitionMode::Partitioned,
+                    PartitionMode::Partitioned if may_choose && pays_to_broadcast(join, tasks) => {
+                        PartitionMode::CollectLeft
+                    }
+                    _ => return Ok(Transformed::no(node)),
+                };
+                return Ok(Transformed::yes(join.builder().with_partition_mode(mode).build_exec()?));
             }
             if let Some(join) = node.downcast_ref::<NestedLoopJoinExec>()
                 && emits_build_rows(*join.join_type())
                 && *join.join_type() != JoinType::Full
-                && is_small(join.right())?
+                && estimate(join.right()).bytes.is_some_and(|bytes| bytes <= BROADCAST_BYTES)
             {
                 return Ok(Transformed::yes(join.swap_inputs()?));
             }
@@ -58,7 +72,7 @@ impl PhysicalOptimizerRule for BroadcastSafety {
     }
 
     fn name(&self) -> &str {
-        "BroadcastSafety"
+        "JoinDistribution"
     }
 
     fn schema_check(&self) -> bool {
@@ -66,9 +80,23 @@ impl PhysicalOptimizerRule for BroadcastSafety {
     }
 }
 
-fn is_small(plan: &Arc<dyn ExecutionPlan>) -> Result<bool> {
-    let statistics = StatisticsContext::new().compute(plan.as_ref(), &StatisticsArgs::new())?;
-    Ok(statistics.total_byte_size.get_value().is_some_and(|bytes| *bytes <= SWAPPED_BUILD_BYTES))
+fn must_not_broadcast(join: &HashJoinExec) -> bool {
+    emits_build_rows(*join.join_type()) && !join.null_aware && !join.on().is_empty()
+}
+
+/// Building the whole build side in every task against sending both sides through an exchange. Statistics must say so:
+/// an unknown size is taken for a large one.
+fn pays_to_broadcast(join: &HashJoinExec, tasks: usize) -> bool {
+    if emits_build_rows(*join.join_type()) || join.null_aware {
+        return false;
+    }
+    let (build, probe) = (estimate(join.left()), estimate(join.right()));
+    let (Some(rows), Some(bytes), Some(probe_rows)) = (build.rows, build.bytes, probe.rows) else {
+        return false;
+    };
+    let held = bytes.saturating_add(rows.saturating_mul(HASH_TABLE_ROW_BYTES));
+    let built_again = rows.saturating_mul(tasks as u64 - 1);
+    held <= BROADCAST_BYTES && built_again.saturating_mul(BUILD_COST) <= probe_rows
 }
 
 /// DataFusion's push-down of dynamic filters, left out of plans that will be cut: there it runs once per stage, after the
@@ -100,7 +128,7 @@ impl DynamicFilters {
 
 impl PhysicalOptimizerRule for DynamicFilters {
     fn optimize(&self, plan: Arc<dyn ExecutionPlan>, config: &ConfigOptions) -> Result<Arc<dyn ExecutionPlan>> {
-        if onward_options(config).is_distributed { Ok(plan) } else { self.0.optimize(plan, config) }
+        if onward_options(config).tasks > 0 { Ok(plan) } else { self.0.optimize(plan, config) }
     }
 
     fn name(&self) -> &str {

@@ -13,7 +13,7 @@ use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 use datafusion::prelude::SessionConfig;
 use datafusion_proto::physical_plan::PhysicalExtensionCodec;
 
-use crate::rules::{BroadcastSafety, DynamicFilters};
+use crate::rules::{DynamicFilters, JoinDistribution};
 
 /// The `onward.*` settings of a session (`SET onward.functions = 4`).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -22,8 +22,9 @@ pub struct OnwardOptions {
     pub functions: usize,
     /// A query is cancelled after this long; 0 is never.
     pub statement_timeout_ms: u64,
-    /// The plan is made for more than one function. Set by [`crate::plan_query`] on its copy of the session, never by users.
-    pub(crate) is_distributed: bool,
+    /// Tasks of a stage in a plan for more than one function, else 0. Set by [`crate::plan_query`] on its copy of the
+    /// session, never by users.
+    pub(crate) tasks: usize,
 }
 
 impl ConfigExtension for OnwardOptions {
@@ -122,7 +123,7 @@ pub fn physical_optimizer_rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + 
         .iter()
         .position(|rule| rule.name() == "EnsureRequirements")
         .expect("DataFusion's optimizer has the rule EnsureRequirements");
-    rules.insert(distribution, Arc::new(BroadcastSafety));
+    rules.insert(distribution, Arc::new(JoinDistribution));
     for rule in &mut rules {
         if rule.name() == "FilterPushdown(Post)" {
             *rule = Arc::new(DynamicFilters::new());
@@ -187,8 +188,8 @@ mod tests {
     fn our_rules_stand_where_they_belong() {
         let names: Vec<_> = physical_optimizer_rules().iter().map(|rule| rule.name().to_owned()).collect();
         let at = |name: &str| names.iter().position(|found| found == name).expect(name);
-        assert!(at("join_selection") < at("BroadcastSafety"));
-        assert_eq!(at("BroadcastSafety") + 1, at("EnsureRequirements"));
+        assert!(at("join_selection") < at("JoinDistribution"));
+        assert_eq!(at("JoinDistribution") + 1, at("EnsureRequirements"));
         assert_eq!(at("DynamicFilters") + 1, at("SanityCheckPlan"));
     }
 }

@@ -10,8 +10,9 @@ use datafusion::datasource::physical_plan::FileScanConfig;
 use datafusion::datasource::source::{DataSource, DataSourceExec};
 use datafusion::physical_expr::utils::collect_columns;
 use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::statistics::{StatisticsArgs, StatisticsContext};
 
-use crate::graph::Sizing;
+use crate::graph::{Estimate, Sizing};
 use crate::plan::PlanRequest;
 
 /// Bytes that the scans of `plan` read: of each file the share of the columns that are read, weighed by the columns'
@@ -90,6 +91,21 @@ fn type_width(data_type: &DataType) -> f64 {
         DataType::List(_) | DataType::LargeList(_) | DataType::Map(..) | DataType::Struct(_) => 64.0,
         _ => 24.0,
     }
+}
+
+/// Estimated rows and bytes that `plan` gives. Bytes follow from rows and the types of the columns where rows are known:
+/// an operator's own count of bytes often still has the columns that a projection dropped.
+pub(crate) fn estimate(plan: &Arc<dyn ExecutionPlan>) -> Estimate {
+    // Statistics are advice: an operator that fails to give any is no reason not to run the query.
+    let statistics = StatisticsContext::new().compute(plan.as_ref(), &StatisticsArgs::new());
+    let statistics = statistics.unwrap_or_else(|_| Arc::new(Statistics::new_unknown(&plan.schema())));
+    let rows = statistics.num_rows.get_value().map(|rows| *rows as u64);
+    let width: f64 = plan.schema().fields().iter().map(|field| type_width(field.data_type())).sum();
+    let bytes = match rows {
+        Some(rows) => Some((rows as f64 * width) as u64),
+        None => statistics.total_byte_size.get_value().map(|bytes| *bytes as u64),
+    };
+    Estimate { rows, bytes }
 }
 
 /// Functions and threads for `functions` forced, or for `input` bytes.

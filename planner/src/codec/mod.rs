@@ -6,12 +6,15 @@ mod nodes;
 use std::collections::HashSet;
 use std::sync::{Arc, LazyLock};
 
+use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{DataFusionError, Result, internal_err, not_impl_err};
 use datafusion::execution::TaskContext;
 use datafusion::functions_aggregate::all_default_aggregate_functions;
 use datafusion::functions_window::all_default_window_functions;
 use datafusion::logical_expr::{AggregateUDF, HigherOrderUDF, ScalarUDF, WindowUDF};
-use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::execution_plan::replace_children_if_necessary;
+use datafusion::physical_plan::sorts::sort::SortExec;
+use datafusion::physical_plan::{ExecutionPlan, SortOrderPushdownResult};
 use datafusion_proto::bytes::{
     physical_plan_from_bytes_with_proto_converter, physical_plan_to_bytes_with_proto_converter,
 };
@@ -44,7 +47,21 @@ pub fn decode(
     extensions: &[Arc<dyn PhysicalExtensionCodec>],
 ) -> Result<Arc<dyn ExecutionPlan>> {
     let codec = OnwardCodec { extensions: extensions.to_vec() };
-    physical_plan_from_bytes_with_proto_converter(bytes, ctx, &codec, &DeduplicatingProtoConverter {})
+    let plan = physical_plan_from_bytes_with_proto_converter(bytes, ctx, &codec, &DeduplicatingProtoConverter {})?;
+    if ctx.session_config().options().optimizer.enable_sort_pushdown { with_scan_hints(plan) } else { Ok(plan) }
+}
+
+/// Tells the scans under a TopK again in which order to read their row groups: datafusion-proto drops those hints.
+fn with_scan_hints(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
+    let hinted = plan.transform_up(|node| {
+        if let Some(sort) = node.downcast_ref::<SortExec>()
+            && let SortOrderPushdownResult::Inexact { inner } = sort.input().try_pushdown_sort(sort.expr())?
+        {
+            return Ok(Transformed::yes(replace_children_if_necessary(node, vec![inner])?));
+        }
+        Ok(Transformed::no(node))
+    })?;
+    Ok(hinted.data)
 }
 
 /// First byte of an extension node: one of these, or the position in `extensions` plus one.

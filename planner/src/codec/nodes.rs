@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
-use datafusion::common::{Result, internal_err};
+use datafusion::common::{Result, internal_err, not_impl_err};
+use datafusion::datasource::memory::MemorySourceConfig;
+use datafusion::datasource::source::DataSourceExec;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::equivalence::EquivalenceClass;
 use datafusion::physical_expr::{AcrossPartitions, ConstExpr, EquivalenceProperties, LexOrdering, PhysicalExpr};
@@ -162,6 +164,14 @@ impl OrderedSource {
     /// `plan` with every source marked that needs it.
     pub(super) fn mark(plan: &Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
         let marked = Arc::clone(plan).transform_up(|node| {
+            if let Some(scan) = node.downcast_ref::<DataSourceExec>()
+                && let Some(memory) = scan.data_source().downcast_ref::<MemorySourceConfig>()
+                && memory.projection().is_some()
+                && !memory.sort_information().is_empty()
+            {
+                // Its order would be decoded against the columns before the projection.
+                return not_impl_err!("a sorted table in memory of which some columns are read");
+            }
             let is_ordered = node.properties().equivalence_properties().output_ordering().is_some();
             if node.is::<LazyMemoryExec>() && is_ordered {
                 return Ok(Transformed::yes(Arc::new(Self(node)) as _));

@@ -24,19 +24,19 @@ mod indeterminate;
 
 use std::sync::Arc;
 
+use datafusion::common::Result;
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
-use datafusion::common::{Result, Statistics};
 use datafusion::physical_expr::Partitioning;
 use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
 use datafusion::physical_plan::coop::CooperativeExec;
 use datafusion::physical_plan::execution_plan::replace_children_if_necessary;
 use datafusion::physical_plan::joins::{HashJoinExec, PartitionMode};
 use datafusion::physical_plan::limit::LocalLimitExec;
+use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::repartition::RepartitionExec;
 use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::sorts::sort_preserving_merge::SortPreservingMergeExec;
-use datafusion::physical_plan::statistics::{StatisticsArgs, StatisticsContext};
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
 use onward_wire::message::OutputKind;
 
@@ -44,6 +44,7 @@ pub(crate) use fragment::{JoinSides, is_sliceable, join_sides};
 
 use crate::graph::{Estimate, Stage};
 use crate::rules::DynamicFilters;
+use crate::sizing::estimate;
 use crate::stage_input::StageInputExec;
 
 /// Cuts `plan` into stages whose tasks are spread over at most `functions` functions. The last stage is the result.
@@ -215,11 +216,19 @@ impl Cutter<'_> {
 /// A limit above an exchange still stops its producers: each of their partitions needs no more rows than the limit.
 fn limited(plan: Arc<dyn ExecutionPlan>, fetch: Option<usize>) -> Arc<dyn ExecutionPlan> {
     match fetch {
-        Some(fetch) if plan.fetch().is_none_or(|own| own > fetch) => match plan.with_fetch(Some(fetch)) {
+        Some(fetch) if own_limit(&plan).is_none_or(|own| own > fetch) => match plan.with_fetch(Some(fetch)) {
             Some(limited) if plan.is::<SortExec>() => limited,
             _ => Arc::new(LocalLimitExec::new(plan, fetch)),
         },
         _ => plan,
+    }
+}
+
+/// The most rows each partition gives, as far as its limits say. Projections give a row for a row.
+fn own_limit(plan: &Arc<dyn ExecutionPlan>) -> Option<usize> {
+    match plan.downcast_ref::<ProjectionExec>() {
+        Some(projection) => own_limit(projection.input()),
+        None => plan.fetch(),
     }
 }
 
@@ -247,14 +256,4 @@ fn has_partitioned_join(plan: &Arc<dyn ExecutionPlan>) -> Result<bool> {
     plan.exists(|node| {
         Ok(node.downcast_ref::<HashJoinExec>().is_some_and(|join| *join.partition_mode() == PartitionMode::Partitioned))
     })
-}
-
-fn estimate(plan: &Arc<dyn ExecutionPlan>) -> Estimate {
-    // Statistics are advice: an operator that fails to give any is no reason not to run the query.
-    let statistics = StatisticsContext::new().compute(plan.as_ref(), &StatisticsArgs::new());
-    let statistics = statistics.unwrap_or_else(|_| Arc::new(Statistics::new_unknown(&plan.schema())));
-    Estimate {
-        rows: statistics.num_rows.get_value().map(|rows| *rows as u64),
-        bytes: statistics.total_byte_size.get_value().map(|bytes| *bytes as u64),
-    }
 }

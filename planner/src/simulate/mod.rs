@@ -2,6 +2,7 @@
 //! and bound for itself, and its rows go through DataFusion's own hash partitioner. The oracle is DataFusion in a single
 //! process on the same files. What this finds are bugs in cutting, without the rest of the system.
 
+mod guarantees;
 mod queries;
 mod tables;
 
@@ -41,24 +42,25 @@ pub(crate) fn request(functions: usize) -> PlanRequest {
     }
 }
 
+/// A query that ran.
+pub(crate) struct Run {
+    pub(crate) graph: StageGraph,
+    pub(crate) rows: Vec<RecordBatch>,
+    /// By task, in the order they ran: the stage and its plan as the run left it.
+    pub(crate) plans: Vec<(u32, Arc<dyn ExecutionPlan>)>,
+}
+
 /// Plans `sql` for `functions` and runs its stages. `None` when it runs in the coordinator.
-pub(crate) async fn run(
-    ctx: &SessionContext,
-    sql: &str,
-    functions: usize,
-) -> Result<Option<(StageGraph, Vec<RecordBatch>)>> {
+pub(crate) async fn run(ctx: &SessionContext, sql: &str, functions: usize) -> Result<Option<Run>> {
     let state = ctx.state();
     let logical = state.create_logical_plan(sql).await?;
     match plan_query(&state, &logical, &request(functions)).await? {
         Planned::Coordinator { .. } => Ok(None),
-        Planned::Stages(graph) => {
-            let rows = run_graph(ctx, &graph).await?;
-            Ok(Some((graph, rows)))
-        }
+        Planned::Stages(graph) => Ok(Some(run_graph(ctx, graph).await?)),
     }
 }
 
-async fn run_graph(ctx: &SessionContext, graph: &StageGraph) -> Result<Vec<RecordBatch>> {
+async fn run_graph(ctx: &SessionContext, graph: StageGraph) -> Result<Run> {
     let settings = graph.settings.iter().map(|(key, value)| (key.as_str(), value.as_str()));
     let function = SessionStateBuilder::new()
         .with_default_features()
@@ -66,10 +68,12 @@ async fn run_graph(ctx: &SessionContext, graph: &StageGraph) -> Result<Vec<Recor
         .with_runtime_env(ctx.runtime_env())
         .build();
     let mut exchanges: HashMap<u32, Exchange> = HashMap::new();
+    let mut plans = Vec::new();
     for stage in &graph.stages {
         let mut exchange = vec![Vec::new(); stage.output_partitions];
         for task in &stage.tasks {
-            let output = run_task(stage, task, &exchanges, function.task_ctx()).await?;
+            let (output, plan) = run_task(stage, task, &exchanges, function.task_ctx()).await?;
+            plans.push((stage.id, plan));
             for (partition, batches) in exchange.iter_mut().zip(output) {
                 partition.extend(batches);
             }
@@ -77,7 +81,8 @@ async fn run_graph(ctx: &SessionContext, graph: &StageGraph) -> Result<Vec<Recor
         exchanges.insert(stage.id, exchange);
     }
     let result = exchanges.remove(&graph.result().id).unwrap_or_default();
-    Ok(result.into_iter().flatten().collect())
+    let rows = result.into_iter().flatten().collect();
+    Ok(Run { graph, rows, plans })
 }
 
 async fn run_task(
@@ -85,7 +90,7 @@ async fn run_task(
     task: &[u32],
     exchanges: &HashMap<u32, Exchange>,
     ctx: Arc<TaskContext>,
-) -> Result<Exchange> {
+) -> Result<(Exchange, Arc<dyn ExecutionPlan>)> {
     let plan = codec::decode(&stage.encode(&[])?, &ctx, &[])?;
     let planned = shown(&stage.plan);
     assert_eq!(planned, shown(&plan), "the codec changed the plan");
@@ -102,7 +107,7 @@ async fn run_task(
 
     let mut output = vec![Vec::new(); stage.output_partitions];
     let schema = plan.schema();
-    for (partition, batches) in task.iter().zip(collect_partitioned(plan, ctx).await?) {
+    for (partition, batches) in task.iter().zip(collect_partitioned(Arc::clone(&plan), ctx).await?) {
         for batch in batches {
             assert_eq!(batch.schema().fields().len(), schema.fields().len());
             match (stage.output, &exprs) {
@@ -120,7 +125,7 @@ async fn run_task(
             }
         }
     }
-    Ok(output)
+    Ok((output, plan))
 }
 
 /// What a shuffle reader is in the real system.
@@ -166,14 +171,11 @@ impl ExecutionPlan for ExchangeExec {
     }
 }
 
-/// A plan as text, but for hints about the order of row groups, which datafusion-proto does not encode.
+/// A plan as text, but for what a scan says about itself only once it has been rebuilt.
 fn shown(plan: &Arc<dyn ExecutionPlan>) -> String {
     let text = displayable(plan.as_ref()).indent(true).to_string();
     let without_hints = |line: &str| {
-        let end = [", sort_order_for_reorder=", ", reverse_row_groups=", ", dynamic_rg_pruning="]
-            .iter()
-            .filter_map(|hint| line.find(hint))
-            .min();
+        let end = [", dynamic_rg_pruning="].iter().filter_map(|hint| line.find(hint)).min();
         line[..end.unwrap_or(line.len())].to_owned() + "\n"
     };
     text.lines().map(without_hints).collect()

@@ -40,12 +40,12 @@ async fn compare(
     functions: usize,
     expected: &[String],
 ) -> Result<(), String> {
-    let (graph, rows) = match run(onward, sql, functions).await {
+    let done = match run(onward, sql, functions).await {
         Ok(Some(done)) => done,
         Ok(None) => return Err(format!("{functions} functions: runs in the coordinator: {sql}")),
         Err(error) => return Err(format!("{functions} functions: {error}\n{sql}")),
     };
-    let (mut expected, mut found) = (expected.to_vec(), lines(&rows));
+    let (mut expected, mut found) = (expected.to_vec(), lines(&done.rows));
     // A query ends in ORDER BY when no bracket closes after the last one.
     let is_ordered = sql.rfind("order by").is_some_and(|at| !sql[at..].contains(')'));
     if !is_ordered {
@@ -55,7 +55,8 @@ async fn compare(
     if expected == found {
         return Ok(());
     }
-    let shape: String = graph
+    let shape: String = done
+        .graph
         .stages
         .iter()
         .map(|stage| {
