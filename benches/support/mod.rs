@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use onward_coordinator::api::{Coordinator, CoordinatorOptions};
+use onward_coordinator::{Coordinator, CoordinatorOptions};
 use onward_endpoint::{FlightServer, ServerOptions};
 use onward_tpch::Client;
 use onward_wire::Config;
