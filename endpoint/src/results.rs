@@ -48,6 +48,8 @@ pub(crate) struct Running {
     /// Schema of its rows, before it is fitted to clients.
     pub(crate) schema: SchemaRef,
     timeout: Option<Timeout>,
+    /// Not so for what was over when its client got the ticket: nobody needs to fetch that.
+    is_query: bool,
     state: Mutex<State>,
     expires: Mutex<Instant>,
     ended: CancellationToken,
@@ -89,6 +91,7 @@ impl Results {
             query: execution.query,
             schema: execution.schema,
             timeout,
+            is_query: execution.is_query,
             state: Mutex::new(State::Waiting(execution.stream)),
             expires: Mutex::new(Instant::now() + self.retention),
             ended: CancellationToken::new(),
@@ -198,8 +201,11 @@ impl Results {
     pub(crate) async fn drained(&self) {
         loop {
             let freed = self.freed.notified();
-            let is_drained =
-                self.running.lock().values().all(|running| matches!(*running.state.lock(), State::Ended(_)));
+            let is_drained = self.running.lock().values().all(|running| match *running.state.lock() {
+                State::Ended(_) => true,
+                State::Waiting(_) => !running.is_query,
+                State::Sending => false,
+            });
             if is_drained {
                 return;
             }

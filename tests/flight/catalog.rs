@@ -5,7 +5,7 @@ use arrow_flight::sql::{
     CommandGetPrimaryKeys, CommandGetTables, CommandGetXdbcTypeInfo, SqlInfo,
 };
 use arrow_flight::{FlightInfo, IpcMessage};
-use datafusion::arrow::array::{Array, AsArray, RecordBatch};
+use datafusion::arrow::array::{AsArray, RecordBatch};
 use datafusion::arrow::datatypes::{DataType, Schema, UInt32Type};
 
 use super::server::{SqlClient, TestServer, fetch, query, text};

@@ -5,7 +5,7 @@ mod access;
 mod catalog;
 mod ending;
 mod prepared;
-mod python;
+pub mod python;
 mod server;
 mod sessions;
 mod statements;

@@ -40,11 +40,12 @@ async fn a_query_over_functions_gives_the_same_rows() {
     let server = TestServer::start().await;
     super::server::write_parquet(
         &server.dir.path().join("numbers.parquet"),
-        "SELECT value AS n, 'name ' || value % 10 AS name FROM generate_series(1, 1000)",
+        "SELECT value AS n, 'name ' || (value % 10) AS name FROM generate_series(1, 1000)",
     )
     .await;
     let mut client = server.client().await;
-    let table = format!("CREATE EXTERNAL TABLE numbers STORED AS PARQUET LOCATION '{}'", server.path("numbers.parquet"));
+    let table =
+        format!("CREATE EXTERNAL TABLE numbers STORED AS PARQUET LOCATION '{}'", server.path("numbers.parquet"));
     query(&mut client, &table).await.expect("a table");
     let sql = "SELECT name, count(*), sum(n) FROM numbers GROUP BY name ORDER BY name LIMIT 2";
     let expected = ["name 0|100|50500", "name 1|100|49600"];

@@ -7,6 +7,7 @@ use arrow_flight::sql::{CommandGetCatalogs, CommandGetDbSchemas, CommandGetTable
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::Schema;
 use datafusion::catalog::SchemaProvider;
+use datafusion::common::TableReference;
 use datafusion::logical_expr::TableType;
 use datafusion::prelude::SessionContext;
 use tonic::Status;
@@ -21,7 +22,8 @@ const TEMPORARY: &str = "LOCAL TEMPORARY";
 const SYSTEM: &str = "SYSTEM TABLE";
 
 /// Schemas whose tables describe the engine rather than hold data.
-const SYSTEM_SCHEMAS: [&str; 2] = ["information_schema", "system"];
+const SYSTEM_SCHEMAS: [&str; 2] = [INFORMATION_SCHEMA, "system"];
+const INFORMATION_SCHEMA: &str = "information_schema";
 
 pub(super) fn catalogs(query: CommandGetCatalogs, context: &SessionContext) -> Result<RecordBatch, Status> {
     let mut builder = query.into_builder();
@@ -34,7 +36,7 @@ pub(super) fn catalogs(query: CommandGetCatalogs, context: &SessionContext) -> R
 pub(super) fn schemas(query: CommandGetDbSchemas, context: &SessionContext) -> Result<RecordBatch, Status> {
     let mut builder = query.into_builder();
     for catalog in context.catalog_names() {
-        for schema in context.catalog(&catalog).iter().flat_map(|catalog| catalog.schema_names()) {
+        for schema in schema_names(context, &catalog) {
             builder.append(&catalog, schema);
         }
     }
@@ -56,14 +58,26 @@ pub(super) async fn tables(query: CommandGetTables, context: &SessionContext) ->
         if wanted.as_ref().is_some_and(|wanted| *wanted != catalog_name) {
             continue;
         }
-        let Some(catalog) = context.catalog(&catalog_name) else { continue };
-        for schema_name in catalog.schema_names() {
-            if let Some(schema) = catalog.schema(&schema_name) {
+        for schema_name in schema_names(context, &catalog_name) {
+            let reference = TableReference::full(catalog_name.as_str(), schema_name.as_str(), "");
+            // The state, not the catalog: it is what knows `information_schema`.
+            let schema = context.state().schema_for_ref(reference);
+            if let Ok(schema) = schema {
                 add_tables(&mut builder, &catalog_name, &schema_name, schema).await?;
             }
         }
     }
     builder.build().map_err(failed)
+}
+
+/// The schemas of a catalog, `information_schema` included: every catalog has it, but none lists it.
+fn schema_names(context: &SessionContext, catalog: &str) -> Vec<String> {
+    let mut names = context.catalog(catalog).map(|catalog| catalog.schema_names()).unwrap_or_default();
+    let is_on = context.state().config_options().catalog.information_schema;
+    if is_on && !names.iter().any(|name| name == INFORMATION_SCHEMA) {
+        names.push(INFORMATION_SCHEMA.to_owned());
+    }
+    names
 }
 
 async fn add_tables(
