@@ -70,7 +70,9 @@ impl Cluster {
     /// A new session with `settings` (statements).
     pub async fn session(&self, settings: &[String]) -> Arc<Session> {
         let session = self.coordinator.session(SessionOptions::default()).expect("a session");
-        for setting in settings {
+        // A query that hangs is an error with a name, not a test run without an end.
+        let timeout = "SET onward.statement_timeout_ms = 120000".to_owned();
+        for setting in std::iter::once(&timeout).chain(settings) {
             session.run(setting).await.unwrap_or_else(|error| panic!("{setting}: {error}"));
         }
         session
