@@ -15,7 +15,9 @@ use tokio::sync::mpsc;
 async fn the_binary_is_a_function_and_a_killed_one_leaves_nothing() {
     let root = tempfile::tempdir().expect("a directory");
     let path = root.path().to_str().expect("a path").to_owned();
-    let config = Config { segment_dir: path.clone(), spill_dir: path, ..Config::default() };
+    // The endless attempt writes until it is killed: a test that hangs must not fill the disk.
+    let segment_disk_bytes = 2 << 30;
+    let config = Config { segment_dir: path.clone(), spill_dir: path, segment_disk_bytes, ..Config::default() };
     let (events, mut received) = mpsc::unbounded_channel();
     let program = env!("CARGO_BIN_EXE_onward").into();
     let host = Host::start(HostOptions { config: Arc::new(config), program }, events).expect("a host");

@@ -177,7 +177,7 @@ async fn a_running_attempt_reports_progress() {
     let mut fixture = Fixture::new();
     fixture.start(1, 1).await;
     let stage = Stage::new(1, 0, OutputKind::Preserve, 1);
-    let plan = plan("select value from range(0, 1000000000000)", 1).await;
+    let plan = plan("select value from range(0, 1000000000000) where value % 100 = 7", 1).await;
     fixture.host.define_stage(FunctionId(1), stage.define(&plan));
     fixture.host.run_attempt(FunctionId(1), stage.run(0, 0, &[0], vec![], 0));
     let mut rows = Vec::new();

@@ -79,6 +79,8 @@ impl Fixture {
             segment_dir: path.clone(),
             spill_dir: path,
             segment_memory_bytes: 256 << 20,
+            // Endless attempts write until they are stopped: a test that hangs must not fill the disk.
+            segment_disk_bytes: 2 << 30,
             function_start_timeout_ms: 60_000,
             ..Config::default()
         };
