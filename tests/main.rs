@@ -1,8 +1,10 @@
 //! Integration tests.
 
+mod cli;
 mod executor;
 mod flight;
 mod oracle;
 mod random_queries;
 mod slt;
+mod tidy;
 mod tpch;

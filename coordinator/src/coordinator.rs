@@ -18,7 +18,7 @@ use crate::api::{CoordinatorOptions, QueryError, Result, SessionOptions};
 use crate::catalog::{Catalog, DataDirectory};
 use crate::client::Session;
 use crate::engine::{Engine, Stopper};
-use crate::session::SharedResources;
+use crate::session::{SharedResources, redact};
 use crate::system::{self, History, QueryRecord};
 
 /// Operators that an out-of-memory error names.
@@ -127,7 +127,7 @@ impl Coordinator {
         running.insert(query, stopper.clone());
         self.running_count.send_replace(running.len());
         drop(running);
-        self.history.begin(QueryRecord::new(query, sql));
+        self.history.begin(QueryRecord::new(query, &redact(sql)));
         Ok((query, stopper))
     }
 

@@ -1,5 +1,6 @@
 //! Flags of every subcommand.
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -28,7 +29,7 @@ pub(super) struct GlobalArgs {
     /// Any other setting; may be repeated
     #[arg(long, global = true, value_name = "NAME=VALUE")]
     set: Vec<String>,
-    /// What to log to standard error: error, warn, info, debug, trace, or a filter such as warn,onward_coordinator=debug
+    /// What to log to standard error: error, warn, info, debug, trace, or a filter such as warn,onward_planner=debug
     /// [default: info for serve, else warn]
     #[arg(long, global = true, value_name = "LEVEL", env = "ONWARD_LOG")]
     log: Option<String>,
@@ -66,7 +67,8 @@ impl GlobalArgs {
         let filter = EnvFilter::try_new(filter).map_err(|error| {
             Failure::Message(format!("--log {filter}: {error}; give a level such as debug, or a filter"))
         })?;
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+        let is_terminal = std::io::stderr().is_terminal();
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(is_terminal).init();
         Ok(())
     }
 }

@@ -8,7 +8,7 @@ use unicode_width::UnicodeWidthStr;
 
 const OPTIONS: FormatOptions<'static> = FormatOptions::new().with_null("NULL").with_display_error(true);
 
-/// The values of a batch as text that is safe in a terminal and stays on one line.
+/// The values of a batch as text that is safe in a terminal.
 pub(super) struct Cells<'a> {
     columns: Vec<ArrayFormatter<'a>>,
     /// Number of rows.
@@ -22,13 +22,17 @@ impl<'a> Cells<'a> {
         Ok(Self { columns: batch.columns().iter().map(format).collect::<Result<_, _>>()?, rows: batch.num_rows() })
     }
 
-    /// The value, with control characters escaped.
-    pub(super) fn text(&self, row: usize, column: usize) -> String {
-        escape(self.columns[column].value(row).to_string())
+    /// The lines of the value, at least one, with control characters escaped.
+    pub(super) fn lines(&self, row: usize, column: usize) -> Vec<String> {
+        let text = self.columns[column].value(row).to_string();
+        if !text.contains('\n') {
+            return vec![escape(text)];
+        }
+        text.trim_end_matches('\n').split('\n').map(|line| escape(line.to_owned())).collect()
     }
 }
 
-/// `\n`, `\t`, `\u{1b}`: a value must not move the cursor or colour the rest of the screen.
+/// `\t`, `\r`, `\u{1b}`: a value must not move the cursor or colour the rest of the screen.
 fn escape(text: String) -> String {
     if !text.chars().any(char::is_control) {
         return text;

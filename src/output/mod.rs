@@ -1,7 +1,7 @@
 //! Results as text or Parquet, batch by batch.
 //!
 //! ```text
-//! batches --> Writer (one per result, of one Format) --> Target (standard output, or a file that appears when complete)
+//! batches --> Writer (one per result, of one Format) --> Target (standard output, or a file, visible when complete)
 //! ```
 //!
 //! Guarantees: no row is left out unless the text says so; memory is bounded whatever the size of the result (a table's

@@ -45,7 +45,7 @@ impl TableWriter {
         for batch in &sample {
             let cells = self.cells(batch)?;
             for (column, widest) in widths.iter_mut().enumerate() {
-                let cell_width = |row| width(&cells.text(row, column));
+                let cell_width = |row| cells.lines(row, column).iter().map(|line| width(line)).max().unwrap_or(0);
                 *widest = (0..cells.rows).map(cell_width).max().unwrap_or(0).max(*widest);
             }
         }
@@ -60,9 +60,16 @@ impl TableWriter {
         let cells = self.cells(batch)?;
         let widths = self.widths.as_deref().unwrap_or_default();
         for row in 0..cells.rows {
-            let cell = |column| pad(&cells.text(row, column), widths[column], self.is_right[column]);
-            let line = line((0..widths.len()).map(cell));
-            self.put(|out| out.write_all(line.as_bytes()))?;
+            let values: Vec<_> = (0..widths.len()).map(|column| cells.lines(row, column)).collect();
+            let height = values.iter().map(Vec::len).max().unwrap_or(1);
+            for number in 0..height {
+                let cell = |column: usize| {
+                    let text = values[column].get(number).map_or("", String::as_str);
+                    pad(text, widths[column], self.is_right[column])
+                };
+                let line = line((0..widths.len()).map(cell));
+                self.put(|out| out.write_all(line.as_bytes()))?;
+            }
         }
         Ok(())
     }

@@ -36,16 +36,24 @@ fn bytes(format: Format, batches: &[RecordBatch]) -> Vec<u8> {
 }
 
 #[test]
-fn tables_align_numbers_right_and_escape_what_would_break_lines() {
+fn tables_align_numbers_right_and_keep_lines_in_their_column() {
     let expected = "\
-+----------+--------+--------+
-| name     | price  | tags   |
-+----------+--------+--------+
-| a|\"ü\\n,  | 123.45 | [1, NULL] |
++------+--------+-----------+
+| name | price  | tags      |
++------+--------+-----------+
+| a|\"ü | 123.45 | [1, NULL] |
+| ,    |        |           |
+| NULL |   NULL | NULL      |
++------+--------+-----------+
+(2 rows)
 ";
-    let text = render(Format::Table, &[sample()]);
-    assert!(text.contains("| a|\"ü\\n, | 123.45 | [1, NULL] |"), "{text}\n{expected}");
-    assert!(text.contains("| NULL    |   NULL | NULL      |") && text.ends_with("+\n(2 rows)\n"), "{text}");
+    assert_eq!(render(Format::Table, &[sample()]), expected);
+}
+
+#[test]
+fn values_cannot_move_the_cursor() {
+    let text = render(Format::Table, &[batch(vec![("\r", Arc::new(StringArray::from(vec!["\u{1b}[2J\t"])))])]);
+    assert!(text.contains("| \\r          |\n") && text.contains("| \\u{1b}[2J\\t |"), "{text}");
 }
 
 #[test]
@@ -87,13 +95,13 @@ fn json_keeps_both_columns_of_one_name_and_nulls_for_not_a_number() {
 #[test]
 fn markdown_escapes_its_own_syntax() {
     let text = render(Format::Markdown, &[sample()]);
-    assert!(text.starts_with("| name | price | tags |\n| --- | ---: | --- |\n| a\\|\"ü\\\\n, | 123.45 |"), "{text}");
+    assert!(text.starts_with("| name | price | tags |\n| --- | ---: | --- |\n| a\\|\"ü<br>, | 123.45 |"), "{text}");
 }
 
 #[test]
 fn vertical_has_a_line_per_value() {
     let text = render(Format::Vertical, &[sample()]);
-    assert!(text.starts_with("-[ row 1 ]----\nname  | a|") && text.contains("price | 123.45\n"), "{text}");
+    assert!(text.starts_with("-[ row 1 ]----\nname  | a|\"ü\n      | ,\nprice | 123.45\n"), "{text}");
 }
 
 #[test]

@@ -41,7 +41,10 @@ impl Writer for VerticalWriter {
             self.rows += 1;
             let mut text = format!("-[ row {} ]----\n", self.rows);
             for (column, name) in self.names.iter().enumerate() {
-                text += &format!("{name} | {}\n", cells.text(row, column));
+                let blank = " ".repeat(width(name));
+                for (number, line) in cells.lines(row, column).iter().enumerate() {
+                    text += &format!("{} | {line}\n", if number == 0 { name } else { &blank });
+                }
             }
             self.put(&text)?;
         }

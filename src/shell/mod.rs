@@ -65,6 +65,7 @@ pub async fn run(
     interrupts.forget();
     let line = ProgressLine::new(display.is_talkative);
     let started = Instant::now();
+    tracing::debug!(sql, "sent");
     let executed = tokio::select! {
         executed = client.execute(sql) => executed,
         () = interrupts.next() => return Err(RunError::Interrupted),

@@ -6,8 +6,8 @@ use onward_wire::WireError;
 
 use super::statements::Statement;
 
-/// The message for `error` of `statement`. Positions in it count from the beginning of the statement; here they count from
-/// the beginning of the text the statement stands in, whose name is `source`, if it has one.
+/// The message for `error` of `statement`. Positions in it count from the beginning of the statement; here they count
+/// from the beginning of the text the statement stands in, whose name is `source`, if it has one.
 pub fn describe(error: &WireError, statement: &Statement, source: Option<&str>) -> String {
     let Some(found) = Position::find(&error.message) else {
         let place = source.map(|name| format!("{name}:{}: ", statement.line)).unwrap_or_default();

@@ -12,6 +12,7 @@ use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::equivalence::EquivalenceClass;
 use datafusion::physical_expr::{AcrossPartitions, ConstExpr, EquivalenceProperties, LexOrdering, PhysicalExpr};
 use datafusion::physical_plan::memory::LazyMemoryExec;
+use datafusion::physical_plan::windows::{BoundedWindowAggExec, WindowAggExec};
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
 use datafusion_proto::physical_plan::from_proto::{parse_physical_sort_exprs, parse_protobuf_partitioning};
 use datafusion_proto::physical_plan::to_proto::{
@@ -172,6 +173,7 @@ impl OrderedSource {
                 // Its order would be decoded against the columns before the projection.
                 return not_impl_err!("a sorted table in memory of which some columns are read");
             }
+            refuse_what_would_not_decode(&node)?;
             let is_ordered = node.properties().equivalence_properties().output_ordering().is_some();
             if node.is::<LazyMemoryExec>() && is_ordered {
                 return Ok(Transformed::yes(Arc::new(Self(node)) as _));
@@ -180,6 +182,20 @@ impl OrderedSource {
         })?;
         Ok(marked.data)
     }
+}
+
+/// Plans that datafusion-proto 55.2 encodes without an error and decodes as something else.
+fn refuse_what_would_not_decode(node: &Arc<dyn ExecutionPlan>) -> Result<()> {
+    let bounded = node.downcast_ref::<BoundedWindowAggExec>().map(BoundedWindowAggExec::window_expr);
+    let windows = bounded.or_else(|| node.downcast_ref::<WindowAggExec>().map(WindowAggExec::window_expr));
+    // The flag is in no accessor, only in the name; a column of that name is refused for nothing, which harms nobody.
+    if windows.is_some_and(|exprs| exprs.iter().any(|expr| expr.name().contains("IGNORE NULLS"))) {
+        return not_impl_err!("a window function with IGNORE NULLS");
+    }
+    if node.is::<LazyMemoryExec>() && node.schema().fields().is_empty() {
+        return not_impl_err!("a generated series of which no column is read");
+    }
+    Ok(())
 }
 
 impl DisplayAs for OrderedSource {
