@@ -148,10 +148,12 @@ mod tests {
         assert!(metered.get_store(&Url::parse("ftp://host/x").unwrap()).is_err());
         let spec = StoreSpec {
             url: "s3://b/x".into(),
-            options: vec![onward_wire::message::KeyValue { key: "aws.secret_access_key".into(), value: "hush".into() }],
+            options: [("aws.access_key_id", "id"), ("aws.secret_access_key", "hush")]
+                .map(|(key, value)| onward_wire::message::KeyValue { key: key.into(), value: value.into() })
+                .to_vec(),
         };
         registry.register(&spec).unwrap();
         assert!(!format!("{registry:?}").contains("hush"));
-        assert_eq!(registry.spec(&Url::parse("s3://b/other").unwrap()).unwrap().options.len(), 1);
+        assert_eq!(registry.spec(&Url::parse("s3://b/other").unwrap()).unwrap().options.len(), 2);
     }
 }

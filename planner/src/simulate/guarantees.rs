@@ -162,7 +162,12 @@ async fn tables_in_memory_are_sliced() {
     let sorted = MemTable::try_new(batch(0).schema(), partitions).expect("a table");
     let sorted = sorted.with_sort_order(vec![vec![col("id").sort(true, false)]]);
     onward.register_table("sorted", Arc::new(sorted)).expect("a new table");
-    assert!(run(&onward, "select id from sorted order by id", 4).await.expect("it is planned").is_none());
+    let sql = "select id from sorted order by id";
+    let expected = lines(&onward.sql(sql).await.expect(sql).collect().await.expect(sql));
+    // Where its order would not survive the codec it runs in the coordinator.
+    if let Some(ran) = run(&onward, sql, 4).await.expect("it is planned") {
+        assert_eq!(expected, lines(&ran.rows));
+    }
 }
 
 /// Functions that only this session has would be unknown where the stage runs.

@@ -85,6 +85,16 @@ async fn run_graph(ctx: &SessionContext, graph: StageGraph) -> Result<Run> {
     Ok(Run { graph, rows, plans })
 }
 
+/// In which order a scan should read its row groups is advice, not part of the result: datafusion-proto drops it.
+fn without_scan_hints(plan: &str) -> String {
+    let hint = ", sort_order_for_reorder=[";
+    let lines = plan.lines().map(|line| match line.split_once(hint) {
+        Some((before, after)) => before.to_owned() + after.split_once(']').map_or("", |(_, rest)| rest),
+        None => line.to_owned(),
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
 async fn run_task(
     stage: &Stage,
     task: &[u32],
@@ -93,7 +103,7 @@ async fn run_task(
 ) -> Result<(Exchange, Arc<dyn ExecutionPlan>)> {
     let plan = codec::decode(&stage.encode(&[])?, &ctx, &[])?;
     let planned = shown(&stage.plan);
-    assert_eq!(planned, shown(&plan), "the codec changed the plan");
+    assert_eq!(without_scan_hints(&planned), without_scan_hints(&shown(&plan)), "the codec changed the plan");
     assert_eq!(stage.plan.output_ordering(), plan.output_ordering(), "the codec lost an order of\n{planned}");
 
     let (plan, exprs) = if stage.output == OutputKind::Hash { Stage::split_root(&plan) } else { (plan, None) };
