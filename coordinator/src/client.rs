@@ -96,6 +96,11 @@ impl Session {
             };
             let (schema, is_query) = (Arc::clone(&statement.schema), statement.is_query);
             let work = self.sql.work(statement, values).await?;
+            // A parameter may have had no type before it had a value.
+            let schema = match &work {
+                Work::Query(plan) => Arc::clone(plan.schema().inner()),
+                _ => schema,
+            };
             Ok((schema, is_query, self.rows(Run { query, progress }, work).await?))
         };
         // Planning reads footers and lists stores: it can be cancelled like the rest.

@@ -119,7 +119,7 @@ async fn a_big_result_fits_default_clients() {
         batch.column(1).as_string::<i32>().iter().flatten().map(str::len).sum::<usize>()
     };
     assert_eq!(batches.iter().map(|batch| batch.num_rows()).sum::<usize>(), 20_000);
-    assert_eq!(batches.iter().map(lengths).sum::<usize>(), 59 * 1_000_000 + (20_000 - 59) * 10);
+    assert_eq!(batches.iter().map(lengths).sum::<usize>(), 60 * 1_000_000 + (20_000 - 60) * 10);
     server.stop().await;
 }
 
