@@ -10,7 +10,8 @@ use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::display::DisplayableExecutionPlan;
 use datafusion::prelude::SessionContext;
 use futures::{StreamExt, stream};
-use onward_planner::session::{OnwardOptions, onward_options, session_config};
+use onward_executor::write::WriteExec;
+use onward_planner::session::{OnwardOptions, PlanExtensions, onward_options, session_config};
 use onward_planner::statement::ExplainMode;
 use onward_planner::{PlanRequest, Planned, StageGraph, explain, plan_query};
 use onward_wire::{QueryId, WireError};
@@ -20,6 +21,7 @@ use crate::api::{Execution, Prepared, QueryError, QueryProgress, Result, ResultS
 use crate::coordinator::Coordinator;
 use crate::dispatch::{self, Dispatch};
 use crate::engine::{Engine, Outcome, guard};
+use crate::panics::caught;
 use crate::session::{SqlSession, Statement, Work};
 use crate::system::QueryState;
 use crate::write::commit_after;
@@ -49,6 +51,10 @@ impl Session {
         settings.functions = coordinator.config.functions as usize;
         settings.statement_timeout_ms = coordinator.config.statement_timeout_ms;
         let config = session_config(coordinator.config.vcpu_count(), settings);
+        let config = config.with_extension(Arc::new(PlanExtensions {
+            codecs: onward_executor::function::extensions(),
+            partition_wise: vec![WriteExec::NAME],
+        }));
         let shared = Arc::clone(&coordinator.resources);
         let sql = SqlSession::open(shared, config, options.allowed_paths.as_deref())?;
         Ok(Self { coordinator, sql })
@@ -105,7 +111,7 @@ impl Session {
         };
         // Planning reads footers and lists stores: it can be cancelled like the rest.
         let planned = tokio::select! {
-            rows = rows => rows,
+            rows = caught(rows) => rows.unwrap_or_else(|panic| Err(panic.into())),
             () = stopper.stopped() => Err(stopper.reason().into()),
         };
         let (schema, is_query, rows) = planned.map_err(|mut error: QueryError| {

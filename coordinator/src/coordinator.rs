@@ -52,13 +52,14 @@ impl Coordinator {
             })?,
         };
         let (config, history) = (Arc::new(options.config), Arc::<History>::default());
-        let directory = DataDirectory::open(options.data_dir.as_deref()).map_err(DataFusionError::from)?;
+        let scratch = config.spill_root();
+        let directory = DataDirectory::open(options.data_dir.as_deref(), &scratch).map_err(DataFusionError::from)?;
         let catalog = Catalog::open(directory).map_err(DataFusionError::from)?;
         catalog.add_system_schema(system::SCHEMA, system::schema(&history)?);
         // Queries that run here are tiny or cannot be sent; functions get half, segments a quarter.
         let memory = GreedyMemoryPool::new((config.memory_limit_bytes() / 4) as usize);
         let memory = TrackConsumersPool::new(memory, TOP_CONSUMERS);
-        let resources = SharedResources::new(catalog, Some(Arc::new(memory)), &config.spill_root())?;
+        let resources = SharedResources::new(catalog, Some(Arc::new(memory)), &scratch)?;
         Ok(Arc::new(Self {
             config,
             history,

@@ -12,6 +12,7 @@ mod client;
 mod coordinator;
 mod dispatch;
 mod engine;
+mod panics;
 pub mod scheduler;
 pub mod session;
 pub mod system;

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-/// An error of binding or serving. Errors of calls are gRPC statuses instead: see [`crate::status`].
+/// An error of binding or serving. Errors of calls are gRPC statuses instead: see `status`.
 #[derive(Debug, thiserror::Error)]
 pub enum EndpointError {
     /// Plain text or no authentication on an address that others can reach.

@@ -22,6 +22,7 @@ mod golden;
 pub mod graph;
 pub mod plan;
 pub mod rules;
+pub mod scalar_subquery;
 pub mod session;
 #[cfg(test)]
 mod simulate;

@@ -3,10 +3,10 @@
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
-use datafusion::common::tree_node::TreeNode;
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{DataFusionError, Result, not_impl_err};
 use datafusion::execution::SessionState;
-use datafusion::logical_expr::LogicalPlan;
+use datafusion::logical_expr::{Expr, LogicalPlan};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::union::UnionExec;
 
@@ -55,6 +55,12 @@ pub enum Planned {
 /// DataFusion's planning errors.
 pub async fn plan_query(state: &SessionState, logical: &LogicalPlan, request: &PlanRequest) -> Result<Planned> {
     let optimized = state.optimize(logical)?;
+    if has_scalar_subquery(&optimized)? {
+        let state = with_scalar_subqueries(state);
+        let plan = physical(&state, &state.optimize(logical)?).await?;
+        let reason = "it has a scalar subquery that is no join and cannot be sent to a function".to_owned();
+        return Ok(Planned::Coordinator { plan, reason });
+    }
     if let Some(reason) = coordinator_reason(&optimized) {
         let plan = physical(state, &optimized).await?;
         return Ok(Planned::Coordinator { plan, reason: reason.to_owned() });
@@ -92,6 +98,25 @@ fn coordinator_reason(logical: &LogicalPlan) -> Option<&'static str> {
         LogicalPlan::Dml(_) | LogicalPlan::Copy(_) => Some("its rows are written by the coordinator"),
         _ => None,
     }
+}
+
+/// A scalar subquery that the optimizer did not make a join: in an ORDER BY, in VALUES, in the condition of an outer join.
+fn has_scalar_subquery(optimized: &LogicalPlan) -> Result<bool> {
+    optimized.exists(|node| {
+        let mut is_found = false;
+        node.apply_expressions(|expr| {
+            is_found |= expr.exists(|expr| Ok(matches!(expr, Expr::ScalarSubquery(_))))?;
+            Ok(if is_found { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
+        })?;
+        Ok(is_found)
+    })
+}
+
+/// The session with DataFusion's own node for scalar subqueries, which one process can run and no codec encodes.
+fn with_scalar_subqueries(state: &SessionState) -> SessionState {
+    let mut state = state.clone();
+    state.config_mut().options_mut().optimizer.enable_physical_uncorrelated_scalar_subquery = true;
+    state
 }
 
 async fn physical(state: &SessionState, optimized: &LogicalPlan) -> Result<Arc<dyn ExecutionPlan>> {

@@ -33,7 +33,7 @@ pub(crate) fn emits_build_rows(join_type: JoinType) -> bool {
 /// Decides which joins get their build side broadcast, in plans for several functions.
 ///
 /// - Joins that emit build rows must not: hash joins become partitioned ones, nested-loop joins are swapped when the other
-///   side is small. What is left (null-aware anti joins, full nested-loop joins) runs as one task: see [`crate::cut`].
+///   side is small. What is left (null-aware anti joins, full nested-loop joins) runs as one task: see `cut`.
 /// - Partitioned hash joins whose build side is much smaller than their probe side should: the probe side then needs no
 ///   exchange, and the join's dynamic filter reaches the probe side's scan, which lies in the same stage.
 ///

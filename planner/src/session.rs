@@ -8,12 +8,14 @@ use datafusion::common::config::{ConfigEntry, ConfigExtension, ConfigOptions, Ex
 use datafusion::common::{DataFusionError, Result, config_err};
 use datafusion::execution::SessionStateBuilder;
 use datafusion::execution::runtime_env::RuntimeEnv;
+use datafusion::optimizer::Optimizer;
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 use datafusion::prelude::SessionConfig;
 use datafusion_proto::physical_plan::PhysicalExtensionCodec;
 
 use crate::rules::{DynamicFilters, JoinDistribution};
+use crate::scalar_subquery::{SingleRowSubqueries, single_value};
 
 /// The `onward.*` settings of a session (`SET onward.functions = 4`).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -108,11 +110,16 @@ pub fn session_config(vcpus: usize, options: OnwardOptions) -> SessionConfig {
 
 /// A session state with DataFusion's defaults, `config` (from [`session_config`]) and our optimizer rules.
 pub fn session_state_builder(config: SessionConfig, runtime: Arc<RuntimeEnv>) -> SessionStateBuilder {
-    SessionStateBuilder::new()
+    let mut optimizer = Optimizer::new();
+    optimizer.rules.insert(0, Arc::new(SingleRowSubqueries));
+    let mut builder = SessionStateBuilder::new()
         .with_default_features()
         .with_config(config)
         .with_runtime_env(runtime)
-        .with_physical_optimizer_rules(physical_optimizer_rules())
+        .with_optimizer_rules(optimizer.rules)
+        .with_physical_optimizer_rules(physical_optimizer_rules());
+    builder.aggregate_functions().get_or_insert_default().push(single_value());
+    builder
 }
 
 /// DataFusion's rules with ours among them.

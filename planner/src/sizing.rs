@@ -30,9 +30,12 @@ pub(crate) fn scan_bytes(plan: &Arc<dyn ExecutionPlan>) -> Result<Option<u64>> {
     Ok(total)
 }
 
+/// Leaves that make their rows. Such a series may be endless, which the coordinator streams as it comes; a function's
+/// result is read once it is whole.
 fn is_without_input(leaf: &Arc<dyn ExecutionPlan>) -> bool {
+    use datafusion::physical_plan::memory::LazyMemoryExec;
     use datafusion::physical_plan::{empty::EmptyExec, placeholder_row::PlaceholderRowExec};
-    leaf.is::<PlaceholderRowExec>() || leaf.is::<EmptyExec>()
+    leaf.is::<PlaceholderRowExec>() || leaf.is::<EmptyExec>() || leaf.is::<LazyMemoryExec>()
 }
 
 fn source_bytes(source: &Arc<dyn DataSource>) -> Option<u64> {

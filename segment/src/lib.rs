@@ -47,6 +47,7 @@ mod format;
 mod mapped;
 mod mapping;
 mod message;
+mod scratch;
 mod store;
 mod writer;
 
@@ -59,5 +60,6 @@ pub use error::{Result, SegmentError};
 pub use format::{ALIGNMENT, Entry, align};
 pub use mapped::{IMAGE_ID, MappedSegment, ReleaseHook};
 pub use message::{MessageHead, MessageShape};
+pub use scratch::ScratchDir;
 pub use store::{SegmentStore, StoreOptions, StoreUsage, WritableFile};
 pub use writer::{FileRegion, Finished, ImageWriter, Region, SegmentWriter, Writer, segment_bytes};

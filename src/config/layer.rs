@@ -90,13 +90,13 @@ enum Kind {
 }
 
 fn kind_of(name: &str) -> Option<Kind> {
-    SETTINGS.iter().find(|setting| setting.name == name)?;
+    let setting = SETTINGS.iter().find(|setting| setting.name == name)?;
     let defaults = Value::serialize(Config::default()).ok()?;
     let is_text = defaults.find(name).is_some_and(|value| value.as_str().is_some());
     Some(match name {
         "functions" => Kind::Functions,
         _ if is_text => Kind::Text,
-        _ if name.ends_with("_bytes") => Kind::Size,
+        _ if setting.is_size() => Kind::Size,
         _ => Kind::Number,
     })
 }

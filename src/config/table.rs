@@ -72,7 +72,7 @@ fn in_whole_units(bytes: u64) -> Option<String> {
 fn values(config: &Config) -> Vec<Shown> {
     let all = Value::serialize(config).unwrap_or_else(|_| Value::from(false));
     let value = |name: &str| all.find_ref(name).cloned().unwrap_or_else(|| Value::from(false));
-    SETTINGS.iter().map(|s| Shown { value: value(s.name), is_size: s.name.ends_with("_bytes") }).collect()
+    SETTINGS.iter().map(|s| Shown { value: value(s.name), is_size: s.is_size() }).collect()
 }
 
 #[cfg(test)]

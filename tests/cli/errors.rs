@@ -35,7 +35,6 @@ fn data_errors_are_the_same_with_functions_and_without() {
 }
 
 #[test]
-#[ignore = "open: the Parquet reader panics on this footer while the query is planned, and no one catches it there"]
 fn a_corrupt_file_is_named() {
     let workspace = Workspace::new();
     std::fs::write(workspace.path("bad.parquet"), "PAR1 this is no Parquet PAR1").expect("a file");

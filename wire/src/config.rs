@@ -15,6 +15,13 @@ pub struct Setting {
     pub doc: &'static str,
 }
 
+impl Setting {
+    /// It counts bytes: people may write it with a unit.
+    pub fn is_size(&self) -> bool {
+        self.name.ends_with("_bytes") || self.name.starts_with("bytes_")
+    }
+}
+
 macro_rules! settings {
     ($($(#[doc = $doc:literal])+ $name:ident: $ty:ty = $default:expr;)*) => {
         /// All settings with their values. See [`SETTINGS`] for the table.
@@ -47,7 +54,8 @@ settings! {
     memory_bytes: u64 = 0;
     /// Shared memory for segments (exchange and results) before the disk tier is used; 0 takes 1/4 of `memory_bytes`.
     segment_memory_bytes: u64 = 0;
-    /// Local disk for segments past the shared-memory budget; a query that needs more fails with ResourceExhausted.
+    /// Local disk for segments past the shared-memory budget, at most nine tenths of what is free at start; a query that
+    /// needs more fails with ResourceExhausted.
     segment_disk_bytes: u64 = 200 * GIB;
     /// Memory limit of one function's operators; 0 takes half of `memory_bytes` divided by the functions of the query.
     function_memory_bytes: u64 = 0;
@@ -67,6 +75,8 @@ settings! {
     function_idle_timeout_ms: u64 = 10_000;
     /// A function that has not said hello after this long is killed and counted as lost.
     function_start_timeout_ms: u64 = 10_000;
+    /// A function that works and says nothing for this long is killed, and what it ran runs again: it is stopped or stuck.
+    function_silence_timeout_ms: u64 = 20_000;
     /// A function that has not stopped a cancelled attempt after this long is killed.
     cancel_grace_ms: u64 = 2_000;
     /// Tries of one task before the query fails.

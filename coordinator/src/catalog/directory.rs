@@ -4,9 +4,12 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use tempfile::TempDir;
+use onward_segment::ScratchDir;
 
 use super::error::CatalogError;
+
+/// Names of temporary data directories begin so.
+const TEMPORARY_PREFIX: &str = "onward-data-";
 
 /// A data directory that this process holds the lock of until it is dropped.
 #[derive(Debug)]
@@ -15,20 +18,21 @@ pub struct DataDirectory {
     /// Open, and therefore locked.
     _lock: File,
     /// A directory of our own that goes away with us.
-    _temporary: Option<TempDir>,
+    _temporary: Option<ScratchDir>,
 }
 
 impl DataDirectory {
-    /// Takes `path`, creating it; `None` makes a temporary one, which is removed on drop.
+    /// Takes `path`, creating it; `None` makes one in `temporary_root`, which is removed on drop, or, after a crash, by the
+    /// next one that is made there.
     ///
     /// # Errors
     /// [`CatalogError::Locked`] names the process that holds it.
-    pub fn open(path: Option<&Path>) -> Result<Self, CatalogError> {
+    pub fn open(path: Option<&Path>, temporary_root: &Path) -> Result<Self, CatalogError> {
         let (path, temporary) = match path {
             Some(path) => (path.to_owned(), None),
             None => {
-                let temporary = tempfile::Builder::new().prefix("onward-data-").tempdir();
-                let temporary = temporary.map_err(io("creating", &std::env::temp_dir()))?;
+                let temporary = ScratchDir::create(temporary_root, TEMPORARY_PREFIX);
+                let temporary = temporary.map_err(io("creating a directory in", temporary_root))?;
                 (temporary.path().to_owned(), Some(temporary))
             }
         };
@@ -88,17 +92,18 @@ mod tests {
     #[test]
     fn a_second_holder_is_refused_and_told_who_holds_it() {
         let root = tempfile::tempdir().unwrap();
-        let first = DataDirectory::open(Some(root.path())).unwrap();
-        let error = DataDirectory::open(Some(root.path())).unwrap_err().to_string();
+        let first = DataDirectory::open(Some(root.path()), root.path()).unwrap();
+        let error = DataDirectory::open(Some(root.path()), root.path()).unwrap_err().to_string();
         assert!(error.contains(&format!("process {}", std::process::id())), "{error}");
         assert!(error.contains(&root.path().canonicalize().unwrap().display().to_string()), "{error}");
         drop(first);
-        DataDirectory::open(Some(root.path())).unwrap();
+        DataDirectory::open(Some(root.path()), root.path()).unwrap();
     }
 
     #[test]
     fn a_temporary_directory_goes_away() {
-        let directory = DataDirectory::open(None).unwrap();
+        let root = tempfile::tempdir().unwrap();
+        let directory = DataDirectory::open(None, root.path()).unwrap();
         let path = directory.path().to_owned();
         assert!(path.exists());
         drop(directory);

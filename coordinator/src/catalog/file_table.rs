@@ -15,11 +15,13 @@ use datafusion::logical_expr::{Expr, SortExpr, TableProviderFilterPushDown, Tabl
 use datafusion::object_store::{self, ObjectStoreExt};
 use datafusion::physical_plan::ExecutionPlan;
 use futures::TryStreamExt;
+use onward_planner::error::external;
 
 use super::error::CatalogError;
 use super::formats::{Format, FormatOptions, session_state};
 use super::location::Location;
 use super::mismatch;
+use crate::panics::caught;
 
 /// Files looked at to find the extension and the Hive partitions of a directory.
 const FILES_LOOKED_AT: usize = 1_000;
@@ -126,7 +128,7 @@ impl FileTableSpec {
                 return Err(no_files(location).into());
             }
             let filled: Vec<_> = files.into_iter().filter(|file| file.size > 0).collect();
-            let schema = match options.format.infer_schema(state, &store, &filled).await {
+            let schema = match mismatch::columns_of(options.format.as_ref(), state, &store, &filled).await {
                 Ok(schema) => schema,
                 Err(error) => {
                     let files = mismatch::Files { state, store: &store, url: &url, format: self.format };
@@ -227,13 +229,10 @@ impl TableProvider for FileTable {
     }
 
     async fn scan_with_args<'a>(&self, state: &dyn Session, args: ScanArgs<'a>) -> Result<ScanResult> {
-        let result = if self.is_nested {
-            let nested = with_subdirectories(session_state(state)?);
-            self.listing.scan_with_args(&nested, args).await
-        } else {
-            self.listing.scan_with_args(state, args).await
-        };
-        match result {
+        let nested = self.is_nested.then(|| session_state(state)).transpose()?.map(with_subdirectories);
+        let state = nested.as_ref().map_or(state, |nested| nested as &dyn Session);
+        let result = caught(self.listing.scan_with_args(state, args)).await;
+        match result.unwrap_or_else(|panic| Err(external(panic))) {
             Ok(result) if files_of(result.plan().as_ref()) >= self.locations.len() => Ok(result),
             // Fewer files than locations: a directory may be empty, a file may not.
             Ok(result) => {

@@ -10,12 +10,13 @@ use datafusion::datasource::listing::{ListingTable, ListingTableUrl};
 use datafusion::error::DataFusionError;
 use datafusion::object_store::{ObjectMeta, ObjectStore};
 use futures::TryStreamExt;
-use onward_planner::error::classify;
+use onward_planner::error::{classify, external};
 use onward_wire::ErrorKind;
 
 use super::error::CatalogError;
 use super::formats::{Format, session_state};
 use super::location::Location;
+use crate::panics::caught;
 
 /// Files looked at one by one to find the culprit; past it the reader's own error stands.
 const MAX_SUSPECTS: usize = 2_000;
@@ -46,7 +47,7 @@ impl Files<'_> {
         }
         let mut first: Option<(SchemaRef, &ObjectMeta)> = None;
         for file in files.iter().take(MAX_SUSPECTS) {
-            let schema = match format.infer_schema(self.state, self.store, std::slice::from_ref(file)).await {
+            let schema = match columns_of(format, self.state, self.store, std::slice::from_ref(file)).await {
                 Ok(schema) => schema,
                 Err(error) => return self.bad_file(file, &error).into(),
             };
@@ -73,6 +74,16 @@ impl Files<'_> {
         let reason = classify(error).message;
         CatalogError::BadFile { file: self.name(file), format: self.format.to_string(), reason }
     }
+}
+
+/// The columns of `files`. A reader that panics on one gives an error.
+pub async fn columns_of(
+    format: &dyn FileFormat,
+    state: &dyn Session,
+    store: &Arc<dyn ObjectStore>,
+    files: &[ObjectMeta],
+) -> Result<SchemaRef> {
+    caught(format.infer_schema(state, store, files)).await.unwrap_or_else(|panic| Err(external(panic)))
 }
 
 /// The columns of two locations together.
@@ -127,8 +138,8 @@ pub async fn name_file(
                 }
             };
             for file in listed.iter().filter(|file| file.size > 0).take(MAX_SUSPECTS) {
-                let schema = listing.options().format.infer_schema(state, &store, std::slice::from_ref(file)).await;
-                if let Err(error) = schema {
+                let format = listing.options().format.as_ref();
+                if let Err(error) = columns_of(format, state, &store, std::slice::from_ref(file)).await {
                     return Ok(Some(files.bad_file(file, &error)));
                 }
             }

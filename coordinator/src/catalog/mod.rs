@@ -29,6 +29,7 @@ mod store;
 mod view;
 
 pub use directory::DataDirectory;
+pub(crate) use directory::io;
 pub use error::CatalogError;
 pub use external::define_external;
 pub use file_table::FileTable;

@@ -1,6 +1,7 @@
 //! The end of a query, exactly once: whatever ends it first (its last row, an error, a cancel, a timeout, a client that
 //! drops the stream) is recorded, and the rest of the query is cleaned up.
 
+use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -15,6 +16,7 @@ use tokio::time::Sleep;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use crate::api::{QueryError, ResultStream};
+use crate::panics;
 use crate::system::{History, QueryState};
 
 /// Ends one query from outside: cancel, timeout, shutdown. Clones end the same query; the first reason wins.
@@ -104,7 +106,12 @@ impl Stream for GuardedStream {
             let reason = self.stopper.reason();
             return Poll::Ready(Some(Err(self.fail(reason))));
         }
-        match futures::ready!(self.rows.poll_next_unpin(cx)) {
+        let next = std::panic::catch_unwind(AssertUnwindSafe(|| self.rows.poll_next_unpin(cx)));
+        let next = next.unwrap_or_else(|panic| {
+            let error = panics::error(panic.as_ref());
+            Poll::Ready(Some(Err(QueryError { error, query: Some(self.query) })))
+        });
+        match futures::ready!(next) {
             Some(Ok(batch)) => {
                 self.history.update(self.query, |record| record.rows += batch.num_rows() as u64);
                 Poll::Ready(Some(Ok(batch)))
@@ -151,6 +158,15 @@ mod tests {
         assert_eq!(error.error.message, "first");
         assert!(rows.next().await.is_none());
         drop(rows);
+        assert_eq!(cleaned.load(Ordering::Relaxed), 1);
+    }
+
+    #[tokio::test]
+    async fn a_panic_of_an_operator_is_the_querys_error() {
+        let (mut rows, _, cleaned) = guarded(Box::pin(futures::stream::poll_fn(|_| panic!("an operator broke"))));
+        let error = rows.next().await.expect("an item").expect_err("an error");
+        assert!(error.error.message.contains("an operator broke"));
+        assert!(rows.next().await.is_none());
         assert_eq!(cleaned.load(Ordering::Relaxed), 1);
     }
 

@@ -10,13 +10,16 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use onward_cache::{Confinement, MeteredRegistry, StoreRegistry, versioned_cache_manager};
 use onward_planner::session::session_state_builder;
+use onward_segment::ScratchDir;
 use onward_wire::message::StoreSpec;
 
-use crate::catalog::{CATALOG, Catalog, CatalogError, DEFAULT_SCHEMA, SessionCatalogs};
+use crate::catalog::{CATALOG, Catalog, CatalogError, DEFAULT_SCHEMA, SessionCatalogs, io};
 use crate::write::store_urls;
 
 /// Decoded Parquet footers kept for planning.
 const FOOTER_CACHE_BYTES: usize = 256 << 20;
+/// Directories for spills begin so.
+const SPILL_PREFIX: &str = "onward-spill-";
 /// File statistics kept for planning.
 const STATISTICS_CACHE_BYTES: usize = 64 << 20;
 
@@ -28,6 +31,8 @@ pub struct SharedResources {
     runtime: Arc<RuntimeEnv>,
     /// Relative file names in SQL mean files below it.
     directory: PathBuf,
+    /// Spills of queries that run in the coordinator.
+    _spills: ScratchDir,
 }
 
 impl SharedResources {
@@ -45,16 +50,18 @@ impl SharedResources {
         spill_dir: &Path,
         directory: PathBuf,
     ) -> Result<Arc<Self>> {
+        let spills = ScratchDir::create(spill_dir, SPILL_PREFIX);
+        let spills = spills.map_err(io("creating a directory in", spill_dir))?;
         let stores = Arc::<StoreRegistry>::default();
         let caches = versioned_cache_manager(stores.versions(), FOOTER_CACHE_BYTES, STATISTICS_CACHE_BYTES);
         let mut builder = RuntimeEnvBuilder::new()
             .with_cache_manager(caches)
-            .with_temp_file_path(spill_dir)
+            .with_temp_file_path(spills.path())
             .with_object_store_registry(stores.metered(None));
         if let Some(memory) = memory {
             builder = builder.with_memory_pool(memory);
         }
-        Ok(Arc::new(Self { catalog, stores, runtime: builder.build_arc()?, directory }))
+        Ok(Arc::new(Self { catalog, stores, runtime: builder.build_arc()?, directory, _spills: spills }))
     }
 
     /// The catalog.

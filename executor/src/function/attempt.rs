@@ -37,6 +37,7 @@ pub(super) struct Attempt {
     started: Instant,
     writer: OnceLock<Weak<AttemptWriter>>,
     tasks: Mutex<Vec<AbortHandle>>,
+    /// Rows and bytes.
     reported: Mutex<(u64, u64)>,
 }
 
@@ -71,17 +72,14 @@ impl Attempt {
         self.tasks.lock().iter().for_each(AbortHandle::abort);
     }
 
-    /// How far it is, if that changed since it was asked last.
-    pub(super) fn progress(&self) -> Option<Progress> {
-        let writer = self.writer.get()?.upgrade()?;
-        let now = (writer.rows(), writer.bytes());
+    /// How far it is.
+    pub(super) fn progress(&self) -> Progress {
         let mut reported = self.reported.lock();
-        if *reported == now {
-            return None;
+        if let Some(writer) = self.writer.get().and_then(Weak::upgrade) {
+            *reported = (writer.rows(), writer.bytes());
         }
-        *reported = now;
-        let (rows, bytes) = now;
-        Some(Progress { attempt: self.id.into(), rows, bytes, elapsed_us: self.elapsed_us() })
+        let (rows, bytes) = *reported;
+        Progress { attempt: self.id.into(), rows, bytes, elapsed_us: self.elapsed_us() }
     }
 
     /// Runs the attempt. A panic anywhere in it is its error.

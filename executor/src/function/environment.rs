@@ -15,6 +15,7 @@ use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::logical_expr::{AggregateUDF, HigherOrderUDF, ScalarUDF, WindowUDF};
 use datafusion::prelude::SessionConfig;
 use onward_cache::{MeteredRegistry, StoreRegistry, versioned_cache_manager};
+use onward_planner::scalar_subquery::single_value;
 use onward_wire::AttemptId;
 use onward_wire::message::Welcome;
 
@@ -36,13 +37,16 @@ pub(super) struct Registry {
 }
 
 impl Registry {
-    /// DataFusion's default functions, as in every session.
+    /// DataFusion's default functions and the planner's own, as in every session.
     pub(super) fn build() -> Self {
         let state = SessionStateBuilder::new().with_default_features().build();
+        let mut aggregate = state.aggregate_functions().clone();
+        let single_value = single_value();
+        aggregate.insert(single_value.name().to_owned(), single_value);
         Self {
             scalar: state.scalar_functions().clone(),
             higher_order: state.higher_order_functions().clone(),
-            aggregate: state.aggregate_functions().clone(),
+            aggregate,
             window: state.window_functions().clone(),
         }
     }

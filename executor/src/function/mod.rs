@@ -41,7 +41,7 @@ use crate::socket::{self, Receiver, Sender, SocketError};
 
 pub use self::stage::extensions;
 
-/// How often a running attempt says how far it is, when that changed.
+/// How often a running attempt says how far it is; also how its host knows that this process lives.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 /// Stack of a worker: operators and expressions recurse with the depth of the plan. Only what is used costs memory.
 const WORKER_STACK_BYTES: usize = 16 << 20;
@@ -307,7 +307,7 @@ async fn report_progress(link: Arc<Link>, attempts: Arc<Mutex<Attempts>>) {
         if running.is_empty() {
             return;
         }
-        for progress in running.iter().filter_map(|attempt| attempt.progress()) {
+        for progress in running.iter().map(|attempt| attempt.progress()) {
             // A lost host ends the function by itself.
             let _ = link.send(progress);
         }

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::os::fd::OwnedFd;
 use std::sync::OnceLock;
+use std::time::Instant;
 
 use onward_wire::message::ToFunction;
 use onward_wire::{AttemptId, FunctionId, QueryId, StageId, WireError};
@@ -29,8 +30,8 @@ pub(super) struct Function {
 
 #[derive(Default)]
 struct Work {
-    /// Attempts that were sent and have not ended.
-    running: HashSet<AttemptId>,
+    /// Attempts that were sent and have not ended, and when they were sent.
+    running: HashMap<AttemptId, Instant>,
     /// Queries it has stages of.
     queries: HashSet<QueryId>,
     /// Stages that could not be sent.
@@ -75,17 +76,22 @@ impl Function {
     /// Notes that an attempt was sent.
     pub(super) fn begin(&self, attempt: AttemptId) {
         let mut work = self.work.lock();
-        work.running.insert(attempt);
+        work.running.insert(attempt, Instant::now());
         work.queries.insert(attempt.query());
     }
 
     /// Notes that an attempt ended; false when it had ended before.
     pub(super) fn end(&self, attempt: AttemptId) -> bool {
-        self.work.lock().running.remove(&attempt)
+        self.work.lock().running.remove(&attempt).is_some()
     }
 
     pub(super) fn is_running(&self, attempt: AttemptId) -> bool {
-        self.work.lock().running.contains(&attempt)
+        self.work.lock().running.contains_key(&attempt)
+    }
+
+    /// Since when it has been working; `None` when it has nothing to do.
+    pub(super) fn working_since(&self) -> Option<Instant> {
+        self.work.lock().running.values().min().copied()
     }
 
     pub(super) fn set_undefined(&self, stage: StageId, error: WireError) {

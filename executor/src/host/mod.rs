@@ -14,7 +14,6 @@
 //! - After [`Host::shutdown`] no function process, directory or file of this host is left.
 
 mod connection;
-mod directory;
 mod function;
 mod launch;
 mod listen;
@@ -23,10 +22,10 @@ mod supervise;
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use onward_segment::{SegmentStore, StoreOptions};
+use onward_segment::{ScratchDir, SegmentStore, StoreOptions};
 use onward_wire::message::{
     AttemptDone, CancelAttempt, DefineStage, ForgetQuery, Progress, RunAttempt, Shutdown, ToFunction,
 };
@@ -37,11 +36,15 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use self::directory::Directory;
 use self::function::Function;
 use self::launch::Launcher;
 use self::listen::Expected;
 use crate::socket::SocketError;
+
+/// Directories of hosts.
+const DIRECTORY_PREFIX: &str = "onward-host-";
+/// `sockaddr_un` holds 108 bytes, the last one is zero.
+const MAX_SOCKET_PATH_BYTES: usize = 107;
 
 /// How to start a host.
 #[derive(Clone, Debug)]
@@ -146,7 +149,8 @@ struct Shared {
     runtime: tokio::runtime::Handle,
     /// Ends the listener.
     closed: CancellationToken,
-    directory: Directory,
+    /// Holds the socket and the spills of functions.
+    directory: ScratchDir,
     /// Last: the end of the events says that everything above is gone.
     events: mpsc::UnboundedSender<HostEvent>,
 }
@@ -158,9 +162,14 @@ impl Host {
         raise_descriptor_limit();
         let HostOptions { config, program } = options;
         let runtime = tokio::runtime::Handle::current();
-        let directory = Directory::create(&config.spill_root())?;
+        let root = config.spill_root();
+        let directory = ScratchDir::create(&root, DIRECTORY_PREFIX);
+        let directory = directory.map_err(|source| HostError::Directory { path: root, source })?;
         let store = SegmentStore::open(StoreOptions::from_config(&config))?;
-        let socket = directory.socket();
+        let socket = socket_in(directory.path());
+        if socket.as_os_str().len() > MAX_SOCKET_PATH_BYTES {
+            return Err(HostError::SocketPath { path: socket, limit: MAX_SOCKET_PATH_BYTES });
+        }
         let listener = UnixListener::bind(&socket).map_err(|source| HostError::Listen { path: socket, source })?;
         let expected = Arc::new(Expected::default());
         let closed = CancellationToken::new();
@@ -316,6 +325,11 @@ impl Shared {
         // Nobody listens any more when the coordinator is being dropped.
         let _ = self.events.send(event);
     }
+}
+
+/// Where functions connect to the host whose directory is `directory`.
+fn socket_in(directory: &Path) -> PathBuf {
+    directory.join("socket")
 }
 
 /// Sends a command. A function that does not read is killed; one that is gone reports itself as lost.

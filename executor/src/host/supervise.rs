@@ -6,7 +6,7 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use onward_wire::FunctionId;
 use onward_wire::message::Welcome;
@@ -17,7 +17,7 @@ use super::connection::Connection;
 use super::function::Function;
 use super::launch::Launch;
 use super::listen::{Arrived, refuse};
-use super::{HostEvent, Shared, send_shutdown};
+use super::{HostEvent, Shared, send_shutdown, socket_in};
 
 /// A function that was told to leave, or whose socket is closed, has this long before it is killed.
 const LEAVE_GRACE: Duration = Duration::from_secs(1);
@@ -27,7 +27,7 @@ const EXIT_GRACE: Duration = Duration::from_millis(100);
 /// Runs `function` until it is gone. Its last act is [`HostEvent::FunctionLost`].
 pub(super) async fn supervise(host: Arc<Shared>, function: Arc<Function>) {
     let id = function.id;
-    let spill = host.directory.spill(id);
+    let spill = host.directory.path().join(id.to_string());
     let reason = match run(&host, &function, &spill).await {
         Ok(reason) | Err(reason) => function.reason_or(reason),
     };
@@ -51,7 +51,7 @@ async fn run(host: &Shared, function: &Arc<Function>, spill: &Path) -> Result<St
     fs::DirBuilder::new().mode(0o700).create(spill).map_err(|error| format!("{}: {error}", spill.display()))?;
     let token = random_token().map_err(|error| format!("no random token: {error}"))?;
     let arrival = host.expected.expect(token.clone(), function.id);
-    let launch = Launch { program: host.program.clone(), socket: host.directory.socket(), token: token.clone() };
+    let launch = Launch { program: host.program.clone(), socket: socket_in(host.directory.path()), token: token.clone() };
     let launched = host.launcher.launch(launch).await;
     let mut child = launched.map_err(|error| {
         host.expected.forget(&token);
@@ -102,9 +102,16 @@ async fn serve(
         Ok(()) => {
             function.set_sender(sender.clone());
             host.emit(HostEvent::FunctionReady { function: function.id, pid });
+            let silence = Duration::from_millis(host.config.function_silence_timeout_ms);
             let serving = async {
                 loop {
-                    match receiver.receive().await {
+                    let received = tokio::select! {
+                        received = receiver.receive() => received,
+                        () = falls_silent(function, silence) => {
+                            return format!("it worked and said nothing for {} ms", silence.as_millis());
+                        }
+                    };
+                    match received {
                         Ok((message, _)) => {
                             if let Err(reason) = connection.handle(message).await {
                                 return reason;
@@ -125,6 +132,18 @@ async fn serve(
     let status = reap(child, EXIT_GRACE).await;
     connection.take_back();
     format!("{reason}; {status}")
+}
+
+/// Resolves when the function has had work for all of `silence`. A working function reports its progress many times a
+/// second from a thread that runs no operator: one that does not is stopped (a debugger, a frozen cgroup) or stuck.
+async fn falls_silent(function: &Function, silence: Duration) {
+    let heard = Instant::now();
+    loop {
+        tokio::time::sleep(silence).await;
+        if function.working_since().is_some_and(|since| since.max(heard).elapsed() >= silence) {
+            return;
+        }
+    }
 }
 
 /// Resolves when the function was told to leave and its time to do so is over.

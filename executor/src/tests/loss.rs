@@ -53,6 +53,25 @@ async fn a_stopped_writers_file_is_not_used_before_it_is_reaped() {
     fixture.end().await;
 }
 
+/// A function that stands still is lost like one that died; one that has nothing to say because it has nothing to do stays.
+#[tokio::test]
+async fn a_function_that_works_and_falls_silent_is_killed() {
+    let mut fixture = Fixture::with(program(), |config| config.function_silence_timeout_ms = 500);
+    let stopped = fixture.start(1, 1).await;
+    let idle = fixture.start(2, 1).await;
+    stop(idle).await;
+    let stage = Stage::new(1, 0, OutputKind::Preserve, 1);
+    fixture.host.define_stage(FunctionId(1), stage.define(&plan(ENDLESS, 1).await));
+    fixture.host.run_attempt(FunctionId(1), stage.run(0, 0, &[0], vec![], 0));
+    stop(stopped).await;
+    let (function, reason) = fixture.lost().await;
+    assert_eq!(function, FunctionId(1));
+    assert!(reason.contains("said nothing for 500 ms"), "{reason}");
+    assert!(!is_alive(stopped) && is_alive(idle));
+    signal(idle, Signal::CONT);
+    fixture.end().await;
+}
+
 /// Files of a cancelled attempt are free again as soon as its writer is gone, while the function lives on.
 #[tokio::test]
 async fn a_cancelled_writers_files_come_back() {

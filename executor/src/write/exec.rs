@@ -38,6 +38,9 @@ pub struct WriteExec {
 }
 
 impl WriteExec {
+    /// Its name in plans.
+    pub const NAME: &'static str = "WriteExec";
+
     /// Writes `input` to `target`. The order that `input` has now is kept through optimization and cutting, for a file
     /// that one task writes.
     pub fn new(input: Arc<dyn ExecutionPlan>, target: Arc<WriteTarget>) -> Self {
@@ -81,7 +84,7 @@ impl DisplayAs for WriteExec {
 
 impl ExecutionPlan for WriteExec {
     fn name(&self) -> &str {
-        "WriteExec"
+        Self::NAME
     }
 
     fn properties(&self) -> &Arc<PlanProperties> {
@@ -208,18 +211,23 @@ async fn write(
     Ok(Written { manifest: manifest_batch(&files)?, rows, bytes })
 }
 
-/// Ends with an error at the first NULL in a NOT NULL column.
+/// Ends with an error at the first NULL in a NOT NULL column, or in a partition column: the directory of a partition has no
+/// name for NULL, and DataFusion's writer would take whatever value lies under it.
 fn refuse_nulls(input: SendableRecordBatchStream, target: &Arc<WriteTarget>) -> Result<SendableRecordBatchStream> {
-    if target.not_null.is_empty() {
+    if target.not_null.is_empty() && target.partition_by.is_empty() {
         return Ok(input);
     }
     let schema = input.schema();
-    let columns = target.not_null.iter().map(|name| Ok((name.clone(), schema.index_of(name)?)));
-    let columns = columns.collect::<Result<Vec<_>>>()?;
+    let columns = target.not_null.iter().chain(&target.partition_by);
+    let columns = columns.map(|name| Ok((name.clone(), schema.index_of(name)?))).collect::<Result<Vec<_>>>()?;
     let target = Arc::clone(target);
     let checked = input.map(move |batch| {
         let batch = batch?;
         match columns.iter().find(|(_, column)| batch.column(*column).logical_null_count() > 0) {
+            Some((name, _)) if target.partition_by.contains(name) => exec_err!(
+                "NULL in `{name}`, by which `{}` is partitioned: leave such rows out, or write coalesce({name}, ...)",
+                target.display()
+            ),
             Some((name, _)) => exec_err!("NULL in column `{name}` of `{}`, which is NOT NULL", target.display()),
             None => Ok(batch),
         }

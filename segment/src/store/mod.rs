@@ -15,7 +15,6 @@ mod file;
 mod options;
 mod pool;
 mod prefault;
-mod run_dir;
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
@@ -28,11 +27,13 @@ use parking_lot::Mutex;
 
 use crate::error::{Result, SegmentError};
 use crate::mapped::MappedSegment;
+use crate::scratch::ScratchDir;
 pub use options::StoreOptions;
 use pool::{Pool, size_class};
 use prefault::Prefaulter;
-use run_dir::RunDir;
 
+/// Directories of stores: one per tier.
+const DIRECTORY_PREFIX: &str = "onward-segments-";
 /// The holder of the host's own mappings.
 const HOST: FunctionId = FunctionId(u64::MAX);
 
@@ -114,16 +115,18 @@ pub struct SegmentStore {
 #[derive(Debug)]
 struct Shared {
     options: StoreOptions,
-    memory: RunDir,
-    disk: RunDir,
+    memory: ScratchDir,
+    disk: ScratchDir,
     state: Mutex<State>,
 }
 
 impl SegmentStore {
     /// Makes the directories and removes what crashed processes left in them.
     pub fn open(options: StoreOptions) -> Result<Arc<Self>> {
-        let memory = RunDir::create(&options.memory_dir)?;
-        let disk = RunDir::create(&options.disk_dir)?;
+        let scratch = |dir: &Path| {
+            ScratchDir::create(dir, DIRECTORY_PREFIX).map_err(SegmentError::io("create a directory in", dir.display()))
+        };
+        let (memory, disk) = (scratch(&options.memory_dir)?, scratch(&options.disk_dir)?);
         let shared = Arc::new(Shared { options, memory, disk, state: Mutex::default() });
         let prefaulter = Prefaulter::new(Arc::downgrade(&shared));
         Ok(Arc::new(Self { shared, prefaulter }))

@@ -50,30 +50,34 @@ impl StoreOptions {
             dir => (dir.into(), wanted),
         };
         Self {
+            // The directory may have to be made first: its parent tells.
+            disk_bytes: disk_dir.ancestors().find_map(usable_bytes).unwrap_or(u64::MAX).min(config.segment_disk_bytes),
             memory_dir,
             disk_dir,
             memory_bytes,
-            disk_bytes: config.segment_disk_bytes,
             pool_bytes: memory_bytes / 2,
             prefault_bytes: MOST_PREFAULTED_BYTES.min(memory_bytes / 8),
         }
     }
 }
 
+/// What is free in `dir` but for a tenth, which stays for the other users of its disk.
+fn usable_bytes(dir: &Path) -> Option<u64> {
+    rustix::fs::statvfs(dir).ok().map(|stat| stat.f_bavail * stat.f_frsize / 10 * 9)
+}
+
 /// `shared` with as much of `wanted_bytes` as is free there, or `disk_dir`.
 fn choose_memory_dir(shared: &Path, disk_dir: &Path, wanted_bytes: u64) -> (PathBuf, u64) {
-    let free_bytes = rustix::fs::statvfs(shared).map_or(0, |stat| stat.f_bavail * stat.f_frsize);
-    // A tenth stays free for the other users of the directory.
-    let usable_bytes = free_bytes / 10 * 9;
+    let usable_bytes = usable_bytes(shared).unwrap_or(0);
     if usable_bytes >= wanted_bytes {
         return (shared.to_owned(), wanted_bytes);
     }
     if usable_bytes >= LEAST_SHARED_MEMORY_BYTES {
-        tracing::warn!(dir = %shared.display(), free_bytes, wanted_bytes, used_bytes = usable_bytes,
+        tracing::warn!(dir = %shared.display(), usable_bytes, wanted_bytes,
             "shared memory is smaller than segment_memory_bytes: segments past it go to disk");
         return (shared.to_owned(), usable_bytes);
     }
-    tracing::warn!(dir = %shared.display(), free_bytes, instead = %disk_dir.display(),
+    tracing::warn!(dir = %shared.display(), usable_bytes, instead = %disk_dir.display(),
         "shared memory is too small for segments: they are kept in a directory (set segment_dir to choose it)");
     (disk_dir.to_owned(), wanted_bytes)
 }
@@ -86,6 +90,14 @@ mod tests {
     fn a_shared_memory_directory_that_is_not_there_falls_back_to_disk() {
         let disk = Path::new("/disk");
         assert_eq!(choose_memory_dir(Path::new("/no/such/dir"), disk, 1), (disk.to_owned(), 1));
+    }
+
+    #[test]
+    fn the_disk_tier_leaves_room_on_a_disk_that_is_not_as_large_and_where_the_directory_is_not_made_yet() {
+        let dir = std::env::temp_dir().join("not/made/yet");
+        let config = Config { segment_disk_bytes: u64::MAX, spill_dir: dir.display().to_string(), ..Config::default() };
+        let bytes = StoreOptions::from_config(&config).disk_bytes;
+        assert!(bytes > 0 && bytes < u64::MAX / 2, "{bytes}");
     }
 
     #[test]

@@ -41,6 +41,18 @@ async fn partitions_become_directories() {
     assert_eq!(f.rows("select a, k, l from 'out/' order by a").await, ["1|x|1", "2|y|1", "3|x|2"]);
 }
 
+/// DataFusion's writer files a NULL under whatever value lies under it.
+#[tokio::test]
+async fn a_null_by_which_rows_are_partitioned_is_refused() {
+    let f = Fixture::new();
+    for value in ["column1", "arrow_cast(column1, 'Utf8')"] {
+        let sql = format!("copy (select {value} as k, 1 as a from (values (3), (NULL))) to 'out' stored as csv partitioned by (k)");
+        let error = f.error(&sql).await;
+        assert!(error.message.contains("NULL in `k`") && error.message.contains("coalesce"), "{error}");
+    }
+    assert_eq!(f.tree(), [] as [&str; 0]);
+}
+
 #[tokio::test]
 async fn nothing_is_left_of_a_write_that_failed_or_was_dropped() {
     let f = Fixture::new();
