@@ -55,8 +55,8 @@ fn with_single_value(subquery: Subquery) -> Result<Subquery> {
     })?;
     let name = column.name.clone();
     let value = AggregateFunction::new_udf(single_value(), vec![Expr::Column(column)], false, None, vec![], None);
-    let plan = LogicalPlanBuilder::from(subquery.subquery)
-        .aggregate(Vec::<Expr>::new(), [Expr::AggregateFunction(value)])?;
+    let plan =
+        LogicalPlanBuilder::from(subquery.subquery).aggregate(Vec::<Expr>::new(), [Expr::AggregateFunction(value)])?;
     let aggregate = Expr::Column(plan.schema().columns().swap_remove(0));
     let plan = plan.project([aggregate.alias(name)])?.build()?;
     Ok(Subquery { subquery: Arc::new(plan), ..subquery })
@@ -91,7 +91,10 @@ impl AggregateUDFImpl for SingleValue {
     }
 
     fn accumulator(&self, arguments: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
-        Ok(Box::new(SingleValueAccumulator { value: ScalarValue::try_from(arguments.return_field.data_type())?, rows: 0 }))
+        Ok(Box::new(SingleValueAccumulator {
+            value: ScalarValue::try_from(arguments.return_field.data_type())?,
+            rows: 0,
+        }))
     }
 
     fn state_fields(&self, arguments: StateFieldsArgs) -> Result<Vec<FieldRef>> {

@@ -8,6 +8,7 @@ mod scripts;
 mod serve;
 mod settings;
 mod signals;
+mod stores;
 mod terminal;
 
 use std::io::Write;

@@ -19,7 +19,7 @@ use super::server::{TestServer, assert_idle, query};
 const INSTALL_TIMEOUT: Duration = Duration::from_secs(600);
 const CHECK_TIMEOUT: Duration = Duration::from_secs(300);
 
-fn python_dir() -> PathBuf {
+pub fn python_dir() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/python")
 }
 

@@ -372,7 +372,8 @@ mod tests {
     fn a_corrupt_catalog_is_refused_and_not_overwritten() {
         let root = tempfile::tempdir().unwrap();
         std::fs::write(root.path().join("catalog.json"), "{\"version\": 1, \"sche").unwrap();
-        let error = Catalog::open(DataDirectory::open(Some(root.path()), root.path()).unwrap()).unwrap_err().to_string();
+        let error =
+            Catalog::open(DataDirectory::open(Some(root.path()), root.path()).unwrap()).unwrap_err().to_string();
         assert!(error.contains("catalog.json"), "{error}");
         assert!(std::fs::read_to_string(root.path().join("catalog.json")).unwrap().ends_with("sche"));
     }

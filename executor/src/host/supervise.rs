@@ -51,7 +51,8 @@ async fn run(host: &Shared, function: &Arc<Function>, spill: &Path) -> Result<St
     fs::DirBuilder::new().mode(0o700).create(spill).map_err(|error| format!("{}: {error}", spill.display()))?;
     let token = random_token().map_err(|error| format!("no random token: {error}"))?;
     let arrival = host.expected.expect(token.clone(), function.id);
-    let launch = Launch { program: host.program.clone(), socket: socket_in(host.directory.path()), token: token.clone() };
+    let launch =
+        Launch { program: host.program.clone(), socket: socket_in(host.directory.path()), token: token.clone() };
     let launched = host.launcher.launch(launch).await;
     let mut child = launched.map_err(|error| {
         host.expected.forget(&token);

@@ -46,7 +46,9 @@ async fn partitions_become_directories() {
 async fn a_null_by_which_rows_are_partitioned_is_refused() {
     let f = Fixture::new();
     for value in ["column1", "arrow_cast(column1, 'Utf8')"] {
-        let sql = format!("copy (select {value} as k, 1 as a from (values (3), (NULL))) to 'out' stored as csv partitioned by (k)");
+        let sql = format!(
+            "copy (select {value} as k, 1 as a from (values (3), (NULL))) to 'out' stored as csv partitioned by (k)"
+        );
         let error = f.error(&sql).await;
         assert!(error.message.contains("NULL in `k`") && error.message.contains("coalesce"), "{error}");
     }
