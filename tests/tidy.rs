@@ -144,7 +144,7 @@ fn every_rust_file_is_part_of_a_crate() {
 fn run_and_test_compile_dependencies_once() {
     let features = |arguments: &[&str]| -> BTreeMap<String, String> {
         let cargo = std::env::var_os("CARGO").map_or_else(|| PathBuf::from("cargo"), PathBuf::from);
-        let common = ["tree", "--offline", "--locked", "--prefix", "none", "--no-dedupe", "--format", "{p}|{f}"];
+        let common = ["tree", "--offline", "--locked", "--prefix", "none", "--format", "{p}|{f}"];
         let output = Command::new(cargo).current_dir(root()).args(common).args(arguments).output().expect("cargo runs");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let text = String::from_utf8(output.stdout).expect("text");

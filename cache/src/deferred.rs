@@ -18,6 +18,8 @@ use object_store::path::Path;
 use object_store::{Error, MultipartUpload, PutPayload, PutResult, Result, UploadPart};
 use parking_lot::Mutex;
 
+use crate::uploads::UploadLog;
+
 /// An upload that is whole but not visible.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UploadedParts {
@@ -29,16 +31,24 @@ pub struct UploadedParts {
 
 /// Put into [`object_store::PutMultipartOptions::extensions`] to defer the completion of an upload.
 #[derive(Clone, Debug, Default)]
-pub struct DeferredUpload(Arc<Mutex<Option<UploadedParts>>>);
+pub struct DeferredUpload {
+    outcome: Arc<Mutex<Option<UploadedParts>>>,
+    log: Option<Arc<UploadLog>>,
+}
 
 /// Put into the extensions of a write that the user asked for; other writes count as intermediate data.
 #[derive(Clone, Copy, Debug)]
 pub struct UserWrite;
 
 impl DeferredUpload {
+    /// Tells `log` when the upload begins.
+    pub fn logged(log: Option<Arc<UploadLog>>) -> Self {
+        Self { outcome: Arc::default(), log }
+    }
+
     /// What was uploaded, once: `None` before the upload's `complete`, or when the store ignored the wish.
     pub fn take(&self) -> Option<UploadedParts> {
-        self.0.lock().take()
+        self.outcome.lock().take()
     }
 }
 
@@ -56,6 +66,9 @@ pub(crate) struct DeferredMultipart {
 impl DeferredMultipart {
     pub(crate) async fn start(store: Arc<dyn MultipartStore>, path: Path, outcome: DeferredUpload) -> Result<Self> {
         let upload = store.create_multipart(&path).await?;
+        if let Some(log) = &outcome.log {
+            log.note(&path, &upload);
+        }
         Ok(Self { store, path, upload, parts: Arc::default(), outcome, is_open: true })
     }
 }
@@ -94,7 +107,7 @@ impl MultipartUpload for DeferredMultipart {
             store: "onward",
             source: format!("upload of `{}` was completed before its parts were", self.path).into(),
         })?;
-        *self.outcome.0.lock() = Some(UploadedParts { upload: self.upload.clone(), parts });
+        *self.outcome.outcome.lock() = Some(UploadedParts { upload: self.upload.clone(), parts });
         self.is_open = false;
         Ok(PutResult { e_tag: None, version: None })
     }

@@ -11,7 +11,7 @@
 //! Guarantees:
 //! - Credentials are never part of a `Debug` or `Display` output of this crate.
 //! - Every request has a bounded number of retries and a bounded time.
-//! - A multipart upload that asked for [`DeferredUpload`] is invisible until the coordinator completes it.
+//! - A multipart upload that asked for [`DeferredUpload`] is invisible until the coordinator completes it. [`OpenUploads`] knows it meanwhile.
 
 pub mod confine;
 pub mod deferred;
@@ -19,6 +19,7 @@ pub mod error;
 pub mod meter;
 pub mod registry;
 pub mod store;
+pub mod uploads;
 pub mod versions;
 
 pub use confine::Confinement;
@@ -27,4 +28,5 @@ pub use error::StoreError;
 pub use meter::{MeteredStore, RequestCounters};
 pub use registry::{MeteredRegistry, StoreRegistry};
 pub use store::{StoreHandle, build_store, store_key};
+pub use uploads::{OpenUploads, UploadLog};
 pub use versions::{SeenVersions, versioned_cache_manager};

@@ -15,6 +15,7 @@ use crate::confine::{ConfinedStore, Confinement};
 use crate::error::StoreError;
 use crate::meter::{MeteredStore, RequestCounters};
 use crate::store::{StoreHandle, build_store, store_key};
+use crate::uploads::OpenUploads;
 use crate::versions::SeenVersions;
 
 /// All stores of a process by scheme and authority. A store that nobody registered is built from the environment when
@@ -25,6 +26,7 @@ use crate::versions::SeenVersions;
 pub struct StoreRegistry {
     stores: RwLock<HashMap<String, Entry>>,
     versions: Arc<SeenVersions>,
+    uploads: Arc<OpenUploads>,
 }
 
 #[derive(Clone)]
@@ -73,6 +75,11 @@ impl StoreRegistry {
     /// Versions of the objects seen through [`MeteredRegistry`].
     pub fn versions(&self) -> &Arc<SeenVersions> {
         &self.versions
+    }
+
+    /// Uploads of writes that run.
+    pub fn uploads(&self) -> &Arc<OpenUploads> {
+        &self.uploads
     }
 
     /// A view for one session or one attempt: requests are counted apart, local paths are confined.

@@ -6,14 +6,17 @@ use std::time::Instant;
 use datafusion::arrow::array::{ArrayRef, StringArray};
 use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::common::{DataFusionError, ParamValues};
+use datafusion::execution::TaskContext;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::display::DisplayableExecutionPlan;
 use datafusion::prelude::SessionContext;
 use futures::{StreamExt, stream};
+use onward_cache::UploadLog;
 use onward_executor::write::WriteExec;
 use onward_planner::session::{OnwardOptions, PlanExtensions, onward_options, session_config};
 use onward_planner::statement::ExplainMode;
 use onward_planner::{PlanRequest, Planned, StageGraph, explain, plan_query};
+use onward_wire::panics::caught;
 use onward_wire::{QueryId, WireError};
 use tokio::sync::{oneshot, watch};
 
@@ -21,7 +24,6 @@ use crate::api::{Execution, Prepared, QueryError, QueryProgress, Result, ResultS
 use crate::coordinator::Coordinator;
 use crate::dispatch::{self, Dispatch};
 use crate::engine::{Engine, Outcome, guard};
-use crate::panics::caught;
 use crate::session::{SqlSession, Statement, Work};
 use crate::system::QueryState;
 use crate::write::commit_after;
@@ -133,8 +135,8 @@ impl Session {
             Work::Query(plan) => self.query(run, &plan).await,
             Work::Explain { mode, plan } => self.explain(run, mode, &plan).await,
             Work::Write(mut write) => {
-                write.begin()?;
                 let query = run.query;
+                write.begin(query)?;
                 let manifest = self.query(run, write.plan()).await?;
                 Ok(commit_after(*write, manifest, query))
             }
@@ -144,13 +146,22 @@ impl Session {
     async fn query(&self, run: Run, plan: &LogicalPlan) -> Result<ResultStream> {
         let query = run.query;
         match self.planned(plan).await? {
-            Planned::Coordinator { plan, .. } => Ok(dispatch::local_rows(query, plan, self.context().task_ctx())?),
+            Planned::Coordinator { plan, .. } => Ok(dispatch::local_rows(query, plan, self.local_context(query))?),
             Planned::Stages(graph) => {
                 let submitted = self.submit(run, graph).await?;
                 let history = Arc::clone(&self.coordinator.history);
                 Ok(dispatch::stage_rows(submitted.engine, query, submitted.outcome, history))
             }
         }
+    }
+
+    /// What a plan runs with in this process.
+    fn local_context(&self, query: QueryId) -> Arc<TaskContext> {
+        let context = TaskContext::from(&*self.context().state_ref().read());
+        let uploads = Arc::clone(self.coordinator.resources.stores().uploads());
+        let log = UploadLog::new(move |path, upload| uploads.note(query, path.clone(), upload.to_owned()));
+        let config = context.session_config().clone().with_extension(Arc::new(log));
+        Arc::new(context.with_session_config(config))
     }
 
     async fn planned(&self, plan: &LogicalPlan) -> Result<Planned> {

@@ -104,11 +104,20 @@ impl Coordinator {
         if let Some(engine) = self.engine.get() {
             engine.host().shutdown().await;
         }
+        // What the ended queries uploaded and nobody will see is taken back; a store that does not answer is not waited for.
+        let limit = Duration::from_millis(self.config.drain_timeout_ms);
+        if tokio::time::timeout(limit, self.resources.stores().uploads().settled()).await.is_err() {
+            tracing::warn!("uploads could not be aborted in time; a lifecycle rule of the bucket should");
+        }
     }
 
     /// The engine, started on first use.
     pub(crate) async fn engine(&self) -> Result<Engine, WireError> {
-        let options = HostOptions { config: Arc::clone(&self.config), program: self.program.clone() };
+        let options = HostOptions {
+            config: Arc::clone(&self.config),
+            program: self.program.clone(),
+            uploads: Arc::clone(self.resources.stores().uploads()),
+        };
         self.engine.get_or_try_init(async || Engine::start(options, &self.config)).await.cloned()
     }
 

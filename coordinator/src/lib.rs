@@ -12,7 +12,6 @@ mod client;
 mod coordinator;
 mod dispatch;
 mod engine;
-mod panics;
 pub mod scheduler;
 pub mod session;
 pub mod system;

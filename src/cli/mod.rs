@@ -76,6 +76,7 @@ pub(crate) const INTERRUPTED: u8 = 130;
 /// Exit codes: 0 success, 1 the work failed, 2 the arguments are wrong, 130 interrupted.
 pub fn main() -> ExitCode {
     let Cli { global, command } = Cli::parse();
+    onward_wire::panics::log_caught(|thread| thread.starts_with("onward"));
     let done = match command {
         Command::Function { socket } => return onward_executor::function::run_from_env(socket),
         Command::Sql(args) => sql::run(&global, args),

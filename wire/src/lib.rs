@@ -16,6 +16,7 @@ pub mod config;
 pub mod error;
 pub mod id;
 pub mod message;
+pub mod panics;
 
 pub use config::Config;
 pub use error::{ErrorKind, WireError};

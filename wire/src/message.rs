@@ -349,6 +349,20 @@ pub struct ReleaseSegments {
     pub segments: Vec<u64>,
 }
 
+/// The attempt begins an upload to an object store; whatever comes of it, its host can take it back.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct UploadOpened {
+    /// Which.
+    #[prost(message, required, tag = "1")]
+    pub attempt: Attempt,
+    /// Where the object will be, in the store that its write names.
+    #[prost(string, tag = "2")]
+    pub path: String,
+    /// The store's name for the upload.
+    #[prost(string, tag = "3")]
+    pub upload: String,
+}
+
 /// How far an attempt is.
 #[derive(Clone, Copy, PartialEq, prost::Message)]
 pub struct Progress {
@@ -450,7 +464,7 @@ pub const MAX_DESCRIPTORS: usize = 128;
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct ToHost {
     /// The message.
-    #[prost(oneof = "to_host::Body", tags = "1,2,3,4,5,6,7")]
+    #[prost(oneof = "to_host::Body", tags = "1,2,3,4,5,6,7,8")]
     pub body: Option<to_host::Body>,
 }
 
@@ -480,6 +494,15 @@ pub mod to_host {
         /// See [`super::AttemptFailed`].
         #[prost(message, tag = "7")]
         AttemptFailed(super::AttemptFailed),
+        /// See [`super::UploadOpened`].
+        #[prost(message, tag = "8")]
+        UploadOpened(super::UploadOpened),
+    }
+}
+
+impl From<UploadOpened> for ToHost {
+    fn from(message: UploadOpened) -> Self {
+        Self { body: Some(to_host::Body::UploadOpened(message)) }
     }
 }
 

@@ -10,18 +10,20 @@ use datafusion::common::{Constraints, Result};
 use datafusion::datasource::listing::{ListingOptions, ListingTable, ListingTableConfig};
 use datafusion::datasource::physical_plan::FileScanConfig;
 use datafusion::datasource::source::DataSourceExec;
+use datafusion::error::DataFusionError;
 use datafusion::execution::session_state::SessionState;
 use datafusion::logical_expr::{Expr, SortExpr, TableProviderFilterPushDown, TableType};
 use datafusion::object_store::{self, ObjectStoreExt};
 use datafusion::physical_plan::ExecutionPlan;
 use futures::TryStreamExt;
-use onward_planner::error::external;
+use onward_planner::error::{classify, external};
+use onward_wire::WireError;
+use onward_wire::panics::caught;
 
 use super::error::CatalogError;
 use super::formats::{Format, FormatOptions, session_state};
 use super::location::Location;
 use super::mismatch;
-use crate::panics::caught;
 
 /// Files looked at to find the extension and the Hive partitions of a directory.
 const FILES_LOOKED_AT: usize = 1_000;
@@ -123,7 +125,8 @@ impl FileTableSpec {
         for location in &self.locations {
             let url = location.listing_url()?;
             let store = state.runtime_env().object_store(&url)?;
-            let files: Vec<_> = url.list_all_files(state, store.as_ref(), &self.extension).await?.try_collect().await?;
+            let files = async { url.list_all_files(state, store.as_ref(), &self.extension).await?.try_collect().await };
+            let files: Vec<_> = files.await.map_err(|error| located(location, error))?;
             if files.is_empty() {
                 return Err(no_files(location).into());
             }
@@ -132,7 +135,8 @@ impl FileTableSpec {
                 Ok(schema) => schema,
                 Err(error) => {
                     let files = mismatch::Files { state, store: &store, url: &url, format: self.format };
-                    return Err(files.explain(options.format.as_ref(), &filled, error).await);
+                    let error = files.explain(options.format.as_ref(), &filled, error).await;
+                    return Err(located(location, error));
                 }
             };
             merged = Some(match merged {
@@ -268,8 +272,20 @@ pub(super) async fn list_names(state: &SessionState, location: &Location) -> Res
     let state = nested.as_ref().unwrap_or(state);
     let url = location.listing_url()?;
     let store = state.runtime_env().object_store(&url)?;
-    let files = url.list_all_files(state, store.as_ref(), "").await?;
-    files.take(FILES_LOOKED_AT).map_ok(|file| file.location.to_string()).try_collect().await
+    let names = async {
+        let files = url.list_all_files(state, store.as_ref(), "").await?;
+        files.take(FILES_LOOKED_AT).map_ok(|file| file.location.to_string()).try_collect().await
+    };
+    names.await.map_err(|error| located(location, error))
+}
+
+/// The error of a store with the location it was met at, which stores do not say.
+fn located(location: &Location, error: DataFusionError) -> DataFusionError {
+    let (wire, name) = (classify(&error), location.to_string());
+    if !matches!(error.find_root(), DataFusionError::ObjectStore(_)) || wire.message.contains(&name) {
+        return error;
+    }
+    external(WireError { message: format!("`{name}` cannot be read: {}", wire.message), ..wire })
 }
 
 /// `.csv.gz` of `dir/x.csv.gz`.

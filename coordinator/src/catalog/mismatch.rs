@@ -12,11 +12,11 @@ use datafusion::object_store::{ObjectMeta, ObjectStore};
 use futures::TryStreamExt;
 use onward_planner::error::{classify, external};
 use onward_wire::ErrorKind;
+use onward_wire::panics::caught;
 
 use super::error::CatalogError;
 use super::formats::{Format, session_state};
 use super::location::Location;
-use crate::panics::caught;
 
 /// Files looked at one by one to find the culprit; past it the reader's own error stands.
 const MAX_SUSPECTS: usize = 2_000;

@@ -1,7 +1,6 @@
 //! The end of a query, exactly once: whatever ends it first (its last row, an error, a cancel, a timeout, a client that
 //! drops the stream) is recorded, and the rest of the query is cleaned up.
 
-use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -10,13 +9,12 @@ use std::time::Duration;
 use datafusion::arrow::array::RecordBatch;
 use futures::{FutureExt, Stream, StreamExt};
 use onward_wire::error::WireError;
-use onward_wire::{ErrorKind, QueryId};
+use onward_wire::{ErrorKind, QueryId, panics};
 use parking_lot::Mutex;
 use tokio::time::Sleep;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use crate::api::{QueryError, ResultStream};
-use crate::panics;
 use crate::system::{History, QueryState};
 
 /// Ends one query from outside: cancel, timeout, shutdown. Clones end the same query; the first reason wins.
@@ -106,11 +104,8 @@ impl Stream for GuardedStream {
             let reason = self.stopper.reason();
             return Poll::Ready(Some(Err(self.fail(reason))));
         }
-        let next = std::panic::catch_unwind(AssertUnwindSafe(|| self.rows.poll_next_unpin(cx)));
-        let next = next.unwrap_or_else(|panic| {
-            let error = panics::error(panic.as_ref());
-            Poll::Ready(Some(Err(QueryError { error, query: Some(self.query) })))
-        });
+        let next = panics::catch(|| self.rows.poll_next_unpin(cx));
+        let next = next.unwrap_or_else(|error| Poll::Ready(Some(Err(QueryError { error, query: Some(self.query) }))));
         match futures::ready!(next) {
             Some(Ok(batch)) => {
                 self.history.update(self.query, |record| record.rows += batch.num_rows() as u64);

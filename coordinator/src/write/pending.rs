@@ -1,5 +1,6 @@
 //! [`Write`]: a write from its plan to its commit.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -11,7 +12,7 @@ use datafusion::object_store::path::Path as StorePath;
 use onward_cache::UploadedParts;
 use onward_cache::confine::local_path;
 use onward_executor::write::{StagedPlace, read_manifest};
-use tokio::runtime::Handle;
+use onward_wire::QueryId;
 
 use super::journal::Journal;
 use super::local::{self, MadeDirectories, Rename, failed};
@@ -35,6 +36,10 @@ pub struct Write {
     rows: u64,
     renames: Vec<Rename>,
     uploads: Vec<(StorePath, UploadedParts)>,
+    /// Notes its uploads, from `begin` to its end.
+    query: Option<QueryId>,
+    /// Uploads that are objects now, or were taken back.
+    ended: HashSet<String>,
     is_committed: bool,
 }
 
@@ -77,6 +82,8 @@ impl Write {
             rows: 0,
             renames: vec![],
             uploads: vec![],
+            query: None,
+            ended: HashSet::new(),
             is_committed: false,
         }
     }
@@ -86,11 +93,13 @@ impl Write {
         &self.plan
     }
 
-    /// Makes the directories that functions write to.
+    /// Makes the directories that functions of `query` write to; their uploads are noted from now on.
     ///
     /// # Errors
     /// Names the directory that cannot be made.
-    pub fn begin(&mut self) -> Result<()> {
+    pub fn begin(&mut self, query: QueryId) -> Result<()> {
+        self.query = Some(query);
+        self.shared.stores().uploads().begin(query);
         let (Some(directory), Some(staging)) = (self.place.directory.clone(), self.place.staging()) else {
             return Ok(());
         };
@@ -135,6 +144,7 @@ impl Write {
         if !self.uploads.is_empty() {
             let store = self.shared.stores().handle(&self.place.url)?;
             let uploads = std::mem::take(&mut self.uploads);
+            self.ended = uploads.iter().map(|(_, upload)| upload.upload.clone()).collect();
             remote::publish(&store, &uploads).await.map_err(|error| self.named(error))?;
         }
         // The rest is local and blocks.
@@ -179,6 +189,23 @@ impl Write {
         Ok(self.rows)
     }
 
+    /// Takes back, in the background, what was uploaded and did not become an object: all of it, or what attempts made
+    /// that were not committed.
+    fn abort_uploads(&mut self) {
+        let open = self.shared.stores().uploads();
+        let mut uploads = self.query.map(|query| open.end(query)).unwrap_or_default();
+        let added = std::mem::take(&mut self.uploads).into_iter().map(|(path, upload)| (path, upload.upload));
+        uploads.extend(added);
+        uploads.sort();
+        uploads.dedup();
+        uploads.retain(|(_, upload)| !self.ended.contains(upload));
+        if !uploads.is_empty()
+            && let Ok(store) = self.shared.stores().handle(&self.place.url)
+        {
+            open.spawn(async move { remote::abort(&store, &uploads).await });
+        }
+    }
+
     fn journal(&self) -> Journal {
         Journal::new(self.shared.catalog().directory().path())
     }
@@ -194,14 +221,9 @@ impl Drop for Write {
             let _ = std::fs::remove_dir_all(&staging);
             self.journal().end(&self.place.id);
         }
+        self.abort_uploads();
         if self.is_committed {
             return;
-        }
-        if !self.uploads.is_empty()
-            && let (Ok(store), Ok(runtime)) = (self.shared.stores().handle(&self.place.url), Handle::try_current())
-        {
-            let uploads = std::mem::take(&mut self.uploads);
-            runtime.spawn(async move { remote::abort(&store, &uploads).await });
         }
         // Files of a part that the catalog does not name are nobody's.
         if let (Then::Create { .. } | Then::AddPart { .. }, Some(part)) = (&self.then, &self.place.directory) {

@@ -15,18 +15,19 @@ pub async fn publish(store: &StoreHandle, uploads: &[(Path, UploadedParts)]) -> 
             for (path, _) in &uploads[..number] {
                 let _ = store.store.delete(path).await;
             }
-            abort(store, &uploads[number..]).await;
+            let rest = uploads[number..].iter().map(|(path, upload)| (path.clone(), upload.upload.clone()));
+            abort(store, &rest.collect::<Vec<_>>()).await;
             return Err(error);
         }
     }
     Ok(())
 }
 
-/// Takes back uploads. What cannot be taken back now is invisible, and the bucket's lifecycle rule ends it.
-pub async fn abort(store: &StoreHandle, uploads: &[(Path, UploadedParts)]) {
+/// Takes back uploads, by the store's names for them. What cannot be taken back now is invisible, and the bucket's lifecycle rule ends it.
+pub async fn abort(store: &StoreHandle, uploads: &[(Path, String)]) {
     let Some(multipart) = &store.multipart else { return };
     for (path, upload) in uploads {
-        if let Err(error) = multipart.abort_multipart(path, &upload.upload).await {
+        if let Err(error) = multipart.abort_multipart(path, upload).await {
             tracing::warn!(%path, %error, "an upload could not be aborted; a lifecycle rule of the bucket should");
         }
     }

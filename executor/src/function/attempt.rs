@@ -1,19 +1,18 @@
 //! One attempt, from its message to its output.
 
-use std::any::Any;
 use std::future::Future;
-use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Instant;
 
 use datafusion::common::{DataFusionError, Result, internal_err};
 use datafusion::execution::TaskContext;
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
-use futures::{FutureExt, StreamExt};
+use futures::StreamExt;
+use onward_cache::UploadLog;
 use onward_planner::error::classify;
 use onward_shuffle::{AttemptWriter, Lane, OutputMapping, SegmentSource, WriterOptions};
-use onward_wire::message::{AttemptDone, AttemptOutput, Metric, OperatorMetrics, Progress, RunAttempt};
-use onward_wire::{AttemptId, ErrorKind, WireError};
+use onward_wire::message::{AttemptDone, AttemptOutput, Metric, OperatorMetrics, Progress, RunAttempt, UploadOpened};
+use onward_wire::{AttemptId, ErrorKind, WireError, panics};
 use parking_lot::Mutex;
 use tokio::task::{AbortHandle, JoinError, JoinSet};
 
@@ -96,7 +95,8 @@ impl Attempt {
         let RunAttempt { partitions, inputs, inline_bytes, .. } = request;
         let config = stage.config(&shared.environment)?;
         let batch_rows = config.batch_size();
-        let AttemptContext { task, memory, stores } = shared.environment.attempt(self.id, config);
+        let AttemptContext { task, memory, stores } =
+            shared.environment.attempt(self.id, config, self.upload_log(shared));
         let source = Arc::clone(&shared.segments) as Arc<dyn SegmentSource>;
         let AttemptPlan { planned, runs, mapping } = stage.plan(&task, &partitions, inputs, &source)?;
 
@@ -127,6 +127,14 @@ impl Attempt {
         Ok(Finished { done, sink })
     }
 
+    /// Tells the host of uploads. One that it does not hear of any more is gone, and so is this function soon.
+    fn upload_log(&self, shared: &Shared) -> UploadLog {
+        let (link, attempt) = (Arc::clone(&shared.link), self.id.into());
+        UploadLog::new(move |path, upload| {
+            let _ = link.send(UploadOpened { attempt, path: path.to_string(), upload: upload.to_owned() });
+        })
+    }
+
     /// Runs all partitions at once; the first error stops the others.
     async fn run_partitions(
         self: &Arc<Self>,
@@ -153,7 +161,7 @@ impl Attempt {
 
     fn task_error(&self, error: JoinError) -> DataFusionError {
         let error = match error.try_into_panic() {
-            Ok(panic) => panicked(self.id, panic.as_ref()),
+            Ok(panic) => panics::error(panic.as_ref()),
             Err(_) => cancelled(self.id),
         };
         DataFusionError::External(Box::new(error))
@@ -199,16 +207,10 @@ fn measure(
 
 /// Classifies the error of an attempt, panics included.
 async fn guarded<T>(attempt: AttemptId, run: impl Future<Output = Result<T>>) -> Result<T, WireError> {
-    match AssertUnwindSafe(run).catch_unwind().await {
+    match panics::caught(run).await {
         Ok(result) => result.map_err(|error| classify(&error)),
-        Err(panic) => Err(panicked(attempt, panic.as_ref())),
+        Err(panic) => Err(WireError { message: format!("{attempt}: {}", panic.message), ..panic }),
     }
-}
-
-fn panicked(attempt: AttemptId, panic: &(dyn Any + Send)) -> WireError {
-    let message = panic.downcast_ref::<&str>().copied();
-    let message = message.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message");
-    WireError::new(ErrorKind::Internal, format!("{attempt} panicked: {message}"))
 }
 
 /// What a cancelled attempt answers.

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use datafusion::common::Result;
+use datafusion::common::config::ConfigOptions;
 use datafusion::execution::SessionStateBuilder;
 use datafusion::execution::TaskContext;
 use datafusion::execution::cache::cache_manager::CacheManager;
@@ -14,7 +15,7 @@ use datafusion::execution::memory_pool::{MemoryPool, PeakRecordingPool, TrackCon
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::logical_expr::{AggregateUDF, HigherOrderUDF, ScalarUDF, WindowUDF};
 use datafusion::prelude::SessionConfig;
-use onward_cache::{MeteredRegistry, StoreRegistry, versioned_cache_manager};
+use onward_cache::{MeteredRegistry, StoreRegistry, UploadLog, versioned_cache_manager};
 use onward_planner::scalar_subquery::single_value;
 use onward_wire::AttemptId;
 use onward_wire::message::Welcome;
@@ -34,6 +35,8 @@ pub(super) struct Registry {
     higher_order: HashMap<String, Arc<HigherOrderUDF>>,
     aggregate: HashMap<String, Arc<AggregateUDF>>,
     window: HashMap<String, Arc<WindowUDF>>,
+    /// Scalar functions that depend on settings, such as `to_timestamp` on the time zone.
+    configured: Vec<String>,
 }
 
 impl Registry {
@@ -43,12 +46,29 @@ impl Registry {
         let mut aggregate = state.aggregate_functions().clone();
         let single_value = single_value();
         aggregate.insert(single_value.name().to_owned(), single_value);
+        let scalar = state.scalar_functions().clone();
+        let depends = |function: &ScalarUDF| function.inner().with_updated_config(state.config_options()).is_some();
+        let configured = scalar.iter().filter(|(_, function)| depends(function)).map(|(name, _)| name.clone());
         Self {
-            scalar: state.scalar_functions().clone(),
+            configured: configured.collect(),
+            scalar,
             higher_order: state.higher_order_functions().clone(),
             aggregate,
             window: state.window_functions().clone(),
         }
+    }
+
+    /// Scalar functions as `settings` make them.
+    fn scalar(&self, settings: &ConfigOptions) -> HashMap<String, Arc<ScalarUDF>> {
+        let mut scalar = self.scalar.clone();
+        for name in &self.configured {
+            if let Some(function) = scalar.get_mut(name)
+                && let Some(updated) = function.inner().with_updated_config(settings)
+            {
+                *function = Arc::new(updated);
+            }
+        }
+        scalar
     }
 }
 
@@ -92,8 +112,10 @@ impl Environment {
         &self.stores
     }
 
-    /// A context for one attempt: memory and store requests are measured apart, limits are shared by all.
-    pub(super) fn attempt(&self, attempt: AttemptId, config: SessionConfig) -> AttemptContext {
+    /// A context for one attempt: memory and store requests are measured apart, limits are shared by all. `uploads` hears
+    /// of uploads to object stores as they begin.
+    pub(super) fn attempt(&self, attempt: AttemptId, config: SessionConfig, uploads: UploadLog) -> AttemptContext {
+        let config = config.with_extension(Arc::new(uploads));
         let memory = PeakRecordingPool::new(Arc::clone(&self.pool));
         let memory = Arc::new(TrackConsumersPool::new(memory, REPORTED_CONSUMERS));
         let stores = self.stores.metered(None);
@@ -104,11 +126,12 @@ impl Environment {
             object_store_registry: Arc::clone(&stores) as _,
         };
         let registry = &self.registry;
+        let scalar = registry.scalar(config.options());
         let task = TaskContext::new(
             Some(attempt.to_string()),
             attempt.query().to_string(),
             config,
-            registry.scalar.clone(),
+            scalar,
             registry.higher_order.clone(),
             registry.aggregate.clone(),
             registry.window.clone(),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use onward_segment::{MappedSegment, SegmentError, SegmentStore};
 use onward_wire::message::{
     AttemptDone, AttemptFailed, MAX_DESCRIPTORS, MapSegments, OpenSegment, RequestFailed, SegmentOpened,
-    SegmentsMapped, ToFunction, ToHost, to_host,
+    SegmentsMapped, ToFunction, ToHost, UploadOpened, to_host,
 };
 use onward_wire::{AttemptId, ErrorKind, FunctionId, SegmentId, WireError};
 
@@ -41,6 +41,9 @@ impl<'a> Connection<'a> {
             }
             Some(to_host::Body::AttemptDone(done)) => self.attempt_done(done),
             Some(to_host::Body::AttemptFailed(failed)) => self.attempt_failed(failed),
+            Some(to_host::Body::UploadOpened(UploadOpened { attempt, path, upload })) => {
+                self.host.uploads.note(AttemptId::from(attempt).query(), path.into(), upload);
+            }
             Some(to_host::Body::Hello(_)) => return Err("it said hello twice".to_owned()),
             None => return Err("it sent a message that this version does not know".to_owned()),
         }

@@ -25,6 +25,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use onward_cache::OpenUploads;
 use onward_segment::{ScratchDir, SegmentStore, StoreOptions};
 use onward_wire::message::{
     AttemptDone, CancelAttempt, DefineStage, ForgetQuery, Progress, RunAttempt, Shutdown, ToFunction,
@@ -53,6 +54,8 @@ pub struct HostOptions {
     pub config: Arc<Config>,
     /// What functions run: `PROGRAM function --socket PATH`.
     pub program: PathBuf,
+    /// Where functions' uploads to object stores are noted.
+    pub uploads: Arc<OpenUploads>,
 }
 
 /// What happened on the host. Events of one function are in order.
@@ -141,6 +144,7 @@ pub struct Host {
 struct Shared {
     config: Arc<Config>,
     program: PathBuf,
+    uploads: Arc<OpenUploads>,
     store: Arc<SegmentStore>,
     functions: Mutex<HashMap<FunctionId, Arc<Function>>>,
     expected: Arc<Expected>,
@@ -160,7 +164,7 @@ impl Host {
     /// bounded by what functions may send: an attempt's end, and progress at most every 100 ms.
     pub fn start(options: HostOptions, events: mpsc::UnboundedSender<HostEvent>) -> Result<Arc<Self>, HostError> {
         raise_descriptor_limit();
-        let HostOptions { config, program } = options;
+        let HostOptions { config, program, uploads } = options;
         let runtime = tokio::runtime::Handle::current();
         let root = config.spill_root();
         let directory = ScratchDir::create(&root, DIRECTORY_PREFIX);
@@ -180,6 +184,7 @@ impl Host {
         let shared = Shared {
             config,
             program,
+            uploads,
             store,
             functions: Mutex::default(),
             expected,

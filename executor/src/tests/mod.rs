@@ -86,7 +86,8 @@ impl Fixture {
         };
         change(&mut config);
         let (events, received) = mpsc::unbounded_channel();
-        let host = Host::start(HostOptions { config: Arc::new(config), program }, events).unwrap();
+        let host =
+            Host::start(HostOptions { config: Arc::new(config), program, uploads: Arc::default() }, events).unwrap();
         Self { host, events: received, root }
     }
 

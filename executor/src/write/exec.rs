@@ -20,6 +20,7 @@ use datafusion::physical_plan::{
 };
 use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
+use onward_cache::UploadLog;
 
 use super::manifest::{manifest_batch, manifest_schema};
 use super::sink::build_sink;
@@ -177,7 +178,8 @@ async fn write(
     let task = context.task_id().unwrap_or_default();
     let attempt = format!("{}-{partition}", staged_name(&task));
     let name = format!("{}-{partition:03}", task_name(&task));
-    let store = Arc::new(StagingStore::new(store, target.clone(), staging, attempt, name));
+    let log = context.session_config().get_extension::<UploadLog>();
+    let store = Arc::new(StagingStore::new(store, target.clone(), staging, attempt, name, log));
     let runtime =
         RuntimeEnv { object_store_registry: Arc::new(StagingRegistry(store.clone())), ..RuntimeEnv::clone(&runtime) };
     let mut config = context.session_config().clone();

@@ -14,7 +14,7 @@ use object_store::{
     PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, UploadPart,
 };
 use onward_cache::confine::local_path;
-use onward_cache::{DeferredUpload, UserWrite};
+use onward_cache::{DeferredUpload, UploadLog, UserWrite};
 use onward_planner::error::classify;
 use onward_wire::{ErrorKind, WireError};
 use parking_lot::Mutex;
@@ -33,6 +33,8 @@ pub(super) struct StagingStore {
     attempt: String,
     /// Task and partition: the same for all attempts.
     partition: String,
+    /// Hears of uploads as they begin.
+    log: Option<Arc<UploadLog>>,
     files: Arc<Mutex<Vec<StagedFile>>>,
     /// Files begun.
     begun: Mutex<usize>,
@@ -65,6 +67,7 @@ impl StagingStore {
         staging: Option<Path>,
         attempt: String,
         partition: String,
+        log: Option<Arc<UploadLog>>,
     ) -> Self {
         Self {
             inner,
@@ -72,6 +75,7 @@ impl StagingStore {
             staging,
             attempt,
             partition,
+            log,
             files: Arc::default(),
             begun: Mutex::new(0),
             failure: Arc::default(),
@@ -157,7 +161,7 @@ impl ObjectStore for StagingStore {
                 (directory.clone().join(format!("{}-{number}", self.attempt)), None)
             }
             None => {
-                let deferred = DeferredUpload::default();
+                let deferred = DeferredUpload::logged(self.log.clone());
                 opts.extensions.insert(deferred.clone());
                 (path.clone(), Some(deferred))
             }

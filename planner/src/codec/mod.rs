@@ -24,10 +24,12 @@ use datafusion_proto::physical_plan::{
 use prost::Message;
 use prost::bytes::Bytes;
 
+use crate::scalar_subquery::single_value;
 use crate::stage_input::StageInputExec;
 use nodes::{OrderedSource, OrderedSourceNode, StageInputNode};
 
-/// Encodes a stage's plan. `extensions` encode the nodes and functions of other crates; the decoder needs the same list.
+/// Encodes a stage's plan. `extensions` encode the nodes and functions of other crates, in one byte or more; the decoder
+/// needs the same list.
 ///
 /// # Errors
 /// When a node, expression or function has no encoding. Such plans run in the coordinator.
@@ -83,7 +85,8 @@ impl OnwardCodec {
     ) -> Result<()> {
         for (position, extension) in self.extensions.iter().enumerate() {
             let mut bytes = vec![position as u8 + 1];
-            if encode(extension.as_ref(), &mut bytes).is_ok() {
+            // Those that know nothing of functions write nothing.
+            if encode(extension.as_ref(), &mut bytes).is_ok() && bytes.len() > 1 {
                 buf.extend(bytes);
                 return Ok(());
             }
@@ -217,6 +220,7 @@ static BUILT_IN: LazyLock<BuiltIn> = LazyLock::new(|| {
         higher_order: state.higher_order_functions().values().map(|udf| udf.name().to_owned()).collect(),
     };
     built_in.aggregate.extend(all_default_aggregate_functions().iter().map(|udf| udf.name().to_owned()));
+    built_in.aggregate.insert(single_value().name().to_owned());
     built_in.window.extend(all_default_window_functions().iter().map(|udf| udf.name().to_owned()));
     built_in
 });

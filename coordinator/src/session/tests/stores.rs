@@ -28,7 +28,7 @@ async fn uploads_are_visible_after_the_commit_and_read_back() {
     let (f, memory) = with_bucket();
     let statement = f.session.plan("copy (values (1), (2)) to 's3://bucket/dir/x.parquet'").await.unwrap();
     let Work::Write(mut write) = f.session.work(statement, None).await.unwrap() else { panic!("COPY is a write") };
-    write.begin().unwrap();
+    write.begin(onward_wire::QueryId(1)).unwrap();
     for batch in super::collect_plan(&f.session, write.plan()).await.unwrap() {
         write.add(&batch).unwrap();
     }

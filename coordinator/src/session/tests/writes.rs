@@ -66,7 +66,7 @@ async fn nothing_is_left_of_a_write_that_failed_or_was_dropped() {
     assert_eq!(f.tree(), before);
     let statement = f.session.plan("copy (values (1)) to 'new/x.csv'").await.unwrap();
     let Work::Write(mut write) = f.session.work(statement, None).await.unwrap() else { panic!("COPY is a write") };
-    write.begin().unwrap();
+    write.begin(onward_wire::QueryId(1)).unwrap();
     for batch in super::collect_plan(&f.session, write.plan()).await.unwrap() {
         write.add(&batch).unwrap();
     }
@@ -82,7 +82,7 @@ async fn a_late_attempt_cannot_bring_a_dead_write_back() {
     let f = Fixture::new();
     let statement = f.session.plan("copy (values (1)) to 'x.csv'").await.unwrap();
     let Work::Write(mut write) = f.session.work(statement, None).await.unwrap() else { panic!("COPY is a write") };
-    write.begin().unwrap();
+    write.begin(onward_wire::QueryId(1)).unwrap();
     let plan = write.plan().clone();
     drop(write);
     let error = super::collect_plan(&f.session, &plan).await.unwrap_err();

@@ -1,0 +1,111 @@
+//! [`OpenUploads`]: the uploads of writes that have not ended, so that none outlives its write.
+//!
+//! ```text
+//!   coordinator:  OpenUploads::begin(query)
+//!   writer:       UploadLog --(a message, when it is a function)--> OpenUploads::note(query, path, upload)
+//!   coordinator:  OpenUploads::end(query) -> all of them; those that did not become files are aborted
+//! ```
+//!
+//! A function says so before it uploads a part: what it began is known however it ends.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::future::Future;
+
+use object_store::path::Path;
+use onward_wire::QueryId;
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
+use tokio_util::task::TaskTracker;
+
+/// Uploads begun by writes that run, by query.
+#[derive(Debug, Default)]
+pub struct OpenUploads {
+    by_query: Mutex<HashMap<QueryId, Vec<(Path, String)>>>,
+    aborts: TaskTracker,
+}
+
+impl OpenUploads {
+    /// From now on uploads of `query` are noted.
+    pub fn begin(&self, query: QueryId) {
+        self.by_query.lock().entry(query).or_default();
+    }
+
+    /// An upload was begun. Nothing happens when `query` is not writing any more: its writer was cancelled and takes the
+    /// upload back itself.
+    pub fn note(&self, query: QueryId, path: Path, upload: String) {
+        if let Some(uploads) = self.by_query.lock().get_mut(&query) {
+            uploads.push((path, upload));
+        }
+    }
+
+    /// The write is over. Gives all uploads it began: path, and the store's name for the upload.
+    pub fn end(&self, query: QueryId) -> Vec<(Path, String)> {
+        self.by_query.lock().remove(&query).unwrap_or_default()
+    }
+
+    /// Runs `abort` in the background; [`Self::settled`] waits for it. Outside of a runtime nothing happens.
+    pub fn spawn(&self, abort: impl Future<Output = ()> + Send + 'static) {
+        if let Ok(runtime) = Handle::try_current() {
+            self.aborts.spawn_on(abort, &runtime);
+        }
+    }
+
+    /// Resolves when everything that was spawned has ended.
+    pub async fn settled(&self) {
+        self.aborts.close();
+        self.aborts.wait().await;
+        self.aborts.reopen();
+    }
+}
+
+/// Told of every upload as it begins. Writers find it in the settings of what they run
+/// (`SessionConfig::with_extension`).
+pub struct UploadLog(Box<Note>);
+
+type Note = dyn Fn(&Path, &str) + Send + Sync;
+
+impl UploadLog {
+    /// Calls `note` with the path and the store's name for the upload.
+    pub fn new(note: impl Fn(&Path, &str) + Send + Sync + 'static) -> Self {
+        Self(Box::new(note))
+    }
+
+    /// An upload was begun.
+    pub fn note(&self, path: &Path, upload: &str) {
+        (self.0)(path, upload);
+    }
+}
+
+impl fmt::Debug for UploadLog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("UploadLog")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn uploads_are_known_from_begin_to_end() {
+        let (open, query) = (OpenUploads::default(), QueryId(7));
+        open.note(query, "early".into(), "u0".into());
+        open.begin(query);
+        open.note(query, "a".into(), "u1".into());
+        open.note(QueryId(8), "other".into(), "u2".into());
+        assert_eq!(open.end(query), [("a".into(), "u1".to_owned())]);
+        open.note(query, "late".into(), "u3".into());
+        assert_eq!(open.end(query), []);
+    }
+
+    #[tokio::test]
+    async fn what_was_spawned_is_waited_for() {
+        let open = OpenUploads::default();
+        open.settled().await;
+        let (sender, mut receiver) = tokio::sync::oneshot::channel();
+        open.spawn(async { sender.send(()).expect("a receiver") });
+        open.settled().await;
+        assert_eq!(receiver.try_recv(), Ok(()));
+    }
+}
