@@ -2,7 +2,7 @@
 //!
 //! DataFusion checks that in a node that cannot be encoded, so our sessions plan scalar subqueries as joins, which would
 //! take every row. Therefore the value of a subquery that could have several rows is an aggregate over them,
-//! [`SingleValue`] (Calcite's name for it), which refuses the second row and can be cut like any other aggregate.
+//! `single_value` (Calcite's name for it), which refuses the second row and can be cut like any other aggregate.
 
 use std::sync::Arc;
 

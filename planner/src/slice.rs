@@ -1,4 +1,4 @@
-//! [`slice`]: a stage's plan restricted to the partitions of one task.
+//! [`slice()`]: a stage's plan restricted to the partitions of one task.
 //!
 //! ```text
 //!   UnionExec, partitions 0..6, task = 2..5        partition i of ...    needs

@@ -27,10 +27,10 @@
 //!
 //! | module | holds |
 //! | --- | --- |
-//! | [`generate`], `table` | the data |
+//! | [`generate()`], `table` | the data |
 //! | [`queries`], [`answers`] | `queries/qNN.sql`; `answers/sf*/qNN.csv` and how they were made |
 //! | [`compare`] | TPC-H 2.1.3.5 |
-//! | [`run`], `dataset`, `oracle` | the runner and its report |
+//! | [`run()`], `dataset`, `oracle` | the runner and its report |
 
 pub mod answers;
 pub mod compare;

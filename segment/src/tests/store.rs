@@ -137,7 +137,7 @@ fn idle_files_make_room_for_other_sizes() {
     let large = store.create(WRITER, 8 * FILE_BYTES).unwrap();
     assert_eq!(large.capacity_bytes, 8 * FILE_BYTES);
     assert_eq!(store.usage().pooled_bytes, 0);
-    assert_eq!(files(&dir.path().join("memory")), 2, "the large file and the lock");
+    assert_eq!(files(&dir.path().join("memory")), 1, "the large file");
 }
 
 #[test]
@@ -147,7 +147,7 @@ fn the_pool_has_a_limit() {
     let ids: Vec<SegmentId> = (0..8).map(|value| committed(&store, value)).collect();
     ids.into_iter().for_each(|id| store.remove(id));
     assert_eq!(store.usage().pooled_bytes, 4 * FILE_BYTES);
-    assert_eq!(files(&dir.path().join("memory")), 5, "four idle files and the lock");
+    assert_eq!(files(&dir.path().join("memory")), 4, "four idle files");
 }
 
 #[test]
