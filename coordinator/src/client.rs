@@ -219,13 +219,18 @@ impl Session {
 
     /// The session's statement timeout (`SET onward.statement_timeout_ms`), in milliseconds; `None` = no limit.
     pub fn timeout_ms(&self) -> Option<u64> {
-        let timeout_ms = onward_options(self.context().state().config_options()).statement_timeout_ms;
+        let timeout_ms = self.options().statement_timeout_ms;
         (timeout_ms > 0).then_some(timeout_ms)
+    }
+
+    fn options(&self) -> OnwardOptions {
+        // Not `state()`, which copies the function registry.
+        onward_options(self.context().state_ref().read().config_options())
     }
 
     fn request(&self) -> PlanRequest {
         let config = &self.coordinator.config;
-        let options = onward_options(self.context().state().config_options());
+        let options = self.options();
         PlanRequest {
             functions: (options.functions > 0).then_some(options.functions),
             vcpus: config.vcpu_count(),

@@ -35,7 +35,7 @@ impl SqlSession {
     /// # Errors
     /// Syntax (with position), unknown names, and files that are not there or cannot be read.
     pub async fn plan(&self, sql: &str) -> Result<Statement> {
-        let options = self.context().state().config_options().sql_parser.clone();
+        let options = self.context().state_ref().read().config_options().sql_parser.clone();
         let mut statements = parse_with(sql, &options)?;
         match (statements.pop(), statements.len()) {
             (Some(statement), 0) => self.plan_parsed(statement).await,
