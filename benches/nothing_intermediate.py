@@ -32,6 +32,8 @@ BUCKET = "tables"
 # from its host: segments, and its socket.
 OPENED = re.compile(r'^(\d+) +(open|openat|creat)\((?:AT_FDCWD, )?"([^"]*)", ([A-Z_|]+)')
 CHANGED = re.compile(r'^(\d+) +(rename\w*|unlink\w*|mkdir\w*|rmdir|link\w*|symlink\w*|truncate)\([^"]*"([^"]*)"')
+# Devices and settings of the process itself.
+NO_FILES = ["/dev/null", "/proc/self/oom_score_adj"]
 STARTED = re.compile(r'^(\d+) +execve\("[^"]*", \["[^"]*", "([^"]*)"')
 SPAWNED = re.compile(r"^(\d+) +(?:<\.\.\. )?(?:clone\d?|v?fork)\b.*= (\d+)$")
 
@@ -109,7 +111,7 @@ def bucket(options, data, work):
         for table in TABLES:
             file = next(data.glob(f"{table}*"))
             copy = f"COPY (SELECT * FROM '{file}') TO 's3://{BUCKET}/{table}.parquet' STORED AS PARQUET"
-            subprocess.run([options.onward, "sql", "--quiet", "-c", copy], env=environ, check=True)
+            subprocess.run([options.onward, "sql", "--quiet", "-c", copy], env=environ, check=True, stdout=subprocess.DEVNULL)
         uploads = len(log.read_text().splitlines())
         found = rows(options, work, script(work, lambda table: f"s3://{BUCKET}/{table}.parquet"), environ)
         requests = log.read_text().splitlines()[uploads:]
@@ -149,9 +151,9 @@ def traced(options, data, work):
         if opened and not re.search("O_WRONLY|O_RDWR|O_CREAT|O_TRUNC", opened[4]) and opened[2] != "creat":
             continue
         call = opened or changed
-        if call is None or not of_function(call[1]):
+        if call is None or not of_function(call[1]) or call[3] in NO_FILES:
             continue
-        allowed = any(call[3].startswith(f"{place}/") for place in [work / "spill"]) or call[3] == "/dev/null"
+        allowed = call[3].startswith(f"{work / 'spill'}/")
         written["in segment and spill directories" if allowed else "elsewhere"] += 1
         if not allowed:
             outside.add(call[3])
