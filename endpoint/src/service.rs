@@ -134,6 +134,16 @@ impl FlightSqlService for Service {
         self.run_update(timeout, statement.execute(client, values)).await
     }
 
+    /// A later version takes rows from clients.
+    async fn do_put_statement_ingest(
+        &self,
+        _ingest: CommandStatementIngest,
+        _request: Request<PeekableFlightDataStream>,
+    ) -> Result<i64, Status> {
+        let advice = "write the rows to a file that the server can read, or insert them with a prepared INSERT";
+        Err(Status::unimplemented(format!("bulk ingest is not supported yet: {advice}")))
+    }
+
     async fn do_put_error_callback(
         &self,
         _request: Request<PeekableFlightDataStream>,

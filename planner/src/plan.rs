@@ -194,11 +194,12 @@ fn spread_state(state: &SessionState, sizing: &Sizing, is_forced: bool) -> Sessi
     options.execution.enable_file_stream_work_stealing = false;
     options.optimizer.enable_round_robin_repartition = false;
     options.optimizer.repartition_file_scans = true;
-    if is_forced {
-        options.optimizer.repartition_file_min_size = 1;
-    }
     let mut onward = options.extensions.get::<OnwardOptions>().cloned().unwrap_or_default();
     onward.tasks = sizing.functions;
+    if is_forced {
+        let unforced = std::mem::replace(&mut options.optimizer.repartition_file_min_size, 1);
+        onward.unforced_split_bytes = Some(unforced);
+    }
     options.extensions.insert(onward);
     state
 }

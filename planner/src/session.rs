@@ -27,6 +27,9 @@ pub struct OnwardOptions {
     /// Tasks of a stage in a plan for more than one function, else 0. Set by [`crate::plan_query`] on its copy of the
     /// session, never by users.
     pub(crate) tasks: usize,
+    /// The session's own `repartition_file_min_size` in a plan whose number of functions is forced, where files of any
+    /// size are split. Set like `tasks`.
+    pub(crate) unforced_split_bytes: Option<usize>,
 }
 
 impl ConfigExtension for OnwardOptions {
@@ -85,6 +88,13 @@ fn parse<T: std::str::FromStr>(key: &str, value: &str) -> Result<T> {
 /// The `onward.*` settings in `config`, the defaults when the session was not built by [`session_config`].
 pub fn onward_options(config: &ConfigOptions) -> OnwardOptions {
     config.extensions.get::<OnwardOptions>().cloned().unwrap_or_default()
+}
+
+/// The bytes from which a scan of text is split into ranges. A range may begin inside of a quoted value with line breaks,
+/// which no reader can tell: what one process would not split is not split for functions either. `None` when the plan
+/// splits like the session.
+pub fn text_split_bytes(config: &ConfigOptions) -> Option<usize> {
+    config.extensions.get::<OnwardOptions>().and_then(|options| options.unforced_split_bytes)
 }
 
 /// What other crates add to plans. A session has it by `SessionConfig::with_extension(Arc::new(PlanExtensions { .. }))`.

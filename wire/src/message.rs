@@ -500,54 +500,6 @@ pub mod to_host {
     }
 }
 
-impl From<UploadOpened> for ToHost {
-    fn from(message: UploadOpened) -> Self {
-        Self { body: Some(to_host::Body::UploadOpened(message)) }
-    }
-}
-
-impl From<Hello> for ToHost {
-    fn from(message: Hello) -> Self {
-        Self { body: Some(to_host::Body::Hello(message)) }
-    }
-}
-
-impl From<Progress> for ToHost {
-    fn from(message: Progress) -> Self {
-        Self { body: Some(to_host::Body::Progress(message)) }
-    }
-}
-
-impl From<OpenSegment> for ToHost {
-    fn from(message: OpenSegment) -> Self {
-        Self { body: Some(to_host::Body::OpenSegment(message)) }
-    }
-}
-
-impl From<MapSegments> for ToHost {
-    fn from(message: MapSegments) -> Self {
-        Self { body: Some(to_host::Body::MapSegments(message)) }
-    }
-}
-
-impl From<ReleaseSegments> for ToHost {
-    fn from(message: ReleaseSegments) -> Self {
-        Self { body: Some(to_host::Body::ReleaseSegments(message)) }
-    }
-}
-
-impl From<AttemptDone> for ToHost {
-    fn from(message: AttemptDone) -> Self {
-        Self { body: Some(to_host::Body::AttemptDone(message)) }
-    }
-}
-
-impl From<AttemptFailed> for ToHost {
-    fn from(message: AttemptFailed) -> Self {
-        Self { body: Some(to_host::Body::AttemptFailed(message)) }
-    }
-}
-
 /// Host to function.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct ToFunction {
@@ -591,56 +543,25 @@ pub mod to_function {
     }
 }
 
-impl From<Welcome> for ToFunction {
-    fn from(message: Welcome) -> Self {
-        Self { body: Some(to_function::Body::Welcome(message)) }
-    }
+/// Each message as the envelope that carries it.
+macro_rules! enveloped {
+    ($envelope:ident, $module:ident: $($message:ident)*) => {
+        $(
+            impl From<$message> for $envelope {
+                fn from(message: $message) -> Self {
+                    Self { body: Some($module::Body::$message(message)) }
+                }
+            }
+        )*
+    };
 }
 
-impl From<DefineStage> for ToFunction {
-    fn from(message: DefineStage) -> Self {
-        Self { body: Some(to_function::Body::DefineStage(message)) }
-    }
+enveloped! {
+    ToHost, to_host:
+    Hello Progress OpenSegment MapSegments ReleaseSegments AttemptDone AttemptFailed UploadOpened
 }
 
-impl From<RunAttempt> for ToFunction {
-    fn from(message: RunAttempt) -> Self {
-        Self { body: Some(to_function::Body::RunAttempt(message)) }
-    }
-}
-
-impl From<CancelAttempt> for ToFunction {
-    fn from(message: CancelAttempt) -> Self {
-        Self { body: Some(to_function::Body::CancelAttempt(message)) }
-    }
-}
-
-impl From<ForgetQuery> for ToFunction {
-    fn from(message: ForgetQuery) -> Self {
-        Self { body: Some(to_function::Body::ForgetQuery(message)) }
-    }
-}
-
-impl From<SegmentOpened> for ToFunction {
-    fn from(message: SegmentOpened) -> Self {
-        Self { body: Some(to_function::Body::SegmentOpened(message)) }
-    }
-}
-
-impl From<SegmentsMapped> for ToFunction {
-    fn from(message: SegmentsMapped) -> Self {
-        Self { body: Some(to_function::Body::SegmentsMapped(message)) }
-    }
-}
-
-impl From<RequestFailed> for ToFunction {
-    fn from(message: RequestFailed) -> Self {
-        Self { body: Some(to_function::Body::RequestFailed(message)) }
-    }
-}
-
-impl From<Shutdown> for ToFunction {
-    fn from(message: Shutdown) -> Self {
-        Self { body: Some(to_function::Body::Shutdown(message)) }
-    }
+enveloped! {
+    ToFunction, to_function:
+    Welcome DefineStage RunAttempt CancelAttempt ForgetQuery SegmentOpened SegmentsMapped RequestFailed Shutdown
 }

@@ -17,6 +17,7 @@ use datafusion::object_store::{self, ObjectStoreExt};
 use datafusion::physical_plan::ExecutionPlan;
 use futures::TryStreamExt;
 use onward_planner::error::{classify, external};
+use onward_planner::session::text_split_bytes;
 use onward_wire::WireError;
 use onward_wire::panics::caught;
 
@@ -233,6 +234,19 @@ impl TableProvider for FileTable {
     }
 
     async fn scan_with_args<'a>(&self, state: &dyn Session, args: ScanArgs<'a>) -> Result<ScanResult> {
+        let scan = self.scan_files(state, args.clone()).await?;
+        let is_whole = |split_bytes| bytes_of(scan.plan().as_ref()) < split_bytes as u64;
+        if self.format == Format::Csv && text_split_bytes(state.config_options()).is_some_and(is_whole) {
+            let mut state = session_state(state)?.clone();
+            state.config_mut().options_mut().catalog.newlines_in_values = true;
+            return self.scan_files(&state, args).await;
+        }
+        Ok(scan)
+    }
+}
+
+impl FileTable {
+    async fn scan_files<'a>(&self, state: &dyn Session, args: ScanArgs<'a>) -> Result<ScanResult> {
         let nested = self.is_nested.then(|| session_state(state)).transpose()?.map(with_subdirectories);
         let state = nested.as_ref().map_or(state, |nested| nested as &dyn Session);
         let result = caught(self.listing.scan_with_args(state, args)).await;
@@ -251,11 +265,20 @@ impl TableProvider for FileTable {
     }
 }
 
+fn scan_config(plan: &dyn ExecutionPlan) -> Option<&FileScanConfig> {
+    let scan = plan.downcast_ref::<DataSourceExec>().map(DataSourceExec::data_source);
+    scan.and_then(|source| source.downcast_ref::<FileScanConfig>())
+}
+
 /// Files that a scan reads.
 fn files_of(plan: &dyn ExecutionPlan) -> usize {
-    let scan = plan.downcast_ref::<DataSourceExec>().map(DataSourceExec::data_source);
-    let config = scan.and_then(|source| source.downcast_ref::<FileScanConfig>());
-    config.map_or(0, |config| config.file_groups.iter().map(|group| group.len()).sum())
+    scan_config(plan).map_or(0, |config| config.file_groups.iter().map(|group| group.len()).sum())
+}
+
+/// Bytes of the files that a scan reads.
+fn bytes_of(plan: &dyn ExecutionPlan) -> u64 {
+    let groups = scan_config(plan).map(|config| config.file_groups.iter());
+    groups.into_iter().flatten().flat_map(|group| group.iter()).map(|file| file.object_meta.size).sum()
 }
 
 /// The session, reading files below subdirectories too.
