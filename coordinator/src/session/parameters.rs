@@ -4,12 +4,15 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use datafusion::common::{ParamValues, Result};
+use datafusion::common::{ParamValues, Result, plan_err};
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::sql::parser::{CopyToSource, Statement as Ast};
 use datafusion::sql::sqlparser::ast::{Expr, Value, VisitMut, visit_expressions_mut};
 
 use super::error::SessionError;
+
+/// A client that binds by position has a value for each number up to the highest.
+const MAX_PARAMETERS: usize = 65_535;
 
 /// Rewrites the `?` of JDBC and ADBC to `$1`, `$2`, ..., which DataFusion can infer types for.
 pub fn number_question_marks(statement: &mut Ast) {
@@ -50,6 +53,9 @@ pub fn infer(plan: &LogicalPlan) -> Result<SchemaRef> {
     parameters.sort_by_key(|(name, _)| order(name));
     // `$2` without `$1`: clients bind by position.
     let highest = parameters.iter().filter_map(|(name, _)| name[1..].parse::<usize>().ok()).max().unwrap_or(0);
+    if highest > MAX_PARAMETERS {
+        return plan_err!("`${highest}`: parameters are numbered from $1 to ${MAX_PARAMETERS}");
+    }
     let mut fields: Vec<Field> = (1..=highest).map(|n| Field::new(format!("${n}"), DataType::Null, true)).collect();
     for (name, data_type) in parameters {
         let field = Field::new(&name, data_type, true);

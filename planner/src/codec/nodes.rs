@@ -7,10 +7,12 @@ use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{Result, internal_err, not_impl_err};
 use datafusion::datasource::memory::MemorySourceConfig;
+use datafusion::datasource::physical_plan::{CsvSource, FileScanConfig};
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::equivalence::EquivalenceClass;
 use datafusion::physical_expr::{AcrossPartitions, ConstExpr, EquivalenceProperties, LexOrdering, PhysicalExpr};
+use datafusion::physical_plan::limit::GlobalLimitExec;
 use datafusion::physical_plan::memory::LazyMemoryExec;
 use datafusion::physical_plan::windows::{BoundedWindowAggExec, WindowAggExec};
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
@@ -189,11 +191,38 @@ fn refuse_what_would_not_decode(node: &Arc<dyn ExecutionPlan>) -> Result<()> {
     let bounded = node.downcast_ref::<BoundedWindowAggExec>().map(BoundedWindowAggExec::window_expr);
     let windows = bounded.or_else(|| node.downcast_ref::<WindowAggExec>().map(WindowAggExec::window_expr));
     // The flag is in no accessor, only in the name; a column of that name is refused for nothing, which harms nobody.
-    if windows.is_some_and(|exprs| exprs.iter().any(|expr| expr.name().contains("IGNORE NULLS"))) {
-        return not_impl_err!("a window function with IGNORE NULLS");
+    let lost = ["IGNORE NULLS", "FILTER (WHERE"];
+    if windows.is_some_and(|exprs| exprs.iter().any(|expr| lost.iter().any(|clause| expr.name().contains(clause)))) {
+        return not_impl_err!("a window function with IGNORE NULLS or FILTER");
+    }
+    if let Some(scan) = node.downcast_ref::<DataSourceExec>()
+        && let Some(files) = scan.data_source().downcast_ref::<FileScanConfig>()
+    {
+        refuse_files(files)?;
+    }
+    // Numbers of rows are 32 bits wide on the wire.
+    let skip = node.downcast_ref::<GlobalLimitExec>().map_or(0, GlobalLimitExec::skip);
+    if skip.max(node.fetch().unwrap_or(0)) > u32::MAX as usize {
+        return not_impl_err!("a LIMIT or OFFSET of more than {} rows", u32::MAX);
     }
     if node.is::<LazyMemoryExec>() && node.schema().fields().is_empty() {
         return not_impl_err!("a generated series of which no column is read");
+    }
+    Ok(())
+}
+
+/// Scans whose decoded source would read the bytes as something else: of files, only the schema, the names and some
+/// options of CSV travel.
+fn refuse_files(files: &FileScanConfig) -> Result<()> {
+    let source = files.file_source();
+    if files.file_compression_type.is_compressed() {
+        return not_impl_err!("a scan of compressed {} files", source.file_type());
+    }
+    if source.file_type() == "arrow_stream" {
+        return not_impl_err!("a scan of Arrow IPC streams");
+    }
+    if source.downcast_ref::<CsvSource>().is_some_and(|csv| csv.terminator().is_some()) {
+        return not_impl_err!("a scan of CSV with a line terminator of its own");
     }
     Ok(())
 }
