@@ -1,23 +1,25 @@
 //! Where tables are read from and results are written to.
 //!
-//! What it is now: the door to object stores. [`StoreRegistry`] builds a store for any URL a plan names (local files,
+//! The door to object stores: [`StoreRegistry`] builds a store for any URL a plan names (local files,
 //! http(s), S3, Google Cloud Storage, Azure) from options and the environment; [`MeteredStore`] counts the requests of a
 //! query by purpose; [`Confinement`] keeps a session below the local directories it may use; [`SeenVersions`] and the
 //! caches built on it make sure that footers and statistics of an overwritten file are never used.
 //!
-//! What it will be: the warm columnar cache (columns in shared memory, byte ranges on disk) behind the same registry,
-//! so that scans need not know. Nothing of it exists yet.
+//! The warm columnar cache: [`columns`] keeps decoded columns in shared memory, where they outlive the functions that
+//! decoded them; [`scan`] reads them in the place of Parquet sources.
 //!
 //! Guarantees:
 //! - Credentials are never part of a `Debug` or `Display` output of this crate.
 //! - Every request has a bounded number of retries and a bounded time.
 //! - A multipart upload that asked for [`DeferredUpload`] is invisible until the coordinator completes it. [`OpenUploads`] knows it meanwhile.
 
+pub mod columns;
 pub mod confine;
 pub mod deferred;
 pub mod error;
 pub mod meter;
 pub mod registry;
+pub mod scan;
 pub mod store;
 pub mod uploads;
 pub mod versions;
@@ -29,4 +31,4 @@ pub use meter::{MeteredStore, RequestCounters};
 pub use registry::{MeteredRegistry, StoreRegistry};
 pub use store::{StoreHandle, build_store, store_key};
 pub use uploads::{OpenUploads, UploadLog};
-pub use versions::{SeenVersions, versioned_cache_manager};
+pub use versions::{ExpectedVersions, SeenVersions, versioned_cache_manager};

@@ -12,15 +12,16 @@ use futures::stream::BoxStream;
 use object_store::path::Path;
 use object_store::{
     CopyOptions, Extensions, GetOptions, GetResult, ListResult, MultipartUpload, OBJECT_STORE_COALESCE_DEFAULT,
-    ObjectMeta, ObjectStore, PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions, Result, UploadPart,
+    ObjectMeta, ObjectStore, ObjectStoreExt, PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions, Result, UploadPart,
     coalesce_ranges,
 };
+use onward_wire::WireError;
 use onward_wire::message::StoreRequests;
 
 use crate::deferred::{DeferredMultipart, DeferredUpload, UserWrite};
 use crate::error::StoreError;
 use crate::store::StoreHandle;
-use crate::versions::SeenVersions;
+use crate::versions::{ExpectedVersions, SeenVersions};
 
 /// Requests and bytes so far. One per attempt or per session; shared by all stores of it.
 #[derive(Debug, Default)]
@@ -62,12 +63,54 @@ pub struct MeteredStore {
     handle: StoreHandle,
     counters: Arc<RequestCounters>,
     versions: Arc<SeenVersions>,
+    expected: Option<Expected>,
+}
+
+/// The versions that reads of one store must find.
+#[derive(Clone, Debug)]
+struct Expected {
+    store_url: String,
+    versions: Arc<ExpectedVersions>,
 }
 
 impl MeteredStore {
     /// Counts what goes through `handle`.
     pub fn new(handle: StoreHandle, counters: Arc<RequestCounters>, versions: Arc<SeenVersions>) -> Self {
-        Self { handle, counters, versions }
+        Self { handle, counters, versions, expected: None }
+    }
+
+    /// Reads of objects that a plan names fail when they find another version than the plan was made for.
+    pub fn expecting(mut self, store_url: String, versions: Arc<ExpectedVersions>) -> Self {
+        self.expected = (!versions.is_empty()).then_some(Expected { store_url, versions });
+        self
+    }
+
+    /// Fails when `meta` is not the version that the plan was made for.
+    fn check_version(&self, meta: &ObjectMeta) -> Result<()> {
+        match &self.expected {
+            Some(expected) if !expected.versions.is_expected(&expected.store_url, meta) => {
+                Err(self.stale(&meta.location))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// An object that the plan names and that is gone is as stale as an overwritten one.
+    fn removed(&self, location: &Path, error: object_store::Error) -> object_store::Error {
+        match (&error, &self.expected) {
+            (object_store::Error::NotFound { .. } | object_store::Error::Precondition { .. }, Some(expected))
+                if expected.versions.has(&expected.store_url, location) =>
+            {
+                self.stale(location)
+            }
+            _ => error,
+        }
+    }
+
+    fn stale(&self, location: &Path) -> object_store::Error {
+        let store = self.expected.as_ref().map_or("", |expected| expected.store_url.as_str());
+        let source = Box::new(WireError::stale(format!("{store}{location}")));
+        object_store::Error::Precondition { path: location.to_string(), source }
     }
 
     fn inner(&self) -> &dyn ObjectStore {
@@ -147,8 +190,9 @@ impl ObjectStore for MeteredStore {
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
         let is_head = options.head;
-        let result = self.inner().get_opts(location, options).await?;
+        let result = self.inner().get_opts(location, options).await.map_err(|error| self.removed(location, error))?;
         self.counters.read(if is_head { 0 } else { result.range.end - result.range.start });
+        self.check_version(&result.meta)?;
         self.versions.note(&result.meta);
         Ok(result)
     }
@@ -156,7 +200,14 @@ impl ObjectStore for MeteredStore {
     async fn get_ranges(&self, location: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
         if self.handle.is_local {
             self.counters.read(ranges.iter().map(|range| range.end - range.start).sum());
-            return self.inner().get_ranges(location, ranges).await;
+            let read = self.inner().get_ranges(location, ranges).await;
+            let read = read.map_err(|error| self.removed(location, error))?;
+            if self.expected.is_some() {
+                // Looked at after the read: what changed before or while it was read shows.
+                let meta = self.inner().head(location).await.map_err(|error| self.removed(location, error))?;
+                self.check_version(&meta)?;
+            }
+            return Ok(read);
         }
         let read = |range: Range<u64>| async move {
             self.get_opts(location, GetOptions::new().with_range(Some(range))).await?.bytes().await
@@ -227,7 +278,6 @@ impl MultipartUpload for MeteredUpload {
 mod tests {
     use super::*;
     use futures::TryStreamExt;
-    use object_store::ObjectStoreExt;
     use object_store::memory::InMemory;
 
     fn metered() -> (MeteredStore, Arc<RequestCounters>) {

@@ -16,7 +16,7 @@ use crate::error::StoreError;
 use crate::meter::{MeteredStore, RequestCounters};
 use crate::store::{StoreHandle, build_store, store_key};
 use crate::uploads::OpenUploads;
-use crate::versions::SeenVersions;
+use crate::versions::{ExpectedVersions, SeenVersions};
 
 /// All stores of a process by scheme and authority. A store that nobody registered is built from the environment when
 /// a plan first names it.
@@ -84,7 +84,20 @@ impl StoreRegistry {
 
     /// A view for one session or one attempt: requests are counted apart, local paths are confined.
     pub fn metered(self: &Arc<Self>, confinement: Option<Arc<Confinement>>) -> Arc<MeteredRegistry> {
-        Arc::new(MeteredRegistry { stores: self.clone(), counters: Arc::default(), confinement })
+        self.view(confinement, Arc::default())
+    }
+
+    /// [`Self::metered`] for a plan: objects that it names are read in the version it was made for, or not at all.
+    pub fn expecting(self: &Arc<Self>, expected: Arc<ExpectedVersions>) -> Arc<MeteredRegistry> {
+        self.view(None, expected)
+    }
+
+    fn view(
+        self: &Arc<Self>,
+        confinement: Option<Arc<Confinement>>,
+        expected: Arc<ExpectedVersions>,
+    ) -> Arc<MeteredRegistry> {
+        Arc::new(MeteredRegistry { stores: self.clone(), counters: Arc::default(), confinement, expected })
     }
 
     fn entry(&self, url: &Url) -> Result<Entry, StoreError> {
@@ -109,6 +122,7 @@ pub struct MeteredRegistry {
     stores: Arc<StoreRegistry>,
     counters: Arc<RequestCounters>,
     confinement: Option<Arc<Confinement>>,
+    expected: Arc<ExpectedVersions>,
 }
 
 impl MeteredRegistry {
@@ -137,7 +151,8 @@ impl ObjectStoreRegistry for MeteredRegistry {
         {
             handle.store = Arc::new(ConfinedStore::new(handle.store, confinement.clone()));
         }
-        Ok(Arc::new(MeteredStore::new(handle, self.counters.clone(), self.stores.versions.clone())))
+        let store = MeteredStore::new(handle, self.counters.clone(), self.stores.versions.clone());
+        Ok(Arc::new(store.expecting(format!("{}/", store_key(url)), self.expected.clone())))
     }
 }
 

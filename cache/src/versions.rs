@@ -15,7 +15,11 @@ use datafusion::execution::cache::default_cache::DefaultCache;
 use datafusion::execution::cache::{Cache, CacheEntryInfo, CacheKey, CacheValue, TableScopedPath};
 use object_store::ObjectMeta;
 use object_store::path::Path;
+use onward_wire::columns::ObjectTag;
 use parking_lot::RwLock;
+use url::Url;
+
+use crate::store::store_key;
 
 /// Objects remembered; past it all are forgotten, which costs a re-read of their footers and nothing else.
 const MAX_SEEN: usize = 200_000;
@@ -42,12 +46,61 @@ impl Version {
 
     /// The same bytes. An etag decides where both have one (a plan that was sent to a function has lost it).
     fn is_same(&self, other: &Self) -> bool {
-        let is_known = self.e_tag.is_some() || self.modified.is_some();
         let same_tag = match (&self.e_tag, &other.e_tag) {
             (Some(one), Some(two)) => one == two,
             _ => true,
         };
-        is_known && same_tag && self.size == other.size && self.modified == other.modified
+        self.is_known() && same_tag && self.size == other.size && self.modified == other.modified
+    }
+
+    fn is_known(&self) -> bool {
+        self.e_tag.is_some() || self.modified.is_some()
+    }
+}
+
+/// The version of an object as text: its etag, or size and modification time.
+pub fn version_text(meta: &ObjectMeta) -> String {
+    match &meta.e_tag {
+        Some(e_tag) => e_tag.clone(),
+        None => format!("{}-{}", meta.size, meta.last_modified.timestamp_nanos_opt().unwrap_or_default()),
+    }
+}
+
+/// The versions of objects that a plan was made for. A read of another version fails.
+#[derive(Debug, Default)]
+pub struct ExpectedVersions {
+    /// By base URL of the store (`s3://bucket/`) and path.
+    objects: HashMap<(String, Path), Version>,
+}
+
+impl ExpectedVersions {
+    /// The versions in `tags`.
+    pub fn new(tags: &[ObjectTag]) -> Self {
+        let object = |tag: &ObjectTag| {
+            let store = Url::parse(&tag.store).map_or_else(|_| tag.store.clone(), |url| format!("{}/", store_key(&url)));
+            // As it was printed: encoding it again would name another object.
+            let path = Path::parse(&tag.path).unwrap_or_else(|_| Path::from(tag.path.as_str()));
+            let modified = (tag.modified_ns != 0).then_some(tag.modified_ns);
+            ((store, path), Version { e_tag: tag.e_tag.clone(), size: tag.bytes, modified })
+        };
+        Self { objects: tags.iter().map(object).collect() }
+    }
+
+    /// Nothing is expected.
+    pub fn is_empty(&self) -> bool {
+        self.objects.is_empty()
+    }
+
+    /// `path` is read by the plan.
+    pub(crate) fn has(&self, store_url: &str, path: &Path) -> bool {
+        self.objects.contains_key(&(store_url.to_owned(), path.clone()))
+    }
+
+    /// The object that was just read is the one expected, or not expected at all.
+    pub(crate) fn is_expected(&self, store_url: &str, meta: &ObjectMeta) -> bool {
+        let expected = self.objects.get(&(store_url.to_owned(), meta.location.clone()));
+        // A store that tells neither etag nor time cannot be checked.
+        expected.is_none_or(|expected| expected.is_same(&Version::of(meta)) || !expected.is_known())
     }
 }
 

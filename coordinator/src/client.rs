@@ -52,6 +52,7 @@ impl Session {
         let mut settings = OnwardOptions::default();
         settings.functions = coordinator.config.functions as usize;
         settings.statement_timeout_ms = coordinator.config.statement_timeout_ms;
+        settings.cache = coordinator.config.cache;
         let config = session_config(coordinator.config.vcpu_count(), settings);
         let config = config.with_extension(Arc::new(PlanExtensions {
             codecs: onward_executor::function::extensions(),
@@ -184,6 +185,7 @@ impl Session {
             stores,
             extensions: &onward_executor::function::extensions(),
             timeout_ms: self.timeout_ms(),
+            uses_cache: self.options().cache,
             progress: run.progress,
         };
         let outcome = dispatch::submit(&engine, dispatch)?;

@@ -6,6 +6,7 @@ use datafusion::execution::TaskContext;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion_proto::physical_plan::PhysicalExtensionCodec;
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
+use onward_cache::scan::tags_of;
 use onward_planner::StageGraph;
 use onward_planner::error::classify;
 use onward_wire::message::{DefineStage, KeyValue, OutputSpec, StoreSpec};
@@ -27,6 +28,8 @@ pub(crate) struct Dispatch<'a> {
     /// Encode nodes of other crates.
     pub(crate) extensions: &'a [Arc<dyn PhysicalExtensionCodec>],
     pub(crate) timeout_ms: Option<u64>,
+    /// Scans read the column cache.
+    pub(crate) uses_cache: bool,
     pub(crate) progress: watch::Sender<QueryProgress>,
 }
 
@@ -35,7 +38,7 @@ pub(crate) fn submit(
     engine: &Engine,
     dispatch: Dispatch<'_>,
 ) -> Result<oneshot::Receiver<Result<Outcome, WireError>>, WireError> {
-    let Dispatch { query, config, graph, stores, extensions, timeout_ms, progress } = dispatch;
+    let Dispatch { query, config, graph, stores, extensions, timeout_ms, uses_cache, progress } = dispatch;
     let settings = graph.settings.iter().map(|(key, value)| KeyValue { key: key.clone(), value: value.clone() });
     let settings: Vec<KeyValue> = settings.collect();
     let define = |stage: &onward_planner::Stage| -> Result<DefineStage, WireError> {
@@ -46,6 +49,8 @@ pub(crate) fn submit(
             settings: settings.clone(),
             stores: stores.clone(),
             output: OutputSpec { kind: stage.output as i32, partitions: stage.output_partitions as u32 },
+            objects: tags_of(&stage.plan).map_err(|error| classify(&error))?,
+            uses_cache,
         })
     };
     let stages = graph.stages.iter().map(define).collect::<Result<Vec<_>, _>>()?;
@@ -81,6 +86,8 @@ pub(crate) async fn outcome(
         record.attempts = outcome.stats.attempts;
         record.exchange_bytes = outcome.stats.exchange_bytes;
         record.requests = outcome.requests;
+        record.cache_hit_bytes = outcome.cache.hit_bytes;
+        record.cache_miss_bytes = outcome.cache.miss_bytes;
         record.spilled_bytes = outcome.stages.iter().map(|stage| stage.spilled_bytes).sum();
     });
     Ok(outcome)

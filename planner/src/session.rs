@@ -18,18 +18,26 @@ use crate::rules::{DynamicFilters, JoinDistribution};
 use crate::scalar_subquery::{SingleRowSubqueries, single_value};
 
 /// The `onward.*` settings of a session (`SET onward.functions = 4`).
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OnwardOptions {
     /// Functions a query uses; 0 lets the planner choose from statistics.
     pub functions: usize,
     /// A query is cancelled after this long; 0 is never.
     pub statement_timeout_ms: u64,
+    /// Scans read the column cache.
+    pub cache: bool,
     /// Tasks of a stage in a plan for more than one function, else 0. Set by [`crate::plan_query`] on its copy of the
     /// session, never by users.
     pub(crate) tasks: usize,
     /// The session's own `repartition_file_min_size` in a plan whose number of functions is forced, where files of any
     /// size are split. Set like `tasks`.
     pub(crate) unforced_split_bytes: Option<usize>,
+}
+
+impl Default for OnwardOptions {
+    fn default() -> Self {
+        Self { functions: 0, statement_timeout_ms: 0, cache: true, tasks: 0, unforced_split_bytes: None }
+    }
 }
 
 impl ConfigExtension for OnwardOptions {
@@ -54,9 +62,16 @@ impl ExtensionOptions for OnwardOptions {
             "functions" if value.eq_ignore_ascii_case("auto") => self.functions = 0,
             "functions" => self.functions = parse(key, value)?,
             "statement_timeout_ms" => self.statement_timeout_ms = parse(key, value)?,
+            "cache" => {
+                self.cache = match value.trim().to_ascii_lowercase().as_str() {
+                    "true" | "on" | "1" => true,
+                    "false" | "off" | "0" => false,
+                    _ => return config_err!("onward.cache takes true or false, not `{value}`"),
+                };
+            }
             _ => {
                 return config_err!(
-                    "`onward.{key}` is not a setting; there are onward.functions and onward.statement_timeout_ms"
+                    "`onward.{key}` is not a setting; there are onward.functions, onward.cache and onward.statement_timeout_ms"
                 );
             }
         }
@@ -69,6 +84,11 @@ impl ExtensionOptions for OnwardOptions {
                 key: "onward.functions".to_owned(),
                 value: Some(self.functions.to_string()),
                 description: "Functions a query uses; 0 or `auto` lets the planner choose from statistics.",
+            },
+            ConfigEntry {
+                key: "onward.cache".to_owned(),
+                value: Some(self.cache.to_string()),
+                description: "Scans keep decoded columns in shared memory and read them from there.",
             },
             ConfigEntry {
                 key: "onward.statement_timeout_ms".to_owned(),

@@ -58,7 +58,7 @@ pub(super) struct RunArgs {
     /// Runs of each query
     #[arg(long, default_value_t = 1, value_name = "N")]
     iterations: u32,
-    /// Read every table from its files in every run; this version keeps no columns anyway
+    /// Read every table from its files in every run, and keep no columns
     #[arg(long)]
     no_cache: bool,
     /// Compare the rows with the committed answers, or with single-process DataFusion where there are none
@@ -131,6 +131,7 @@ async fn run_queries(config: Config, args: RunArgs) -> Result<(), Failure> {
         queries: args.queries.0,
         iterations: args.iterations,
         functions,
+        cache: !args.no_cache,
         verify: args.verify,
         progress: true,
     };

@@ -57,6 +57,10 @@ settings! {
     /// Local disk for segments past the shared-memory budget, at most nine tenths of what is free at start; a query that
     /// needs more fails with ResourceExhausted.
     segment_disk_bytes: u64 = 200 * GIB;
+    /// Scans keep decoded columns in shared memory and read them from there. `SET onward.cache` overrides it per session.
+    cache: bool = true;
+    /// Shared memory for cached columns; 0 takes 1/4 of `memory_bytes`.
+    cache_memory_bytes: u64 = 0;
     /// Memory limit of one function's operators; 0 takes half of `memory_bytes` divided by the functions of the query.
     function_memory_bytes: u64 = 0;
     /// Local disk one function may spill to.
@@ -133,6 +137,14 @@ impl Config {
     /// Bytes of shared memory for segments.
     pub fn segment_memory_limit_bytes(&self) -> u64 {
         match self.segment_memory_bytes {
+            0 => self.memory_limit_bytes() / 4,
+            n => n,
+        }
+    }
+
+    /// Bytes of shared memory for cached columns.
+    pub fn cache_memory_limit_bytes(&self) -> u64 {
+        match self.cache_memory_bytes {
             0 => self.memory_limit_bytes() / 4,
             n => n,
         }

@@ -40,6 +40,9 @@ pub struct WireError {
     /// The try counts against `max_attempts` (a function that was told to leave does not count).
     #[prost(bool, tag = "4")]
     pub counts_as_failure: bool,
+    /// An object was overwritten or removed after the query was planned: worth planning it again, once.
+    #[prost(bool, tag = "5")]
+    pub is_stale: bool,
 }
 
 impl WireError {
@@ -50,6 +53,13 @@ impl WireError {
             message: message.to_string(),
             is_retryable: kind == ErrorKind::Unavailable,
             counts_as_failure: true,
+            is_stale: false,
         }
+    }
+
+    /// The object that `what` names is not the one that the query was planned for. Another attempt would meet the same.
+    pub fn stale(what: impl fmt::Display) -> Self {
+        let message = format!("`{what}` was overwritten or removed while the query read it: run the query again");
+        Self { is_retryable: false, is_stale: true, ..Self::new(ErrorKind::Unavailable, message) }
     }
 }

@@ -6,12 +6,14 @@
 //! | --- | --- |
 //! | [`id`] | newtypes that print: `q-7f3a`, `q-7f3a/s2/t5#1` (query / stage / task # attempt) |
 //! | [`config`] | every setting and limit, declared once |
+//! | [`columns`] | what they say about the column cache |
 //! | [`error`] | [`error::ErrorKind`] and [`error::WireError`]: errors keep their type through every wrapper |
 //! | [`message`] | what a host and a function say to each other over their Unix socket |
 //!
 //! Guarantee: a message of another engine version is refused in the handshake ([`ENGINE_VERSION`]), so fields may
 //! change freely between versions.
 
+pub mod columns;
 pub mod config;
 pub mod error;
 pub mod id;

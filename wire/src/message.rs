@@ -17,6 +17,9 @@
 //!
 //! Frames are a little-endian `u32` length and a prost message; descriptors ride on the frame's first byte (SCM_RIGHTS).
 
+use crate::columns::{
+    AbandonColumns, ColumnsFound, FindColumns, ForgetColumns, ObjectTag, OpenColumn, PublishColumn, UseColumns,
+};
 use crate::error::WireError;
 use crate::id::{AttemptId, QueryId, SegmentId, StageId};
 
@@ -245,6 +248,12 @@ pub struct DefineStage {
     /// Output mapping.
     #[prost(message, required, tag = "6")]
     pub output: OutputSpec,
+    /// The versions of the objects it reads. A plan does not carry etags.
+    #[prost(message, repeated, tag = "7")]
+    pub objects: Vec<ObjectTag>,
+    /// Scans read and fill the column cache.
+    #[prost(bool, tag = "8")]
+    pub uses_cache: bool,
 }
 
 /// Run one attempt.
@@ -464,7 +473,7 @@ pub const MAX_DESCRIPTORS: usize = 128;
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct ToHost {
     /// The message.
-    #[prost(oneof = "to_host::Body", tags = "1,2,3,4,5,6,7,8")]
+    #[prost(oneof = "to_host::Body", tags = "1,2,3,4,5,6,7,8,9,10,11,12,13")]
     pub body: Option<to_host::Body>,
 }
 
@@ -497,6 +506,21 @@ pub mod to_host {
         /// See [`super::UploadOpened`].
         #[prost(message, tag = "8")]
         UploadOpened(super::UploadOpened),
+        /// See [`super::FindColumns`].
+        #[prost(message, tag = "9")]
+        FindColumns(super::FindColumns),
+        /// See [`super::OpenColumn`].
+        #[prost(message, tag = "10")]
+        OpenColumn(super::OpenColumn),
+        /// See [`super::PublishColumn`].
+        #[prost(message, tag = "11")]
+        PublishColumn(super::PublishColumn),
+        /// See [`super::AbandonColumns`].
+        #[prost(message, tag = "12")]
+        AbandonColumns(super::AbandonColumns),
+        /// See [`super::UseColumns`].
+        #[prost(message, tag = "13")]
+        UseColumns(super::UseColumns),
     }
 }
 
@@ -504,7 +528,7 @@ pub mod to_host {
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct ToFunction {
     /// The message.
-    #[prost(oneof = "to_function::Body", tags = "1,2,3,4,5,6,7,8,9")]
+    #[prost(oneof = "to_function::Body", tags = "1,2,3,4,5,6,7,8,9,10,11")]
     pub body: Option<to_function::Body>,
 }
 
@@ -540,6 +564,12 @@ pub mod to_function {
         /// See [`super::Shutdown`].
         #[prost(message, tag = "9")]
         Shutdown(super::Shutdown),
+        /// See [`super::ColumnsFound`].
+        #[prost(message, tag = "10")]
+        ColumnsFound(super::ColumnsFound),
+        /// See [`super::ForgetColumns`].
+        #[prost(message, tag = "11")]
+        ForgetColumns(super::ForgetColumns),
     }
 }
 
@@ -559,9 +589,11 @@ macro_rules! enveloped {
 enveloped! {
     ToHost, to_host:
     Hello Progress OpenSegment MapSegments ReleaseSegments AttemptDone AttemptFailed UploadOpened
+    FindColumns OpenColumn PublishColumn AbandonColumns UseColumns
 }
 
 enveloped! {
     ToFunction, to_function:
     Welcome DefineStage RunAttempt CancelAttempt ForgetQuery SegmentOpened SegmentsMapped RequestFailed Shutdown
+    ColumnsFound ForgetColumns
 }

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use onward_cache::scan::{HIT_BYTES, MISS_BYTES};
 use onward_executor::host::{Host, HostEvent};
 use onward_planner::explain::StageRun;
 use onward_wire::message::{AttemptDone, DefineStage, InputAttempt, Progress, RunAttempt, StoreRequests};
@@ -26,6 +27,29 @@ pub struct Outcome {
     pub stages: Vec<StageRun>,
     /// Requests to object stores, of all attempts.
     pub requests: StoreRequests,
+    /// Bytes of columns that scans found in the cache, and that they had to decode, of all attempts.
+    pub cache: CacheUse,
+}
+
+/// What scans found in the column cache.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CacheUse {
+    /// Bytes of columns that were there.
+    pub hit_bytes: u64,
+    /// Bytes of columns that were decoded.
+    pub miss_bytes: u64,
+}
+
+impl CacheUse {
+    fn add(&mut self, done: &AttemptDone) {
+        for metric in done.operators.iter().flat_map(|operator| &operator.values) {
+            match metric.name.as_str() {
+                HIT_BYTES => self.hit_bytes += metric.value,
+                MISS_BYTES => self.miss_bytes += metric.value,
+                _ => {}
+            }
+        }
+    }
 }
 
 /// The shell's part of a query: what the scheduler need not know.
@@ -33,6 +57,7 @@ struct Query {
     stages: Vec<DefineStage>,
     metrics: Vec<StageRun>,
     requests: StoreRequests,
+    cache: CacheUse,
     running: HashMap<AttemptId, Progress>,
     reply: oneshot::Sender<Result<Outcome, WireError>>,
     progress: watch::Sender<QueryProgress>,
@@ -77,8 +102,9 @@ impl Driver {
             Request::Submit(submission, reply) => {
                 let Submission { spec, stages, progress } = *submission;
                 let metrics = vec![StageRun::default(); stages.len()];
-                let (requests, running) = (StoreRequests::default(), HashMap::new());
-                self.queries.insert(spec.query, Query { stages, metrics, requests, running, reply, progress });
+                let (requests, cache, running) = (StoreRequests::default(), CacheUse::default(), HashMap::new());
+                let query = Query { stages, metrics, requests, cache, running, reply, progress };
+                self.queries.insert(spec.query, query);
                 self.handle(Event::SubmitQuery(spec));
             }
             Request::Cancel(query, reason) => self.handle(Event::CancelQuery { query, reason }),
@@ -126,6 +152,7 @@ impl Driver {
             query.requests.table_bytes += done.requests.table_bytes;
             query.requests.write += done.requests.write;
             query.requests.intermediate += done.requests.intermediate;
+            query.cache.add(&done);
         }
         self.handle(Event::Prepared { function, attempt, output: done.output });
         self.publish_progress(attempt.query());
@@ -166,7 +193,7 @@ impl Driver {
             Command::QueryDone { query, result, stats } => {
                 self.publish_progress(query);
                 let Some(done) = self.forget(query) else { return };
-                let outcome = Outcome { result, stats, stages: done.metrics, requests: done.requests };
+                let outcome = Outcome { result, stats, stages: done.metrics, requests: done.requests, cache: done.cache };
                 if done.reply.send(Ok(outcome)).is_err() {
                     // The client is gone: nobody will release the result.
                     self.handle(Event::ResultReleased { query });

@@ -54,6 +54,10 @@ pub struct QueryRecord {
     pub exchange_bytes: u64,
     /// Requests to object stores (a local directory is one) by purpose.
     pub requests: StoreRequests,
+    /// Bytes of columns that scans found in the cache.
+    pub cache_hit_bytes: u64,
+    /// Bytes of columns that scans decoded.
+    pub cache_miss_bytes: u64,
     /// Rows of the result.
     pub rows: u64,
     /// Bytes that operators spilled to local disk.
@@ -75,6 +79,8 @@ impl QueryRecord {
             attempts: 0,
             exchange_bytes: 0,
             requests: StoreRequests::default(),
+            cache_hit_bytes: 0,
+            cache_miss_bytes: 0,
             rows: 0,
             spilled_bytes: 0,
         }
@@ -169,6 +175,8 @@ impl History {
                 numbers(&|record| record.requests.write),
                 numbers(&|record| record.requests.intermediate),
                 numbers(&|record| record.spilled_bytes),
+                numbers(&|record| record.cache_hit_bytes),
+                numbers(&|record| record.cache_miss_bytes),
                 numbers(&|record| record.rows),
                 Arc::new(errors),
             ],
@@ -205,6 +213,8 @@ impl QueriesTable {
             number("write_requests"),
             number("intermediate_requests"),
             number("spilled_bytes"),
+            number("cache_hit_bytes"),
+            number("cache_miss_bytes"),
             number("rows"),
             Field::new("error", DataType::Utf8, true),
         ]));

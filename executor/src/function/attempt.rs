@@ -9,6 +9,7 @@ use datafusion::execution::TaskContext;
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
 use futures::StreamExt;
 use onward_cache::UploadLog;
+use onward_cache::scan::WarmScans;
 use onward_planner::error::classify;
 use onward_shuffle::{AttemptWriter, Lane, OutputMapping, SegmentSource, WriterOptions};
 use onward_wire::message::{AttemptDone, AttemptOutput, Metric, OperatorMetrics, Progress, RunAttempt, UploadOpened};
@@ -16,6 +17,7 @@ use onward_wire::{AttemptId, ErrorKind, WireError, panics};
 use parking_lot::Mutex;
 use tokio::task::{AbortHandle, JoinError, JoinSet};
 
+use super::columns::Columns;
 use super::environment::{AttemptContext, Environment};
 use super::link::Link;
 use super::metrics;
@@ -26,6 +28,8 @@ use super::stage::{AttemptPlan, Stage};
 pub(super) struct Shared {
     pub(super) link: Arc<Link>,
     pub(super) segments: Arc<Segments>,
+    pub(super) columns: Arc<Columns>,
+    pub(super) scans: WarmScans,
     pub(super) environment: Environment,
     pub(super) flush_bytes: u64,
 }
@@ -96,9 +100,9 @@ impl Attempt {
         let config = stage.config(&shared.environment)?;
         let batch_rows = config.batch_size();
         let AttemptContext { task, memory, stores } =
-            shared.environment.attempt(self.id, config, self.upload_log(shared));
+            shared.environment.attempt(self.id, config, self.upload_log(shared), stage.expected());
         let source = Arc::clone(&shared.segments) as Arc<dyn SegmentSource>;
-        let AttemptPlan { planned, runs, mapping } = stage.plan(&task, &partitions, inputs, &source)?;
+        let AttemptPlan { planned, runs, mapping } = stage.plan(&task, &partitions, inputs, &source, &shared.scans)?;
 
         let count = runs.output_partitioning().partition_count();
         if count != partitions.len() {
@@ -114,6 +118,7 @@ impl Attempt {
         let lanes = partitions.iter().map(|partition| writer.lane(*partition)).collect();
         self.run_partitions(&runs, &task, lanes).await?;
         let output = writer.finish().await?;
+        shared.columns.report_uses();
         let operators = measure(&planned, &runs, is_hash.then_some(&output));
         let done = AttemptDone {
             attempt: self.id.into(),

@@ -15,7 +15,7 @@ use datafusion::execution::memory_pool::{MemoryPool, PeakRecordingPool, TrackCon
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::logical_expr::{AggregateUDF, HigherOrderUDF, ScalarUDF, WindowUDF};
 use datafusion::prelude::SessionConfig;
-use onward_cache::{MeteredRegistry, StoreRegistry, UploadLog, versioned_cache_manager};
+use onward_cache::{ExpectedVersions, MeteredRegistry, StoreRegistry, UploadLog, versioned_cache_manager};
 use onward_planner::scalar_subquery::single_value;
 use onward_wire::AttemptId;
 use onward_wire::message::Welcome;
@@ -113,12 +113,18 @@ impl Environment {
     }
 
     /// A context for one attempt: memory and store requests are measured apart, limits are shared by all. `uploads` hears
-    /// of uploads to object stores as they begin.
-    pub(super) fn attempt(&self, attempt: AttemptId, config: SessionConfig, uploads: UploadLog) -> AttemptContext {
+    /// of uploads to object stores as they begin; objects are read in the versions `expected`.
+    pub(super) fn attempt(
+        &self,
+        attempt: AttemptId,
+        config: SessionConfig,
+        uploads: UploadLog,
+        expected: Arc<ExpectedVersions>,
+    ) -> AttemptContext {
         let config = config.with_extension(Arc::new(uploads));
         let memory = PeakRecordingPool::new(Arc::clone(&self.pool));
         let memory = Arc::new(TrackConsumersPool::new(memory, REPORTED_CONSUMERS));
-        let stores = self.stores.metered(None);
+        let stores = self.stores.expecting(expected);
         let runtime = RuntimeEnv {
             memory_pool: Arc::clone(&memory) as Arc<dyn MemoryPool>,
             disk_manager: Arc::clone(&self.disk),

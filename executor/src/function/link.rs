@@ -6,6 +6,10 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use onward_cache::columns::{WritingLease, WrittenColumn};
+use onward_wire::columns::{
+    AbandonColumns, ColumnId, ColumnState, ColumnsFound, FindColumns, FoundColumn, ObjectVersion, OpenColumn, PublishColumn,
+};
 use onward_wire::message::{
     MAX_DESCRIPTORS, MapSegments, OpenSegment, ReleaseSegments, RequestFailed, SegmentOpened, SegmentRef,
     SegmentsMapped, ToHost,
@@ -21,14 +25,49 @@ pub(super) struct Link {
     sender: Sender<ToHost>,
     last_request: AtomicU64,
     waiting: Mutex<HashMap<u64, oneshot::Sender<Result<Answer, WireError>>>>,
+    /// What was asked for by look-ups that are not answered yet.
+    finds: Mutex<HashMap<u64, Asked>>,
     released: Mutex<Vec<u64>>,
     has_released: Notify,
 }
+
+/// Columns of one object.
+type Asked = (Arc<ObjectVersion>, Vec<ColumnId>);
 
 /// What the host answers.
 enum Answer {
     Opened { lease: Lease, file: OwnedFd, capacity_bytes: u64 },
     Mapped(Vec<Leased>),
+    Found(Vec<FoundAnswer>),
+}
+
+/// A column that was looked up.
+pub(super) enum FoundAnswer {
+    Busy,
+    Claimed(Granted),
+    Hit(Leased),
+}
+
+/// A claim on its way to whoever asked. When nobody waits for it any more, dropping it gives it back.
+pub(super) struct Granted {
+    link: Arc<Link>,
+    object: Arc<ObjectVersion>,
+    column: Option<ColumnId>,
+}
+
+impl Granted {
+    /// Takes the claim: it is the caller's to give back.
+    pub(super) fn take(mut self) {
+        self.column = None;
+    }
+}
+
+impl Drop for Granted {
+    fn drop(&mut self) {
+        if let Some(column) = self.column.take() {
+            self.link.abandon_columns(&self.object, vec![column]);
+        }
+    }
 }
 
 /// The host counts on this function to say when it let go of a segment: dropping this says it.
@@ -50,6 +89,22 @@ pub(super) struct Opened {
     pub(super) file: OwnedFd,
     pub(super) capacity_bytes: u64,
     pub(super) lease: Lease,
+}
+
+impl Answer {
+    /// The one column that was found.
+    fn found(self) -> Option<FoundAnswer> {
+        match self {
+            Answer::Found(found) => found.into_iter().next(),
+            _ => None,
+        }
+    }
+}
+
+impl WritingLease for Lease {
+    fn hand_over(self: Box<Self>) {
+        self.forget();
+    }
 }
 
 impl Lease {
@@ -83,6 +138,7 @@ impl Link {
             sender,
             last_request: AtomicU64::new(0),
             waiting: Mutex::default(),
+            finds: Mutex::default(),
             released: Mutex::default(),
             has_released: Notify::new(),
         })
@@ -103,8 +159,86 @@ impl Link {
         let ask = |request| OpenSegment { request, attempt: attempt.into(), capacity_bytes }.into();
         match self.request(ask).await? {
             Answer::Opened { lease, file, capacity_bytes } => Ok(Opened { lease, file, capacity_bytes }),
-            Answer::Mapped(_) => Err(unexpected()),
+            _ => Err(unexpected()),
         }
+    }
+
+    /// Columns of one object, in order.
+    pub(super) async fn find_columns(
+        &self,
+        object: &Arc<ObjectVersion>,
+        columns: &[ColumnId],
+        waits: bool,
+    ) -> Result<Vec<FoundAnswer>, WireError> {
+        let ask = |request| {
+            self.finds.lock().insert(request, (Arc::clone(object), columns.to_vec()));
+            let (object, columns) = (ObjectVersion::clone(object), columns.to_vec());
+            FindColumns { request, object, columns, waits }.into()
+        };
+        match self.request(ask).await? {
+            Answer::Found(found) if found.len() == columns.len() => Ok(found),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// A writable file for a claimed column.
+    pub(super) async fn open_column(
+        &self,
+        object: &ObjectVersion,
+        column: &ColumnId,
+        capacity_bytes: u64,
+    ) -> Result<Opened, WireError> {
+        let (object, column) = (object.clone(), column.clone());
+        match self.request(|request| OpenColumn { request, object, column, capacity_bytes }.into()).await? {
+            Answer::Opened { lease, file, capacity_bytes } => Ok(Opened { lease, file, capacity_bytes }),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// Hands over a written column, and gets it back to read.
+    pub(super) async fn publish_column(
+        &self,
+        object: &ObjectVersion,
+        column: &ColumnId,
+        written: WrittenColumn,
+    ) -> Result<Leased, WireError> {
+        let (object, column) = (object.clone(), column.clone());
+        let WrittenColumn { segment, lease, name, rows } = written;
+        let ask = |request| {
+            // From here on the file is the host's.
+            lease.hand_over();
+            PublishColumn { request, object, column, segment, name, rows }.into()
+        };
+        match self.request(ask).await?.found() {
+            Some(FoundAnswer::Hit(leased)) => Ok(leased),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// See [`Link::segment_opened`].
+    pub(super) fn columns_found(self: &Arc<Self>, found: ColumnsFound, files: Vec<OwnedFd>) {
+        let mut files = files.into_iter();
+        // A published column was not looked up: its answer is a hit.
+        let asked = self.finds.lock().remove(&found.request);
+        let answer = |(at, column): (usize, FoundColumn)| match (column.state(), column.segment, &asked) {
+            (ColumnState::Hit, Some(segment), _) => files.next().map_or(FoundAnswer::Busy, |file| {
+                FoundAnswer::Hit(Leased { segment, file, lease: self.lease(segment.id()) })
+            }),
+            (ColumnState::Claimed, _, Some((object, columns))) => FoundAnswer::Claimed(Granted {
+                link: Arc::clone(self),
+                object: Arc::clone(object),
+                column: columns.get(at).cloned(),
+            }),
+            _ => FoundAnswer::Busy,
+        };
+        let columns = found.columns.into_iter().enumerate().map(answer).collect();
+        self.answer(found.request, Ok(Answer::Found(columns)));
+    }
+
+    /// Gives claims back.
+    pub(super) fn abandon_columns(&self, object: &ObjectVersion, columns: Vec<ColumnId>) {
+        // A lost host has no claims.
+        let _ = self.send(AbandonColumns { object: object.clone(), columns });
     }
 
     /// Read-only files of committed segments, in order. Asks for [`MAX_DESCRIPTORS`] at a time.

@@ -12,6 +12,7 @@
 //! yields; files of an attempt that failed are released only after its last writer is gone.
 
 mod attempt;
+mod columns;
 mod environment;
 mod link;
 mod memory;
@@ -25,6 +26,7 @@ use std::process::ExitCode;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use onward_cache::scan::WarmScans;
 use onward_wire::message::{AttemptFailed, DefineStage, Hello, RunAttempt, ToFunction, ToHost, Welcome, to_function};
 use onward_wire::{AttemptId, Config, ENGINE_VERSION, ErrorKind, FunctionId, QueryId, StageId, WireError};
 use parking_lot::Mutex;
@@ -32,6 +34,7 @@ use tokio::net::UnixStream;
 use tokio::runtime::{Builder, Runtime};
 
 use self::attempt::{Attempt, Finished, Shared, cancelled};
+use self::columns::Columns;
 use self::environment::{Environment, Registry};
 use self::link::Link;
 use self::segments::Segments;
@@ -135,8 +138,11 @@ async fn serve(options: FunctionOptions) -> Result<(), FunctionError> {
         .map_err(|error| FunctionError::Start(error.to_string()))?;
     let link = Link::new(sender);
     tokio::spawn(Arc::clone(&link).report_releases());
+    let columns = Columns::new(Arc::clone(&link));
     let shared = Shared {
         segments: Segments::new(Arc::clone(&link)),
+        scans: WarmScans::new(Arc::clone(&columns) as _),
+        columns,
         link: Arc::clone(&link),
         environment,
         flush_bytes: welcome.flush_bytes,
@@ -214,6 +220,8 @@ impl Function {
                 }
                 Some(to_function::Body::SegmentOpened(opened)) => link.segment_opened(opened, files),
                 Some(to_function::Body::SegmentsMapped(mapped)) => link.segments_mapped(mapped, files),
+                Some(to_function::Body::ColumnsFound(found)) => link.columns_found(found, files),
+                Some(to_function::Body::ForgetColumns(forget)) => self.shared.columns.forget(&forget.segments),
                 Some(to_function::Body::RequestFailed(failed)) => link.request_failed(failed),
                 Some(to_function::Body::Shutdown(_)) => break Ok(()),
                 Some(to_function::Body::Welcome(_)) | None => break Err(FunctionError::Protocol),

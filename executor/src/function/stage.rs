@@ -8,6 +8,8 @@ use datafusion::physical_plan::repartition::RepartitionExec;
 use datafusion::physical_plan::{ExecutionPlan, Partitioning};
 use datafusion::prelude::SessionConfig;
 use datafusion_proto::physical_plan::PhysicalExtensionCodec;
+use onward_cache::ExpectedVersions;
+use onward_cache::scan::{WarmScans, with_tags};
 use onward_planner::session::function_session_config;
 use onward_planner::{StageInputExec, bind_inputs, codec, slice};
 use onward_shuffle::{OutputMapping, SegmentSource, ShuffleReaderExec};
@@ -25,6 +27,7 @@ pub fn extensions() -> Vec<Arc<dyn PhysicalExtensionCodec>> {
 pub(super) struct Stage {
     definition: DefineStage,
     config: OnceLock<SessionConfig>,
+    expected: Arc<ExpectedVersions>,
 }
 
 /// One attempt's plan.
@@ -39,7 +42,13 @@ pub(super) struct AttemptPlan {
 
 impl Stage {
     pub(super) fn new(definition: DefineStage) -> Self {
-        Self { definition, config: OnceLock::new() }
+        let expected = Arc::new(ExpectedVersions::new(&definition.objects));
+        Self { definition, config: OnceLock::new(), expected }
+    }
+
+    /// The versions of the objects that the stage was planned for.
+    pub(super) fn expected(&self) -> Arc<ExpectedVersions> {
+        Arc::clone(&self.expected)
     }
 
     /// The session's settings; the stores that its options describe are built the first time.
@@ -62,11 +71,16 @@ impl Stage {
         partitions: &[u32],
         inputs: Vec<StageInputs>,
         source: &Arc<dyn SegmentSource>,
+        scans: &WarmScans,
     ) -> Result<AttemptPlan> {
         let planned = codec::decode(&self.definition.plan, context, &extensions())?;
         let inputs: Vec<Arc<StageInputs>> = inputs.into_iter().map(Arc::new).collect();
         let sliced = slice(&planned, partitions)?;
         let bound = bind_inputs(sliced, &mut |input| reader(input, &inputs, source))?;
+        let bound = match self.definition.uses_cache {
+            true => scans.apply(with_tags(bound, &self.definition.objects)?)?,
+            false => bound,
+        };
         let (runs, mapping) = match self.definition.output.kind() {
             OutputKind::Hash => hash_output(&bound)?,
             OutputKind::Preserve => (bound, OutputMapping::Preserve),

@@ -10,6 +10,7 @@ use onward_wire::message::{
 };
 use onward_wire::{AttemptId, ErrorKind, FunctionId, SegmentId, WireError};
 
+use super::columns::ColumnService;
 use super::function::Function;
 use super::{HostEvent, Shared};
 use crate::socket::Sender;
@@ -21,11 +22,13 @@ pub(super) struct Connection<'a> {
     sender: Sender<ToFunction>,
     /// Segments that running attempts write.
     opened: HashMap<AttemptId, Vec<SegmentId>>,
+    columns: ColumnService,
 }
 
 impl<'a> Connection<'a> {
     pub(super) fn new(host: &'a Shared, function: Arc<Function>, sender: Sender<ToFunction>) -> Self {
-        Self { host, function, sender, opened: HashMap::new() }
+        let columns = ColumnService::new(Arc::clone(&host.columns), function.id, sender.clone());
+        Self { host, function, sender, opened: HashMap::new(), columns }
     }
 
     /// Handles one message; an error says why the function cannot stay.
@@ -37,13 +40,22 @@ impl<'a> Connection<'a> {
             Some(to_host::Body::OpenSegment(request)) => return self.open_segment(request).await,
             Some(to_host::Body::MapSegments(request)) => return self.map_segments(request).await,
             Some(to_host::Body::ReleaseSegments(released)) => {
-                released.segments.iter().for_each(|id| self.store().release(SegmentId(*id), self.id()));
+                for id in released.segments.into_iter().map(SegmentId) {
+                    if !self.columns.release(id) {
+                        self.store().release(id, self.id());
+                    }
+                }
             }
             Some(to_host::Body::AttemptDone(done)) => self.attempt_done(done),
             Some(to_host::Body::AttemptFailed(failed)) => self.attempt_failed(failed),
             Some(to_host::Body::UploadOpened(UploadOpened { attempt, path, upload })) => {
                 self.host.uploads.note(AttemptId::from(attempt).query(), path.into(), upload);
             }
+            Some(to_host::Body::FindColumns(request)) => return self.columns.find(request).await,
+            Some(to_host::Body::OpenColumn(request)) => return self.columns.open(request).await,
+            Some(to_host::Body::PublishColumn(request)) => return self.columns.publish(request).await,
+            Some(to_host::Body::AbandonColumns(request)) => self.columns.abandon(request),
+            Some(to_host::Body::UseColumns(uses)) => self.columns.note_uses(&uses),
             Some(to_host::Body::Hello(_)) => return Err("it said hello twice".to_owned()),
             None => return Err("it sent a message that this version does not know".to_owned()),
         }
@@ -51,8 +63,9 @@ impl<'a> Connection<'a> {
     }
 
     /// Takes back everything the function held. Its process must be reaped: nothing may still be mapped there.
-    pub(super) fn take_back(self) {
-        self.store().release_holder(self.id());
+    pub(super) async fn take_back(self) {
+        self.host.store.release_holder(self.function.id);
+        self.columns.take_back().await;
     }
 
     fn id(&self) -> FunctionId {

@@ -13,6 +13,7 @@
 //! - [`HostEvent::Prepared`] means that every segment of the attempt was verified; until [`Host::remove_segments`] they stay.
 //! - After [`Host::shutdown`] no function process, directory or file of this host is left.
 
+mod columns;
 mod connection;
 mod function;
 mod launch;
@@ -26,6 +27,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use onward_cache::OpenUploads;
+use onward_cache::columns::ColumnTier;
 use onward_segment::{ScratchDir, SegmentStore, StoreOptions};
 use onward_wire::message::{
     AttemptDone, CancelAttempt, DefineStage, ForgetQuery, Progress, RunAttempt, Shutdown, ToFunction,
@@ -146,6 +148,7 @@ struct Shared {
     program: PathBuf,
     uploads: Arc<OpenUploads>,
     store: Arc<SegmentStore>,
+    columns: Arc<ColumnTier>,
     functions: Mutex<HashMap<FunctionId, Arc<Function>>>,
     expected: Arc<Expected>,
     launcher: Launcher,
@@ -170,6 +173,10 @@ impl Host {
         let directory = ScratchDir::create(&root, DIRECTORY_PREFIX);
         let directory = directory.map_err(|source| HostError::Directory { path: root, source })?;
         let store = SegmentStore::open(StoreOptions::from_config(&config))?;
+        // Bounded by what evicts: a column for every one that is published.
+        let (evicted, evictions) = mpsc::unbounded_channel();
+        let columns = SegmentStore::open(StoreOptions::for_columns(&config))?;
+        let columns = ColumnTier::new(columns, Box::new(move |segments| drop(evicted.send(segments.to_vec()))));
         let socket = socket_in(directory.path());
         if socket.as_os_str().len() > MAX_SOCKET_PATH_BYTES {
             return Err(HostError::SocketPath { path: socket, limit: MAX_SOCKET_PATH_BYTES });
@@ -186,6 +193,7 @@ impl Host {
             program,
             uploads,
             store,
+            columns: Arc::new(columns),
             functions: Mutex::default(),
             expected,
             launcher,
@@ -195,12 +203,19 @@ impl Host {
             directory,
             events,
         };
-        Ok(Arc::new(Self { shared: Arc::new(shared) }))
+        let shared = Arc::new(shared);
+        shared.runtime.spawn(columns::report_evictions(Arc::downgrade(&shared), evictions));
+        Ok(Arc::new(Self { shared }))
     }
 
     /// The segment store, for reading results in this process.
     pub fn store(&self) -> &Arc<SegmentStore> {
         &self.shared.store
+    }
+
+    /// The cached columns.
+    pub fn columns(&self) -> &Arc<ColumnTier> {
+        &self.shared.columns
     }
 
     /// Starts a function: [`HostEvent::FunctionReady`] follows, or [`HostEvent::FunctionLost`].

@@ -86,6 +86,9 @@ impl Message for message::ToFunction {
         match &self.body {
             Some(message::to_function::Body::SegmentOpened(_)) => 1,
             Some(message::to_function::Body::SegmentsMapped(mapped)) => mapped.segments.len(),
+            Some(message::to_function::Body::ColumnsFound(found)) => {
+                found.columns.iter().filter(|column| column.segment.is_some()).count()
+            }
             _ => 0,
         }
     }

@@ -163,6 +163,8 @@ impl Stage {
             settings: vec![],
             stores: vec![],
             output: OutputSpec { kind: self.kind as i32, partitions: self.partitions },
+            objects: vec![],
+            uses_cache: true,
         }
     }
 

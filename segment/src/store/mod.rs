@@ -127,7 +127,8 @@ impl SegmentStore {
             ScratchDir::create(dir, DIRECTORY_PREFIX).map_err(SegmentError::io("create a directory in", dir.display()))
         };
         let (memory, disk) = (scratch(&options.memory_dir)?, scratch(&options.disk_dir)?);
-        let shared = Arc::new(Shared { options, memory, disk, state: Mutex::default() });
+        let state = State { last_id: options.ids_after, ..State::default() };
+        let shared = Arc::new(Shared { options, memory, disk, state: Mutex::new(state) });
         let prefaulter = Prefaulter::new(Arc::downgrade(&shared));
         Ok(Arc::new(Self { shared, prefaulter }))
     }
@@ -265,6 +266,16 @@ impl SegmentStore {
     #[cfg(test)]
     pub(crate) fn wait_for_prefault(&self) {
         self.prefaulter.stop();
+    }
+
+    /// The id is one of this store's, of a segment that is there or was.
+    pub fn owns(&self, id: SegmentId) -> bool {
+        id.0 > self.shared.options.ids_after
+    }
+
+    /// Where and how much it may keep.
+    pub fn options(&self) -> &StoreOptions {
+        &self.shared.options
     }
 
     /// What the store holds now.

@@ -10,6 +10,9 @@ const LEAST_SHARED_MEMORY_BYTES: u64 = 512 * MIB;
 /// At most this much is pre-faulted ahead of need.
 const MOST_PREFAULTED_BYTES: u64 = 256 * MIB;
 
+/// Ids of cached columns, which no store of exchanges reaches.
+const COLUMN_IDS_AFTER: u64 = 1 << 48;
+
 /// How to open a store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoreOptions {
@@ -25,6 +28,8 @@ pub struct StoreOptions {
     pub pool_bytes: u64,
     /// Bytes of idle files that the background thread makes ahead of need, once the store is used.
     pub prefault_bytes: u64,
+    /// Ids start after this one: the stores of one host share their functions' table of mappings.
+    pub ids_after: u64,
 }
 
 impl StoreOptions {
@@ -37,6 +42,21 @@ impl StoreOptions {
             disk_bytes,
             pool_bytes: memory_bytes / 2,
             prefault_bytes: 0,
+            ids_after: 0,
+        }
+    }
+
+    /// The store of cached columns: in memory, never on disk, whatever is free there.
+    pub fn for_columns(config: &Config) -> Self {
+        let (memory_dir, memory_bytes) = choose_dir(config, config.cache_memory_limit_bytes());
+        Self {
+            memory_dir,
+            disk_dir: config.spill_root(),
+            memory_bytes,
+            disk_bytes: 0,
+            pool_bytes: memory_bytes / 8,
+            prefault_bytes: MOST_PREFAULTED_BYTES.min(memory_bytes / 8),
+            ids_after: COLUMN_IDS_AFTER,
         }
     }
 
@@ -44,11 +64,7 @@ impl StoreOptions {
     /// a line in the log.
     pub fn from_config(config: &Config) -> Self {
         let disk_dir = config.spill_root();
-        let wanted = config.segment_memory_limit_bytes();
-        let (memory_dir, memory_bytes) = match config.segment_dir.as_str() {
-            "auto" => choose_memory_dir(Path::new("/dev/shm"), &disk_dir, wanted),
-            dir => (dir.into(), wanted),
-        };
+        let (memory_dir, memory_bytes) = choose_dir(config, config.segment_memory_limit_bytes());
         Self {
             // The directory may have to be made first: its parent tells.
             disk_bytes: disk_dir.ancestors().find_map(usable_bytes).unwrap_or(u64::MAX).min(config.segment_disk_bytes),
@@ -57,7 +73,15 @@ impl StoreOptions {
             memory_bytes,
             pool_bytes: memory_bytes / 2,
             prefault_bytes: MOST_PREFAULTED_BYTES.min(memory_bytes / 8),
+            ids_after: 0,
         }
+    }
+}
+
+fn choose_dir(config: &Config, wanted_bytes: u64) -> (PathBuf, u64) {
+    match config.segment_dir.as_str() {
+        "auto" => choose_memory_dir(Path::new("/dev/shm"), &config.spill_root(), wanted_bytes),
+        dir => (dir.into(), wanted_bytes),
     }
 }
 

@@ -72,6 +72,8 @@ pub struct RunOptions {
     pub iterations: u32,
     /// Functions per query.
     pub functions: Functions,
+    /// Read and fill the column cache.
+    pub cache: bool,
     /// Compare the rows with the committed answer, or with single-process DataFusion where none is committed.
     pub verify: bool,
     /// Show on standard error, when it is a terminal, what runs.
@@ -81,7 +83,7 @@ pub struct RunOptions {
 impl Default for RunOptions {
     fn default() -> Self {
         let queries = (1..=queries::COUNT).collect();
-        Self { queries, iterations: 1, functions: Functions::Auto, verify: false, progress: false }
+        Self { queries, iterations: 1, functions: Functions::Auto, cache: true, verify: false, progress: false }
     }
 }
 
@@ -103,6 +105,7 @@ pub async fn run(client: &mut Client, dataset: &Dataset, options: &RunOptions) -
         Functions::Exactly(count) => count,
     };
     client.update(&format!("SET onward.functions = {functions}")).await?;
+    client.update(&format!("SET onward.cache = {}", options.cache)).await?;
     let mut judge = Judge::new(dataset, options).await?;
     let bar = progress_bar(options);
     let mut queries = Vec::new();

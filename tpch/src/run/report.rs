@@ -25,6 +25,10 @@ pub struct Statistics {
     pub intermediate_requests: u64,
     /// Bytes that operators spilled.
     pub spilled_bytes: u64,
+    /// Bytes of columns that were in the cache.
+    pub cache_hit_bytes: u64,
+    /// Bytes of columns that were decoded.
+    pub cache_miss_bytes: u64,
 }
 
 /// What came of one query.
@@ -50,6 +54,8 @@ pub struct QueryReport {
     pub table_requests: u64,
     /// See [`Statistics::intermediate_requests`].
     pub intermediate_requests: u64,
+    /// Share of the bytes of columns read that were in the cache; `None` when no column was read by a warm scan.
+    pub cache_hit_ratio: Option<f64>,
     /// Why it failed or how it was wrong.
     pub error: Option<String>,
     /// Right as the specification counts but not to the cent: where.
@@ -85,6 +91,8 @@ impl QueryReport {
         self.table_requests = statistics.table_requests;
         self.write_requests = statistics.write_requests;
         self.intermediate_requests = statistics.intermediate_requests;
+        let read = statistics.cache_hit_bytes + statistics.cache_miss_bytes;
+        self.cache_hit_ratio = (read > 0).then(|| statistics.cache_hit_bytes as f64 / read as f64);
     }
 }
 
@@ -116,14 +124,15 @@ impl fmt::Display for Report {
         writeln!(f, "TPC-H scale {}, functions {}, onward {}", title.0, title.1, title.2)?;
         writeln!(
             f,
-            "{:<5} {:>6}  {:>runs_width$}  {:>9}  {:>6}  {:>9}  {:>24}  verified",
-            "query", "rows", "runs ms", "functions", "stages", "exchanged", "requests table/write/mid"
+            "{:<5} {:>6}  {:>runs_width$}  {:>9}  {:>6}  {:>9}  {:>24}  {:>6}  verified",
+            "query", "rows", "runs ms", "functions", "stages", "exchanged", "requests table/write/mid", "cached"
         )?;
         for query in &self.queries {
+            let cached = query.cache_hit_ratio.map_or("-".to_owned(), |ratio| format!("{:.1}%", ratio * 100.0));
             let requests = format!("{}/{}/{}", query.table_requests, query.write_requests, query.intermediate_requests);
             writeln!(
                 f,
-                "{:<5} {:>6}  {:>runs_width$}  {:>9}  {:>6}  {:>9}  {:>24}  {}",
+                "{:<5} {:>6}  {:>runs_width$}  {:>9}  {:>6}  {:>9}  {:>24}  {:>6}  {}",
                 format!("Q{}", query.query),
                 query.rows,
                 runs_text(query),
@@ -131,6 +140,7 @@ impl fmt::Display for Report {
                 query.stages,
                 bytes_text(query.exchange_bytes),
                 requests,
+                cached,
                 verdict(query)
             )?;
         }
@@ -194,7 +204,7 @@ mod tests {
         assert_eq!(top, ["engine_version", "functions", "queries", "scale"]);
         let mut query = keys(&json["queries"][0]);
         query.sort();
-        let promised = "error exchange_bytes functions_per_stage functions_used intermediate_requests query rows runs_ms stages table_requests verified";
+        let promised = "cache_hit_ratio error exchange_bytes functions_per_stage functions_used intermediate_requests query rows runs_ms stages table_requests verified";
         assert_eq!(query.join(" "), promised);
         assert_eq!(json["functions"], 2);
         assert_eq!(serde_json::to_value(Functions::Auto).unwrap(), "auto");

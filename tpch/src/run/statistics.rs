@@ -29,6 +29,8 @@ fn read(batch: &RecordBatch) -> Statistics {
         write_requests: number("write_requests"),
         intermediate_requests: number("intermediate_requests"),
         spilled_bytes: number("spilled_bytes"),
+        cache_hit_bytes: number("cache_hit_bytes"),
+        cache_miss_bytes: number("cache_miss_bytes"),
     }
 }
 
