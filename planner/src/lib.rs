@@ -13,6 +13,7 @@
 //! each task's partitions are independent of the others'.
 
 pub mod bind;
+pub mod cache_statement;
 pub mod codec;
 mod cut;
 pub mod error;

@@ -11,6 +11,8 @@ use datafusion::sql::sqlparser::dialect::dialect_from_str;
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::tokenizer::Token;
 
+use crate::cache_statement::{self, CacheStatement, SHOW_CACHE};
+
 /// A statement of Onward.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Statement {
@@ -21,6 +23,8 @@ pub enum Statement {
         /// What is explained; never an EXPLAIN itself.
         statement: Box<DfStatement>,
     },
+    /// `CACHE TABLE`, `UNCACHE TABLE`.
+    Cache(CacheStatement),
     /// Everything else, with DataFusion's own EXPLAIN VERBOSE and EXPLAIN FORMAT indent, tree, pgjson, graphviz.
     DataFusion(Box<DfStatement>),
 }
@@ -85,10 +89,24 @@ impl OnwardParser<'_> {
     }
 
     fn statement(&mut self) -> Result<Statement> {
+        if let Some(statement) = cache_statement::parse(&mut self.inner)? {
+            return Ok(Statement::Cache(statement));
+        }
         match self.inner.parser.peek_token().token {
             Token::Word(word) if word.keyword == Keyword::EXPLAIN => self.explain(),
+            Token::Word(word) if word.keyword == Keyword::SHOW && self.is_show_cache() => {
+                self.inner.parser.next_token();
+                self.inner.parser.next_token();
+                let shown = DFParser::parse_sql(SHOW_CACHE)?.pop_front();
+                Ok(Statement::DataFusion(Box::new(shown.expect("SHOW_CACHE is one statement"))))
+            }
             _ => Ok(Statement::DataFusion(Box::new(self.inner.parse_statement()?))),
         }
+    }
+
+    fn is_show_cache(&self) -> bool {
+        matches!(self.inner.parser.peek_nth_token(1).token,
+            Token::Word(word) if word.quote_style.is_none() && word.value.eq_ignore_ascii_case("CACHE"))
     }
 
     fn explain(&mut self) -> Result<Statement> {

@@ -16,9 +16,11 @@
 pub mod cached;
 pub mod client;
 pub mod layout;
+pub mod local;
 pub mod policy;
 pub mod tier;
 
 pub use cached::CachedColumn;
 pub use client::{Claim, ColumnClient, Lookup, WritableColumn, WritingLease, WrittenColumn};
+pub use local::LocalColumns;
 pub use tier::{ColumnInfo, ColumnKey, ColumnTier, Found, TierUsage};

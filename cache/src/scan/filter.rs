@@ -63,6 +63,11 @@ impl Filter {
         self.conjuncts.iter().flat_map(|conjunct| conjunct.columns.iter().copied())
     }
 
+    /// Some conjuncts only save work.
+    pub(super) fn has_optional(&self) -> bool {
+        self.conjuncts.iter().any(|conjunct| conjunct.is_optional)
+    }
+
     /// A new row group: dictionaries are others.
     pub(super) fn begin_row_group(&mut self) {
         for conjunct in &mut self.conjuncts {
@@ -118,7 +123,9 @@ impl Conjunct {
         let mut columns: Vec<usize> = collect_columns(expr).iter().map(Column::index).collect();
         columns.sort_unstable();
         columns.dedup();
-        let schema = Arc::new(file_schema.project(&columns)?);
+        // NULL is asked about, too, where the file says that there is none.
+        let fields = columns.iter().map(|column| file_schema.field(*column).clone().with_nullable(true));
+        let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
         let expr = reassign_expr_columns(Arc::clone(expr), &schema)?;
         Ok(Self {
             tracking: DynamicFilterTracking::classify(&expr),

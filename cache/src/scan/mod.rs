@@ -26,6 +26,9 @@ mod source;
 mod stream;
 mod zones;
 
+#[cfg(test)]
+mod tests;
+
 pub use footer::Footers;
 pub use metrics::{HIT_BYTES, MISS_BYTES};
 pub use rewrite::{FusedFilterExec, WarmScans, tags_of, with_tags};

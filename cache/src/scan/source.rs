@@ -50,7 +50,6 @@ impl WarmSource {
     pub fn new(plain: &ParquetSource, client: Arc<dyn ColumnClient>, footers: Arc<Footers>) -> Option<Self> {
         let options = plain.table_parquet_options();
         if !plain.table_schema().virtual_columns().is_empty()
-            || plain.parquet_file_reader_factory().is_some()
             || options.crypto.file_decryption.is_some()
             || options.crypto.factory_id.is_some()
         {

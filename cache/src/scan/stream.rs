@@ -156,11 +156,14 @@ impl Rows {
                 }
             }
             self.filter.begin_row_group();
-            let mut all = self.filter_columns.clone();
-            all.extend(self.output_columns.iter().filter(|column| !self.filter_columns.contains(column)));
+            // Where all rows pass, the columns that say so need not be read.
+            let needs_filter = !is_matched || self.filter.has_optional();
+            let filter_columns = if needs_filter { self.filter_columns.clone() } else { vec![] };
+            let mut all = filter_columns.clone();
+            all.extend(self.output_columns.iter().filter(|column| !filter_columns.contains(column)));
             let mut group = RowGroup::open(Arc::clone(&self.file), index, &all).await?;
             let mut columns = HashMap::with_capacity(all.len());
-            for column in &self.filter_columns {
+            for column in &filter_columns {
                 columns.insert(*column, group.column(*column, &self.metrics).await?);
             }
             let rows = group.rows();

@@ -250,11 +250,11 @@ mod tests {
             policy.insert(key, 20);
         }
         assert!(policy.is_pinned(&1) && policy.bytes() <= 100);
+        assert_eq!(policy.evict().map(|key| key == 1), Some(false), "others go first");
+        while policy.evict().is_some() {}
+        assert!(policy.is_pinned(&1), "and it stays when all others are gone");
         policy.set_pinned(&1, false);
-        for key in 100..200 {
-            policy.insert(key, 20);
-        }
-        assert!(!policy.entries.contains_key(&1));
+        assert_eq!(policy.evict(), Some(1));
     }
 
     proptest! {
