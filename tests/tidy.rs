@@ -109,6 +109,27 @@ fn a_crate_opens_with_what_it_is() {
     assert_none(closed.map(|(path, _)| format!("{path} does not begin with //! documentation")).collect());
 }
 
+/// What a test writes where it was started, under a name that it meant to replace (`$__TEST_DIR__`), is committed sooner
+/// or later.
+#[test]
+fn files_have_names_that_somebody_chose() {
+    let is_plain = |name: &str| name.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c));
+    let mut problems = Vec::new();
+    let mut pending = vec![root().to_owned()];
+    while let Some(dir) = pending.pop() {
+        for entry in fs::read_dir(&dir).expect("a directory") {
+            let path = entry.expect("an entry").path();
+            let name = path.file_name().expect("a name").to_string_lossy().into_owned();
+            if !is_plain(&name) {
+                problems.push(format!("{}: a test's left-over? make it write to a temporary directory", path.display()));
+            } else if path.is_dir() && !name.starts_with('.') && name != "target" && name != "__pycache__" {
+                pending.push(path);
+            }
+        }
+    }
+    assert_none(problems);
+}
+
 /// A file that no `mod` names is not compiled: it only looks as if it did something.
 #[test]
 fn every_rust_file_is_part_of_a_crate() {
