@@ -121,7 +121,8 @@ fn files_have_names_that_somebody_chose() {
             let path = entry.expect("an entry").path();
             let name = path.file_name().expect("a name").to_string_lossy().into_owned();
             if !is_plain(&name) {
-                problems.push(format!("{}: a test's left-over? make it write to a temporary directory", path.display()));
+                problems
+                    .push(format!("{}: a test's left-over? make it write to a temporary directory", path.display()));
             } else if path.is_dir() && !name.starts_with('.') && name != "target" && name != "__pycache__" {
                 pending.push(path);
             }

@@ -18,8 +18,8 @@ use super::journal::Journal;
 use super::local::{self, MadeDirectories, Rename, failed};
 use super::place::Place;
 use super::remote;
-use crate::catalog::definition::Definition;
-use crate::catalog::{CatalogError, OnExists, TableName};
+use crate::catalog::definition::{Definition, Managed};
+use crate::catalog::{CatalogError, OnExists, Part, TableName};
 use crate::session::SharedResources;
 
 /// A write that has not ended. Dropping it before it is committed removes what was staged; uploads to object stores are
@@ -70,6 +70,17 @@ pub enum Then {
     },
 }
 
+impl Then {
+    /// The part that is written.
+    fn part(&self) -> Option<Part> {
+        match self {
+            Self::Nothing => None,
+            Self::Create { definition, .. } => definition.managed().and_then(|managed| managed.all_parts().next()),
+            Self::AddPart { directory, part, .. } => Some(Part::new(directory, part)),
+        }
+    }
+}
+
 impl Write {
     pub(super) fn new(plan: LogicalPlan, place: Place, shared: &Arc<SharedResources>, then: Then) -> Self {
         Self {
@@ -108,6 +119,9 @@ impl Write {
             && file.is_dir()
         {
             return Err(CatalogError::Invalid(format!("`{}` is a directory", file.display())).into());
+        }
+        if let Some(part) = self.then.part() {
+            self.shared.catalog().files().begin(&part)?;
         }
         self.made.make(&directory)?;
         self.journal().begin(&self.place.id, &staging).map_err(failed("writing", &staging))?;
@@ -166,23 +180,14 @@ impl Write {
                 catalog.create(&name, *definition, on_exists)?;
             }
             Then::AddPart { name, directory, part, is_overwrite } => {
-                let mut replaced = Vec::new();
                 catalog.alter(&name, |definition| {
-                    let Definition::Managed(managed) = definition else {
+                    let Some(managed) = definition.managed().filter(|managed| managed.directory == directory) else {
                         return Err(changed_meanwhile(&name));
                     };
-                    if managed.directory != directory {
-                        return Err(changed_meanwhile(&name));
-                    }
-                    let mut managed = managed.clone();
-                    if is_overwrite {
-                        replaced = std::mem::take(&mut managed.parts);
-                    }
-                    managed.parts.push(part);
-                    Ok(Definition::Managed(managed))
+                    let kept = if is_overwrite { &[][..] } else { &managed.parts };
+                    let parts = kept.iter().chain([&part]).cloned().collect();
+                    Ok(Definition::Managed(Managed { parts, ..managed.clone() }))
                 })?;
-                let directory = catalog.directory().tables().join(directory);
-                replaced.iter().for_each(|part| drop(std::fs::remove_dir_all(directory.join(part))));
             }
         }
         self.is_committed = true;
@@ -225,9 +230,8 @@ impl Drop for Write {
         if self.is_committed {
             return;
         }
-        // Files of a part that the catalog does not name are nobody's.
-        if let (Then::Create { .. } | Then::AddPart { .. }, Some(part)) = (&self.then, &self.place.directory) {
-            let _ = std::fs::remove_dir_all(part);
+        if let Some(part) = self.then.part().filter(|_| self.query.is_some()) {
+            self.shared.catalog().files().remove([&part]);
         }
         self.made.remove_empty();
     }

@@ -8,7 +8,7 @@ use onward_executor::write::WriteTarget;
 use onward_wire::message::KeyValue;
 use url::Url;
 
-use crate::catalog::{CatalogError, Format, FormatOptions, Location};
+use crate::catalog::{CatalogError, Format, FormatOptions, Location, random_name};
 
 /// Where a statement writes to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,7 +46,7 @@ impl Place {
             (false, path) => path,
             (true, None) => None,
         };
-        Ok(Self { url, is_single_file, directory, id: format!("{:016x}", fastrand::u64(..)) })
+        Ok(Self { url, is_single_file, directory, id: random_name() })
     }
 
     /// The local directory for staged files: hidden, next to the final ones, so that a rename moves no bytes.
