@@ -3,7 +3,8 @@
 //! What it is now: the door to object stores. [`StoreRegistry`] builds a store for any URL a plan names (local files,
 //! http(s), S3, Google Cloud Storage, Azure) from options and the environment; [`MeteredStore`] counts the requests of a
 //! query by purpose; [`Confinement`] keeps a session below the local directories it may use; [`SeenVersions`] and the
-//! caches built on it make sure that footers and statistics of an overwritten file are never used.
+//! caches built on it make sure that footers and statistics of an overwritten file are never used; [`paths`] converts between
+//! URLs, paths of stores and local paths.
 //!
 //! What it will be: the warm columnar cache (columns in shared memory, byte ranges on disk) behind the same registry,
 //! so that scans need not know. Nothing of it exists yet.
@@ -17,6 +18,7 @@ pub mod confine;
 pub mod deferred;
 pub mod error;
 pub mod meter;
+pub mod paths;
 pub mod registry;
 pub mod store;
 pub mod uploads;

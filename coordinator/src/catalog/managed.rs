@@ -17,10 +17,7 @@ use super::location::Location;
 
 /// The table a definition describes: the Parquet files of its parts.
 pub fn open_managed(state: &SessionState, tables: &Path, managed: &Managed) -> Result<Arc<dyn TableProvider>> {
-    let part = |part: &String| {
-        let path = tables.join(&managed.directory).join(part);
-        Location::parse(&format!("{}/", path.display()), Path::new("/"))
-    };
+    let part = |part: &String| Location::directory(&tables.join(&managed.directory).join(part));
     let locations = managed.parts.iter().map(part).collect::<Result<Vec<_>>>()?;
     let mut spec = FileTableSpec::new(locations, Format::Parquet, FormatOptions::default());
     spec.extension = ".parquet".to_owned();

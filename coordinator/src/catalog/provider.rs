@@ -149,7 +149,7 @@ impl SessionCatalogs {
         if location.is_collection() && names.is_empty() {
             return Err(no_files(&location).into());
         }
-        let by_files = || names.iter().find_map(|name| Format::of_file(name));
+        let by_files = || names.iter().find_map(|name| Format::of_file(name.as_ref()));
         let Some((format, options)) = named_format.or_else(by_files) else {
             if location.local_path().is_some_and(|path| !path.exists()) {
                 return Err(no_files(&location).into());

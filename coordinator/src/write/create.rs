@@ -67,8 +67,7 @@ impl SqlSession {
     /// A directory for a part of a managed table.
     pub(super) fn part_place(&self, managed: &Managed, part: &str) -> Result<Place> {
         let path = self.shared().catalog().directory().tables().join(&managed.directory).join(part);
-        let location = Location::parse(&format!("{}/", path.display()), self.directory())?;
-        Place::new(&location, false)
+        Place::new(&Location::directory(&path)?, false)
     }
 }
 

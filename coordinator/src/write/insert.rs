@@ -76,7 +76,7 @@ impl SqlSession {
         columns: &SchemaRef,
     ) -> Result<Write> {
         let location = match external.locations.as_slice() {
-            [one] => Location::parse(one, self.directory())?,
+            [one] => Location::read(one)?,
             _ => return Err(not_one_directory(name, "it has several locations")),
         };
         if location.pattern().is_some() {

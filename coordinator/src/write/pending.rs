@@ -10,7 +10,7 @@ use datafusion::error::DataFusionError;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::object_store::path::Path as StorePath;
 use onward_cache::UploadedParts;
-use onward_cache::confine::local_path;
+use onward_cache::paths::{local_path, local_path_of_url};
 use onward_executor::write::{StagedPlace, read_manifest};
 use onward_wire::QueryId;
 
@@ -115,7 +115,7 @@ impl Write {
             return Ok(());
         };
         if self.place.is_single_file
-            && let Ok(file) = self.place.url.to_file_path()
+            && let Some(file) = local_path_of_url(&self.place.url)
             && file.is_dir()
         {
             return Err(CatalogError::Invalid(format!("`{}` is a directory", file.display())).into());
@@ -134,13 +134,11 @@ impl Write {
     pub fn add(&mut self, manifest: &RecordBatch) -> Result<()> {
         for file in read_manifest(manifest)? {
             self.rows += file.rows;
-            let path = StorePath::from(file.path);
             match file.place {
                 StagedPlace::Path(staged) => {
-                    let staged = local_path(&StorePath::from(staged));
-                    self.renames.push(Rename { staged, path: local_path(&path) });
+                    self.renames.push(Rename { staged: local_path(&staged), path: local_path(&file.path) });
                 }
-                StagedPlace::Upload(upload) => self.uploads.push((path, upload)),
+                StagedPlace::Upload(upload) => self.uploads.push((file.path, upload)),
             }
         }
         Ok(())

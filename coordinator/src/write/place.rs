@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use datafusion::common::Result;
 use onward_cache::StoreError;
+use onward_cache::paths::{directory_url, local_path_of_url};
 use onward_executor::write::WriteTarget;
 use onward_wire::message::KeyValue;
 use url::Url;
@@ -40,7 +41,7 @@ impl Place {
         if !is_single_file && !url.path().ends_with('/') {
             url.set_path(&format!("{}/", url.path()));
         }
-        let path = (url.scheme() == "file").then(|| url.to_file_path().ok()).flatten();
+        let path = local_path_of_url(&url);
         let directory = match (is_single_file, path) {
             (true, Some(path)) => path.parent().map(PathBuf::from),
             (false, path) => path,
@@ -56,7 +57,7 @@ impl Place {
 
     /// The target of a plan.
     pub fn target(&self, format: Format, options: &FormatOptions) -> WriteTarget {
-        let staging = self.staging().and_then(|staging| Url::from_directory_path(staging).ok());
+        let staging = self.staging().and_then(|staging| directory_url(&staging));
         let option = |(key, value): (&str, &str)| KeyValue { key: key.to_owned(), value: value.to_owned() };
         WriteTarget {
             url: self.url.to_string(),

@@ -13,7 +13,7 @@ use object_store::{
     CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
     PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, UploadPart,
 };
-use onward_cache::confine::local_path;
+use onward_cache::paths::local_path;
 use onward_cache::{DeferredUpload, UploadLog, UserWrite};
 use onward_planner::error::classify;
 use onward_wire::{ErrorKind, WireError};
@@ -227,13 +227,13 @@ impl MultipartUpload for StagedUpload {
         let result = self.upload.complete().await;
         let result = result.map_err(|error| self.failure.named(&self.path, self.is_local, error))?;
         let place = match &self.deferred {
-            None => StagedPlace::Path(self.staged.to_string()),
+            None => StagedPlace::Path(self.staged.clone()),
             Some(deferred) => StagedPlace::Upload(deferred.take().ok_or_else(|| {
                 let source = format!("the store of `{}` completed an upload that was to stay open", self.path);
                 Error::Generic { store: "onward", source: source.into() }
             })?),
         };
-        let file = StagedFile { path: self.path.to_string(), place, rows: 0, bytes: self.bytes };
+        let file = StagedFile { path: self.path.clone(), place, rows: 0, bytes: self.bytes };
         self.files.lock().push(file);
         Ok(result)
     }
