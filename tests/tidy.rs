@@ -100,6 +100,36 @@ fn nothing_is_left_for_later_and_no_test_waits_for_time_to_pass() {
     assert_none(problems);
 }
 
+/// Text of a path that is encoded or decoded once more names another file: cache/src/paths.rs knows which form is which.
+#[test]
+fn paths_and_urls_are_converted_in_one_place() {
+    let conversions = [
+        "to_file_path(",
+        "from_file_path(",
+        "from_directory_path(",
+        "from_url_path(",
+        "from_absolute_path(",
+        "from_filesystem_path(",
+        "path_to_filesystem(",
+        "StorePath::from(",
+        "path::Path::from(",
+        " Path::from(",
+        "(Path::from(",
+    ];
+    let mut problems = Vec::new();
+    for (path, text) in sources(&["rs"]) {
+        if path == "cache/src/paths.rs" || path.starts_with("tests/") || path.contains("/tests/") {
+            continue;
+        }
+        let code = text.lines().take_while(|line| line.trim() != "mod tests {").enumerate();
+        let found = code.filter(|(_, line)| conversions.iter().any(|call| line.contains(call)));
+        problems.extend(
+            found.map(|(number, line)| format!("{path}:{}: use onward_cache::paths: {}", number + 1, line.trim())),
+        );
+    }
+    assert_none(problems);
+}
+
 #[test]
 fn a_crate_opens_with_what_it_is() {
     let sources = sources(&["rs"]);

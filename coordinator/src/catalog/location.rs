@@ -76,7 +76,7 @@ impl Location {
         }
         let path = local_path_of_url(&url).ok_or_else(|| invalid("it has a host"))?;
         match pattern {
-            Some(_) => Ok(Self { url, pattern }),
+            Some(_) => Ok(Self { pattern, ..Self::directory(&path)? }),
             None => Self::literal(&path, base.ends_with('/')),
         }
     }

@@ -4,6 +4,7 @@ mod external;
 mod files;
 mod managed;
 mod metadata;
+mod names;
 mod paths;
 mod statements;
 mod stores;
@@ -33,7 +34,12 @@ pub(super) struct Fixture {
 
 impl Fixture {
     pub(super) fn new() -> Self {
-        let root = tempfile::tempdir().unwrap();
+        Self::below("")
+    }
+
+    /// Data and working directory are below `name`.
+    pub(super) fn below(name: &str) -> Self {
+        let root = tempfile::Builder::new().prefix(name).tempdir().unwrap();
         std::fs::create_dir(root.path().join("work")).unwrap();
         let session = open(root.path(), None);
         Self { root, session }
