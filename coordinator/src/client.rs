@@ -24,7 +24,7 @@ use crate::api::{Execution, Prepared, QueryError, QueryProgress, Result, ResultS
 use crate::coordinator::Coordinator;
 use crate::dispatch::{self, Dispatch};
 use crate::engine::{Engine, Outcome, guard};
-use crate::session::{SqlSession, Statement, Work};
+use crate::session::{PreparedStatement, SqlSession, Work};
 use crate::system::QueryState;
 use crate::write::commit_after;
 
@@ -59,6 +59,7 @@ impl Session {
         }));
         let shared = Arc::clone(&coordinator.resources);
         let sql = SqlSession::open(shared, config, options.allowed_paths.as_deref())?;
+        let sql = sql.with_prepared_limit(coordinator.config.max_prepared_statements as usize);
         Ok(Self { coordinator, sql })
     }
 
@@ -69,7 +70,7 @@ impl Session {
 
     /// Parses and plans one statement (parameters `$1`, `?`). It has no effect yet.
     pub async fn prepare(self: &Arc<Self>, sql: &str) -> Result<Prepared> {
-        let statement = self.sql.plan(sql).await?;
+        let statement = self.sql.prepare(sql).await?;
         Ok(Prepared {
             sql: sql.to_owned(),
             schema: Arc::clone(&statement.schema),
@@ -84,22 +85,22 @@ impl Session {
         self.run(sql, None, None).await
     }
 
-    /// Runs a prepared statement with values for its parameters.
+    /// Runs a prepared statement with values for its parameters, over the tables as they are now.
     pub async fn execute_prepared(self: &Arc<Self>, prepared: &Prepared, values: ParamValues) -> Result<Execution> {
-        self.run(&prepared.sql, Some(prepared.statement.clone()), Some(values)).await
+        self.run(&prepared.sql, Some(&prepared.statement), Some(values)).await
     }
 
     async fn run(
         self: &Arc<Self>,
         sql: &str,
-        prepared: Option<Statement>,
+        prepared: Option<&PreparedStatement>,
         values: Option<ParamValues>,
     ) -> Result<Execution> {
         let (query, stopper) = self.coordinator.begin(sql)?;
         let (progress, watcher) = watch::channel(QueryProgress::default());
         let rows = async {
             let statement = match prepared {
-                Some(statement) => statement,
+                Some(prepared) => self.sql.plan_prepared(prepared).await?,
                 None => self.sql.plan(sql).await?,
             };
             let (schema, is_query) = (Arc::clone(&statement.schema), statement.is_query);

@@ -23,7 +23,7 @@ use onward_planner::session::{OnwardOptions, session_config};
 use onward_wire::{ErrorKind, WireError};
 use tempfile::TempDir;
 
-use super::{SharedResources, SqlSession, Work};
+use super::{SharedResources, SqlSession, Statement, Work};
 use crate::catalog::{Catalog, DataDirectory};
 
 /// A data directory, a working directory, and a session.
@@ -101,7 +101,14 @@ fn open(root: &Path, allowed: Option<&[PathBuf]>) -> SqlSession {
 }
 
 pub(super) async fn run(session: &SqlSession, sql: &str, values: Option<ParamValues>) -> Result<Vec<RecordBatch>> {
-    let statement = session.plan(sql).await?;
+    run_statement(session, session.plan(sql).await?, values).await
+}
+
+pub(super) async fn run_statement(
+    session: &SqlSession,
+    statement: Statement,
+    values: Option<ParamValues>,
+) -> Result<Vec<RecordBatch>> {
     match session.work(statement, values).await? {
         Work::Done(rows) => Ok(rows.batches),
         Work::Query(plan) => collect_plan(session, &plan).await,
