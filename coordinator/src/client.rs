@@ -133,7 +133,10 @@ impl Session {
     async fn rows(&self, run: Run, work: Work) -> Result<ResultStream> {
         match work {
             Work::Done(rows) => Ok(stream::iter(rows.batches.into_iter().map(Ok)).boxed()),
-            Work::Query(plan) => self.query(run, &plan).await,
+            Work::Query(plan) => {
+                let rows = self.query(run, &plan).await?;
+                Ok(keeping(plan, rows))
+            }
             Work::Explain { mode, plan } => self.explain(run, mode, &plan).await,
             Work::Write(mut write) => {
                 let query = run.query;
@@ -240,6 +243,12 @@ impl Session {
             max_functions: config.max_functions as usize,
         }
     }
+}
+
+/// Rows of `plan`, which stays while they are read: its tables keep their files on disk.
+fn keeping(plan: LogicalPlan, rows: ResultStream) -> ResultStream {
+    stream::unfold((rows, plan), |(mut rows, plan)| async move { rows.next().await.map(|row| (row, (rows, plan))) })
+        .boxed()
 }
 
 impl Drop for Session {

@@ -28,6 +28,7 @@ use super::error::CatalogError;
 use super::formats::{Format, FormatOptions, session_state};
 use super::location::Location;
 use super::mismatch;
+use super::table_files::Lease;
 
 /// Files looked at to find the extension and the Hive partitions of a directory.
 const FILES_LOOKED_AT: usize = 1_000;
@@ -63,6 +64,8 @@ pub struct FileTable {
     format: Format,
     is_nested: bool,
     defaults: HashMap<String, Expr>,
+    /// Of files of ours: they stay.
+    _lease: Option<Lease>,
 }
 
 impl FileTableSpec {
@@ -162,11 +165,17 @@ impl FileTableSpec {
             .with_constraints(self.constraints)
             .with_definition(self.definition);
         let FileTableSpec { locations, format, defaults, .. } = self;
-        Ok(FileTable { listing, locations, format, is_nested, defaults })
+        Ok(FileTable { listing, locations, format, is_nested, defaults, _lease: None })
     }
 }
 
 impl FileTable {
+    /// Its files stay on disk as long as this table, and so as long as any plan that scans it.
+    pub fn with_lease(mut self, lease: Lease) -> Self {
+        self._lease = Some(lease);
+        self
+    }
+
     /// Their format.
     pub fn format(&self) -> Format {
         self.format

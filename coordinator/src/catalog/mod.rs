@@ -14,6 +14,7 @@
 //! - A definition holds what the user said, never what was found: files are listed, views are planned anew for every
 //!   query. The schema of an external table is the exception, it is fixed by CREATE EXTERNAL TABLE.
 //! - A second process on one data directory is refused, and so is a directory with files of somebody else.
+//! - A query reads the files that its tables had when it was planned, to its end ([`Lease`]).
 //! - Only what a statement of ours made is ever removed ([`TableFiles`]); files of others survive in any directory.
 
 pub mod definition;
@@ -45,5 +46,5 @@ pub use location::Location;
 pub use names::TableName;
 pub use provider::{CATALOG, DEFAULT_SCHEMA, SessionCatalogs, looks_like_files};
 pub use store::{Catalog, OnExists};
-pub use table_files::{Part, TableFiles, random_name};
+pub use table_files::{Lease, Part, TableFiles, random_name};
 pub use view::define_view;

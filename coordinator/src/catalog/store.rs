@@ -13,7 +13,7 @@ use super::durable;
 use super::error::CatalogError;
 use super::names::{TableName, did_you_mean};
 use super::provider::DEFAULT_SCHEMA;
-use super::table_files::{Part, TableFiles};
+use super::table_files::{Lease, Part, TableFiles};
 use crate::write::Journal;
 
 type Result<T, E = CatalogError> = std::result::Result<T, E>;
@@ -25,7 +25,7 @@ const FILE_VERSION: u32 = 1;
 #[derive(Debug)]
 pub struct Catalog {
     directory: DataDirectory,
-    files: TableFiles,
+    files: Arc<TableFiles>,
     /// Replaced whole: readers never wait for a write to the disk.
     snapshot: RwLock<Arc<Snapshot>>,
     /// Held while a change is made and saved.
@@ -121,6 +121,15 @@ impl Catalog {
     /// Tables and views of a schema, by name.
     pub fn table_names(&self, schema: &str) -> Vec<String> {
         self.snapshot().schemas.get(schema).map(|tables| tables.keys().cloned().collect()).unwrap_or_default()
+    }
+
+    /// A table or view, and what keeps its files on disk while it is read.
+    pub fn open_table(&self, name: &TableName) -> Option<(Arc<Definition>, Lease)> {
+        self.files.lease(|| {
+            let definition = self.get(name)?;
+            let parts = definition.managed().into_iter().flat_map(Managed::all_parts).collect();
+            Some((definition, parts))
+        })
     }
 
     /// A table or view.

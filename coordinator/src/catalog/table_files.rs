@@ -9,13 +9,17 @@
 //!   start     noted and not named: files removed; noted and named: the note goes
 //! ```
 //!
+//! A query reads the parts that its tables had when it was planned, to its end, whatever happens to the tables meanwhile: what
+//! it planned with holds a [`Lease`] on them, and the last one removes what is to go.
+//!
 //! Notes are empty files in `<data-dir>/unnamed/`. One that a power failure loses costs disk space, never a table.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use parking_lot::Mutex;
 
@@ -97,16 +101,33 @@ fn is_file_of_ours(name: &OsStr) -> bool {
 pub struct TableFiles {
     tables: PathBuf,
     notes: PathBuf,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
     /// Directories of the tables that the catalog names.
-    directories: Mutex<HashSet<String>>,
+    directories: HashSet<String>,
+    /// Leases on each part that has any.
+    leases: HashMap<Part, usize>,
+    /// Parts that go with their last lease.
+    doomed: HashSet<Part>,
+}
+
+/// Keeps parts of a table on disk while something reads them.
+#[derive(Debug)]
+pub struct Lease {
+    files: Arc<TableFiles>,
+    parts: Vec<Part>,
 }
 
 impl TableFiles {
     /// The files of `directory`, of which the catalog names `parts` and the tables in `directories`. Removes what an earlier
     /// process began and did not finish.
-    pub fn open(directory: &DataDirectory, parts: &HashSet<Part>, directories: HashSet<String>) -> Self {
+    pub fn open(directory: &DataDirectory, parts: &HashSet<Part>, directories: HashSet<String>) -> Arc<Self> {
         let notes = directory.path().join("unnamed");
-        let files = Self { tables: directory.tables(), notes, directories: Mutex::new(directories) };
+        let state = Mutex::new(State { directories, ..State::default() });
+        let files = Self { tables: directory.tables(), notes, state };
         for entry in fs::read_dir(&files.notes).into_iter().flatten().flatten() {
             let Some(part) = Part::of_note(&entry.file_name()) else { continue };
             if parts.contains(&part) {
@@ -116,7 +137,18 @@ impl TableFiles {
                 files.remove_now(&part);
             }
         }
-        files
+        Arc::new(files)
+    }
+
+    /// A lease on the parts that `named` gives. `named` looks into the catalog while nothing is removed: what it finds there is
+    /// on disk, and stays.
+    pub(super) fn lease<T>(self: &Arc<Self>, named: impl FnOnce() -> Option<(T, Vec<Part>)>) -> Option<(T, Lease)> {
+        let mut state = self.state.lock();
+        let (found, parts) = named()?;
+        for part in &parts {
+            *state.leases.entry(part.clone()).or_default() += 1;
+        }
+        Some((found, Lease { files: Arc::clone(self), parts }))
     }
 
     /// The directory of a part that the catalog does not name yet is about to be made.
@@ -142,13 +174,17 @@ impl TableFiles {
 
     /// The catalog names `added` now; `directories` are those of its tables.
     pub(super) fn named(&self, added: &[Part], directories: HashSet<String>) {
-        *self.directories.lock() = directories;
+        self.state.lock().directories = directories;
         added.iter().for_each(|part| self.forget(part));
     }
 
-    /// Removes parts that were noted, and that the catalog does not name (any more).
+    /// Removes parts that were noted, and that the catalog does not name (any more): now, or with their last lease.
     pub fn remove<'a>(&self, parts: impl IntoIterator<Item = &'a Part>) {
-        parts.into_iter().for_each(|part| self.remove_now(part));
+        let mut state = self.state.lock();
+        let (leased, free): (Vec<_>, Vec<_>) = parts.into_iter().partition(|part| state.leases.contains_key(part));
+        state.doomed.extend(leased.into_iter().cloned());
+        drop(state);
+        free.into_iter().for_each(|part| self.remove_now(part));
     }
 
     /// Removes the files that we wrote, and the directories that are empty then. What cannot be removed now goes at the next
@@ -161,7 +197,7 @@ impl TableFiles {
                 tracing::warn!(path = %path.display(), %error, "files of a dropped table are left until the next start")
             }
         }
-        if !self.directories.lock().contains(&part.directory) {
+        if !self.state.lock().directories.contains(&part.directory) {
             // Not empty: another part is still there, or somebody's file.
             let _ = fs::remove_dir(self.tables.join(&part.directory));
         }
@@ -169,6 +205,23 @@ impl TableFiles {
 
     fn forget(&self, part: &Part) {
         let _ = fs::remove_file(self.notes.join(part.note()));
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let mut state = self.files.state.lock();
+        let mut last = Vec::new();
+        for part in self.parts.drain(..) {
+            let Some(leases) = state.leases.get_mut(&part) else { continue };
+            *leases -= 1;
+            if *leases == 0 {
+                state.leases.remove(&part);
+                last.extend(state.doomed.take(&part));
+            }
+        }
+        drop(state);
+        last.iter().for_each(|part| self.files.remove_now(part));
     }
 }
 

@@ -161,7 +161,7 @@ async fn files_and_directories_of_any_name_are_written_listed_and_read() {
         }
     }
     let matched = NAMES.into_iter().filter(|name| is_matched(name)).count();
-    assert_eq!(f.rows("select count(*) from 'd?*/f*.parquet'").await, [matched.to_string()]);
+    assert_eq!(f.rows("select count(*) from 'd?*/f *.parquet'").await, [matched.to_string()]);
     let context = SessionContext::new();
     for (i, name) in NAMES.into_iter().enumerate() {
         let url = Url::from_directory_path(f.path(&format!("d {name}"))).unwrap();
