@@ -2,6 +2,7 @@
 
 use super::{Fixture, collect_plan, lines, tree};
 use crate::session::Work;
+use crate::write::Write;
 
 #[tokio::test]
 async fn a_table_is_created_filled_kept_and_dropped() {
@@ -131,6 +132,37 @@ async fn a_table_may_be_overwritten_from_itself() {
     }
     assert_eq!(f.rows("select a from t").await, ["4"]);
     assert_eq!(parts(&f), 1);
+}
+
+/// A write whose rows are all staged.
+async fn staged(f: &Fixture, sql: &str) -> Write {
+    let statement = f.session.plan(sql).await.unwrap();
+    let Work::Write(mut write) = f.session.work(statement, None).await.unwrap() else { panic!("{sql} is a write") };
+    write.begin(onward_wire::QueryId(1)).unwrap();
+    for batch in collect_plan(&f.session, write.plan()).await.unwrap() {
+        write.add(&batch).unwrap();
+    }
+    *write
+}
+
+#[tokio::test]
+async fn the_slower_of_two_creations_says_that_it_wrote_nothing_and_leaves_nothing() {
+    let f = Fixture::new();
+    let sql = "create table if not exists t as select * from generate_series(1, 5) as s(a)";
+    let (one, two) = (staged(&f, sql).await, staged(&f, &sql.replace("(1, 5)", "(1, 3)")).await);
+    assert_eq!(two.commit().await.unwrap(), 3);
+    let before = tree(&f.root.path().join("data/tables")).into_iter().filter(|path| path.contains(".parquet"));
+    let before: Vec<_> = before.collect();
+    assert_eq!(one.commit().await.unwrap(), 0);
+    assert_eq!(f.rows("select count(*) from t").await, ["3"]);
+    let after = tree(&f.root.path().join("data/tables"));
+    assert_eq!(after.len(), 3, "one table, one part, one file: {after:?}");
+    assert!(before.iter().all(|path| after.contains(path)), "{after:?}");
+    let (one, two) = (sql.replace("if not exists t", "u"), sql.replace("if not exists t", "u"));
+    let (one, two) = (staged(&f, &one).await, staged(&f, &two).await);
+    assert_eq!(two.commit().await.unwrap(), 5);
+    assert!(one.commit().await.unwrap_err().to_string().contains("exists"));
+    assert_eq!(tree(&f.root.path().join("data/tables")).len(), 6);
 }
 
 #[tokio::test]
