@@ -19,7 +19,7 @@
 
 pub mod definition;
 mod directory;
-mod durable;
+pub(crate) mod durable;
 mod error;
 mod external;
 mod file_table;

@@ -25,6 +25,7 @@ use parking_lot::Mutex;
 
 use super::definition::Managed;
 use super::directory::{DataDirectory, io as failed};
+use super::durable;
 use super::error::CatalogError;
 
 type Result<T, E = CatalogError> = std::result::Result<T, E>;
@@ -157,6 +158,19 @@ impl TableFiles {
     /// Names the note that cannot be written.
     pub fn begin(&self, part: &Part) -> Result<()> {
         self.note([part])
+    }
+
+    /// The names of a part's files, and its own, are on the disk when this returns: the catalog may name it. Its files are synced
+    /// already.
+    ///
+    /// # Errors
+    /// Names the directory that cannot be synced.
+    pub fn sync(&self, part: &Part) -> Result<()> {
+        let path = part.path(&self.tables);
+        for directory in [&path, &self.tables.join(&part.directory), &self.tables] {
+            durable::sync(directory).map_err(failed("syncing", directory))?;
+        }
+        Ok(())
     }
 
     /// Files of these parts go when a crash happens before the catalog names them (again).

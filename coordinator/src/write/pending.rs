@@ -172,6 +172,9 @@ impl Write {
     /// The catalog names the files. A part directory is there even when there are no rows.
     fn finish(mut self) -> Result<u64> {
         let catalog = self.shared.catalog();
+        if let Some(part) = self.then.part() {
+            catalog.files().sync(&part)?;
+        }
         match self.then.clone() {
             Then::Nothing => {}
             Then::Create { name, definition, on_exists } => {

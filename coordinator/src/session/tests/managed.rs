@@ -1,6 +1,7 @@
 //! CREATE TABLE, INSERT INTO, DROP TABLE.
 
 use super::{Fixture, collect_plan, lines, tree};
+use crate::catalog::durable;
 use crate::session::Work;
 use crate::write::Write;
 
@@ -163,6 +164,29 @@ async fn the_slower_of_two_creations_says_that_it_wrote_nothing_and_leaves_nothi
     assert_eq!(two.commit().await.unwrap(), 5);
     assert!(one.commit().await.unwrap_err().to_string().contains("exists"));
     assert_eq!(tree(&f.root.path().join("data/tables")).len(), 6);
+}
+
+/// A name that is not on the disk when power fails is a table without its rows.
+#[tokio::test]
+async fn files_and_directories_are_synced_before_the_catalog_names_them() {
+    let f = Fixture::new();
+    let data = f.root.path().join("data").canonicalize().unwrap();
+    let statements = [
+        "create table t as select 1 as a",
+        "insert into t values (2), (3)",
+        "insert overwrite t select 4",
+        "create table u as select 1 as a where false",
+    ];
+    for sql in statements {
+        durable::log::take(&data);
+        f.run(sql).await.unwrap();
+        let synced = durable::log::take(&data);
+        let [files @ .., part, table, tables, catalog, root] = synced.as_slice() else { panic!("{sql}: {synced:?}") };
+        assert_eq!(files.len(), usize::from(!sql.contains("false")), "{sql}: {synced:?}");
+        assert!(files.iter().all(|file| file.starts_with(part)), "{sql}: {synced:?}");
+        assert!(part.starts_with(table) && table.starts_with("tables/"), "{sql}: {synced:?}");
+        assert_eq!((tables.as_str(), catalog.as_str(), root.as_str()), ("tables", "catalog.json", ""), "{sql}");
+    }
 }
 
 #[tokio::test]
