@@ -100,6 +100,36 @@ fn nothing_is_left_for_later_and_no_test_waits_for_time_to_pass() {
     assert_none(problems);
 }
 
+/// Text of a path that is encoded or decoded once more names another file: cache/src/paths.rs knows which form is which.
+#[test]
+fn paths_and_urls_are_converted_in_one_place() {
+    let conversions = [
+        "to_file_path(",
+        "from_file_path(",
+        "from_directory_path(",
+        "from_url_path(",
+        "from_absolute_path(",
+        "from_filesystem_path(",
+        "path_to_filesystem(",
+        "StorePath::from(",
+        "path::Path::from(",
+        " Path::from(",
+        "(Path::from(",
+    ];
+    let mut problems = Vec::new();
+    for (path, text) in sources(&["rs"]) {
+        if path == "cache/src/paths.rs" || path.starts_with("tests/") || path.contains("/tests/") {
+            continue;
+        }
+        let code = text.lines().take_while(|line| line.trim() != "mod tests {").enumerate();
+        let found = code.filter(|(_, line)| conversions.iter().any(|call| line.contains(call)));
+        problems.extend(
+            found.map(|(number, line)| format!("{path}:{}: use onward_cache::paths: {}", number + 1, line.trim())),
+        );
+    }
+    assert_none(problems);
+}
+
 #[test]
 fn a_crate_opens_with_what_it_is() {
     let sources = sources(&["rs"]);
@@ -107,6 +137,28 @@ fn a_crate_opens_with_what_it_is() {
     assert!(doors.len() >= 10, "{doors:?}");
     let closed = doors.iter().filter(|(_, text)| !text.starts_with("//! "));
     assert_none(closed.map(|(path, _)| format!("{path} does not begin with //! documentation")).collect());
+}
+
+/// What a test writes where it was started, under a name that it meant to replace (`$__TEST_DIR__`), is committed sooner
+/// or later.
+#[test]
+fn files_have_names_that_somebody_chose() {
+    let is_plain = |name: &str| name.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c));
+    let mut problems = Vec::new();
+    let mut pending = vec![root().to_owned()];
+    while let Some(dir) = pending.pop() {
+        for entry in fs::read_dir(&dir).expect("a directory") {
+            let path = entry.expect("an entry").path();
+            let name = path.file_name().expect("a name").to_string_lossy().into_owned();
+            if !is_plain(&name) {
+                problems
+                    .push(format!("{}: a test's left-over? make it write to a temporary directory", path.display()));
+            } else if path.is_dir() && !name.starts_with('.') && name != "target" && name != "__pycache__" {
+                pending.push(path);
+            }
+        }
+    }
+    assert_none(problems);
 }
 
 /// A file that no `mod` names is not compiled: it only looks as if it did something.

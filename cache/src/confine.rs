@@ -3,13 +3,12 @@
 use std::fmt;
 use std::ops::Range;
 use std::path::{Component, Path as FsPath, PathBuf};
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::BoxStream;
-use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{
     CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMultipartOptions,
@@ -17,6 +16,7 @@ use object_store::{
 };
 
 use crate::error::StoreError;
+use crate::paths::local_path;
 
 /// Local paths must lie below one of some directories, after symbolic links are followed.
 #[derive(Clone, Debug, Default)]
@@ -94,12 +94,6 @@ impl ConfinedStore {
             })
             .boxed()
     }
-}
-
-/// The file that a location of `file:///` names.
-pub fn local_path(location: &Path) -> PathBuf {
-    static LOCAL: LazyLock<LocalFileSystem> = LazyLock::new(LocalFileSystem::new);
-    LOCAL.path_to_filesystem(location).unwrap_or_else(|_| PathBuf::from(format!("/{location}")))
 }
 
 impl fmt::Debug for ConfinedStore {

@@ -3,7 +3,8 @@
 //! The door to object stores: [`StoreRegistry`] builds a store for any URL a plan names (local files,
 //! http(s), S3, Google Cloud Storage, Azure) from options and the environment; [`MeteredStore`] counts the requests of a
 //! query by purpose; [`Confinement`] keeps a session below the local directories it may use; [`SeenVersions`] and the
-//! caches built on it make sure that footers and statistics of an overwritten file are never used.
+//! caches built on it make sure that footers and statistics of an overwritten file are never used; [`paths`] converts between
+//! URLs, paths of stores and local paths.
 //!
 //! The warm columnar cache: [`columns`] keeps decoded columns in shared memory, where they outlive the functions that
 //! decoded them; [`scan`] reads them in the place of Parquet sources.
@@ -18,6 +19,7 @@ pub mod confine;
 pub mod deferred;
 pub mod error;
 pub mod meter;
+pub mod paths;
 pub mod registry;
 pub mod scan;
 pub mod store;

@@ -11,7 +11,7 @@ use onward_planner::error::classify;
 use onward_wire::error::WireError;
 use onward_wire::{Config, QueryId};
 
-use crate::session::Statement;
+use crate::session::PreparedStatement;
 
 /// An error a client sees: its kind, its message, and the query it belongs to.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -56,7 +56,7 @@ pub struct SessionOptions {
     pub allowed_paths: Option<Vec<PathBuf>>,
 }
 
-/// A statement that was parsed and planned.
+/// A statement that was parsed, and planned for what is told here. Each execution plans it anew.
 #[derive(Clone)]
 pub struct Prepared {
     /// The text.
@@ -67,7 +67,7 @@ pub struct Prepared {
     pub parameters: SchemaRef,
     /// It gives rows (SELECT, SHOW, EXPLAIN ...) rather than an affected-row count.
     pub is_query: bool,
-    pub(crate) statement: Statement,
+    pub(crate) statement: PreparedStatement,
 }
 
 /// A stream of result batches, all of the execution's schema.

@@ -24,7 +24,7 @@ use crate::api::{Execution, Prepared, QueryError, QueryProgress, Result, ResultS
 use crate::coordinator::Coordinator;
 use crate::dispatch::{self, Dispatch};
 use crate::engine::{Engine, Outcome, guard};
-use crate::session::{SqlSession, Statement, Work};
+use crate::session::{PreparedStatement, SqlSession, Work};
 use crate::system::QueryState;
 use crate::write::commit_after;
 
@@ -60,6 +60,7 @@ impl Session {
         }));
         let shared = Arc::clone(&coordinator.resources);
         let sql = SqlSession::open(shared, config, options.allowed_paths.as_deref())?;
+        let sql = sql.with_prepared_limit(coordinator.config.max_prepared_statements as usize);
         Ok(Self { coordinator, sql })
     }
 
@@ -70,7 +71,7 @@ impl Session {
 
     /// Parses and plans one statement (parameters `$1`, `?`). It has no effect yet.
     pub async fn prepare(self: &Arc<Self>, sql: &str) -> Result<Prepared> {
-        let statement = self.sql.plan(sql).await?;
+        let statement = self.sql.prepare(sql).await?;
         Ok(Prepared {
             sql: sql.to_owned(),
             schema: Arc::clone(&statement.schema),
@@ -85,22 +86,22 @@ impl Session {
         self.run(sql, None, None).await
     }
 
-    /// Runs a prepared statement with values for its parameters.
+    /// Runs a prepared statement with values for its parameters, over the tables as they are now.
     pub async fn execute_prepared(self: &Arc<Self>, prepared: &Prepared, values: ParamValues) -> Result<Execution> {
-        self.run(&prepared.sql, Some(prepared.statement.clone()), Some(values)).await
+        self.run(&prepared.sql, Some(&prepared.statement), Some(values)).await
     }
 
     async fn run(
         self: &Arc<Self>,
         sql: &str,
-        prepared: Option<Statement>,
+        prepared: Option<&PreparedStatement>,
         values: Option<ParamValues>,
     ) -> Result<Execution> {
         let (query, stopper) = self.coordinator.begin(sql)?;
         let (progress, watcher) = watch::channel(QueryProgress::default());
         let rows = async {
             let statement = match prepared {
-                Some(statement) => statement,
+                Some(prepared) => self.sql.plan_prepared(prepared).await?,
                 None => self.sql.plan(sql).await?,
             };
             let (schema, is_query) = (Arc::clone(&statement.schema), statement.is_query);
@@ -133,7 +134,10 @@ impl Session {
     async fn rows(&self, run: Run, work: Work) -> Result<ResultStream> {
         match work {
             Work::Done(rows) => Ok(stream::iter(rows.batches.into_iter().map(Ok)).boxed()),
-            Work::Query(plan) => self.query(run, &plan).await,
+            Work::Query(plan) => {
+                let rows = self.query(run, &plan).await?;
+                Ok(keeping(plan, rows))
+            }
             Work::Explain { mode, plan } => self.explain(run, mode, &plan).await,
             Work::Write(mut write) => {
                 let query = run.query;
@@ -241,6 +245,12 @@ impl Session {
             max_functions: config.max_functions as usize,
         }
     }
+}
+
+/// Rows of `plan`, which stays while they are read: its tables keep their files on disk.
+fn keeping(plan: LogicalPlan, rows: ResultStream) -> ResultStream {
+    stream::unfold((rows, plan), |(mut rows, plan)| async move { rows.next().await.map(|row| (row, (rows, plan))) })
+        .boxed()
 }
 
 impl Drop for Session {

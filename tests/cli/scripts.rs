@@ -35,6 +35,23 @@ fn standard_input_is_a_script() {
     assert_eq!(workspace.run_with_input(&["sql"], "").expect_success(), "");
 }
 
+/// `--data-dir .` in a folder of somebody's work must not cost a file of it.
+#[test]
+fn a_folder_with_files_is_not_taken_for_a_data_directory() {
+    let workspace = Workspace::new();
+    let precious = workspace.path("tables/precious");
+    std::fs::create_dir_all(&precious).expect("a directory");
+    std::fs::write(precious.join("a.csv"), "a\n1\n").expect("a file");
+    let ran = workspace.run(&["sql", "--data-dir", ".", "-c", "select 1"]);
+    ran.expect_error(&["is not a data directory", "name an empty or a new directory"]);
+    assert_eq!(std::fs::read_to_string(precious.join("a.csv")).expect("it is there"), "a\n1\n");
+    assert!(!workspace.path("lock").exists() && !workspace.path("catalog.json").exists());
+    workspace.sql("create table t as select 1 as a", &["--data-dir", "data"]);
+    std::fs::write(workspace.path("data/tables/mine.csv"), "a\n1\n").expect("a file");
+    workspace.sql("drop table t", &["--data-dir", "data"]);
+    assert!(workspace.path("data/tables/mine.csv").exists());
+}
+
 #[test]
 fn a_data_directory_keeps_tables_and_a_temporary_one_does_not() {
     let workspace = Workspace::new();

@@ -120,6 +120,47 @@ async fn a_write_to_a_bucket_appears_whole_or_not_at_all() {
     workspace.assert_nothing_left();
 }
 
+/// Names are encoded once on their way from a value to a key, whoever says them: an upload that is completed or taken back
+/// under another name stays open, and is paid for.
+#[tokio::test(flavor = "multi_thread")]
+async fn awkward_names_in_a_bucket_are_kept_and_leave_no_upload() {
+    let workspace = Workspace::new();
+    let bucket = Bucket::start(&workspace).await;
+    let run = |sql: &str| bucket.run(&workspace, &["--data-dir", "data", "--functions", "2", "-c", sql]);
+    let values = [
+        "a b", "a%20b", "50%", "a#1x", "a?b", "a~b", "[x]", "{y}", "*", "a+b", "it's", "häß漢", "k=v", "a/b", "a%2Fb",
+        "..",
+    ];
+    let rows: Vec<_> =
+        (values.iter().enumerate()).map(|(i, k)| format!("({i}, '{}')", k.replace('\'', "''"))).collect();
+    let rows = format!("select column1 as i, column2 as k from (values {})", rows.join(", "));
+    run(&format!("copy ({rows}) to 's3://tables/odd/' stored as parquet partitioned by (k)")).expect_success();
+    run("create external table odd stored as parquet location 's3://tables/odd/'").expect_success();
+    run(&format!("insert into odd {rows}")).expect_success();
+    let expected: String = (values.iter().enumerate()).map(|(i, k)| format!("{i},{k},2\n")).collect();
+    let counted = run("select i, k, count(*) as n from odd group by i, k order by i").expect_success();
+    assert_eq!(counted, format!("i,k,n\n{expected}"));
+    assert_eq!(run("select count(*) as n from odd where k = 'a%20b'").expect_success(), "n\n2\n");
+    assert_eq!(run("select count(*) as n from odd where k = 'a~b'").expect_success(), "n\n2\n");
+
+    run("copy (select 7 as i) to 's3://tables/dir ~#1/50%25 [é]{}*.parquet'").expect_success();
+    let read = run("select i from 's3://tables/dir ~#1/50%25 %5Bé]{}%2A.parquet'").expect_success();
+    assert_eq!(read, "i\n7\n");
+    run("select * from 's3://tables/dir ~#1/50%25 [é]{}*.parquet'").expect_error(&["%5B"]);
+
+    let bad = "select repeat(md5(value::varchar), 8) as v, 1 / (400000 - value) as x, 'a/b ~%20ü[' as k";
+    let bad = format!(
+        "copy ({bad} from generate_series(1, 400000)) to 's3://tables/bad~ %/' stored as csv partitioned by (k)"
+    );
+    bucket.requests();
+    run(&bad).expect_error(&["ivide by zero"]);
+    let requests = bucket.requests();
+    assert!(requests.iter().any(|request| request.contains("partNumber=")), "uploads were begun: {requests:?}");
+    let uploads = bucket.get("/tables?uploads");
+    assert!(uploads.contains("ListMultipartUploadsResult") && !uploads.contains("<Upload>"), "{uploads}");
+    workspace.assert_nothing_left();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn files_behind_http_are_tables() {
     let workspace = Workspace::new();

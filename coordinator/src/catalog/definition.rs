@@ -29,6 +29,14 @@ impl Definition {
             Self::View(_) => "view",
         }
     }
+
+    /// Files of ours, if it is that.
+    pub fn managed(&self) -> Option<&Managed> {
+        match self {
+            Self::Managed(managed) => Some(managed),
+            Self::External(_) | Self::View(_) => None,
+        }
+    }
 }
 
 /// Files of somebody else.

@@ -1,15 +1,32 @@
-//! [`DataDirectory`]: one process, one directory.
+//! [`DataDirectory`]: one process, one directory, which is Onward's alone.
+//!
+//! A directory becomes a data directory by a mark that is written into it before anything else. Only an empty directory gets
+//! one: whatever lies in a marked directory under a name of ours was made by us.
 
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use onward_segment::ScratchDir;
 
+use super::durable;
 use super::error::CatalogError;
+use super::store;
 
 /// Names of temporary data directories begin so.
 const TEMPORARY_PREFIX: &str = "onward-data-";
+
+/// The file that says whose directory it is.
+const MARK: &str = "onward-data";
+/// What it says, for people who find it. The first line is the mark.
+const MARK_TEXT: &str =
+    "Onward data directory, version 1\n\nIts files belong to Onward: tables are made, filled and dropped by SQL.\n";
+
+const LOCK: &str = "lock";
+const TABLES: &str = "tables";
+const CATALOG_FILE: &str = "catalog.json";
+/// Made by file systems, not by people.
+const LOST_AND_FOUND: &str = "lost+found";
 
 /// A data directory that this process holds the lock of until it is dropped.
 #[derive(Debug)]
@@ -26,7 +43,8 @@ impl DataDirectory {
     /// next one that is made there.
     ///
     /// # Errors
-    /// [`CatalogError::Locked`] names the process that holds it.
+    /// [`CatalogError::Locked`] names the process that holds it; [`CatalogError::NotOurs`] says what else lies in it, and
+    /// nothing was changed then.
     pub fn open(path: Option<&Path>, temporary_root: &Path) -> Result<Self, CatalogError> {
         let (path, temporary) = match path {
             Some(path) => (path.to_owned(), None),
@@ -36,10 +54,27 @@ impl DataDirectory {
                 (temporary.path().to_owned(), Some(temporary))
             }
         };
-        std::fs::create_dir_all(path.join("tables")).map_err(io("creating", &path))?;
+        durable::create_directories(&path).map_err(io("creating", &path))?;
         let path = path.canonicalize().map_err(io("opening", &path))?;
+        if let Some(found) = stranger(&path).map_err(io("reading", &path))? {
+            return Err(CatalogError::NotOurs { directory: path, found });
+        }
         let lock = lock(&path)?;
+        let tables = path.join(TABLES);
+        if temporary.is_some() {
+            std::fs::create_dir(&tables).map_err(io("creating", &tables))?;
+        } else {
+            if !is_marked(&path) {
+                durable::replace(&path.join(MARK), MARK_TEXT.as_bytes()).map_err(io("marking", &path))?;
+            }
+            durable::create_directories(&tables).map_err(io("creating", &tables))?;
+        }
         Ok(Self { path, _lock: lock, _temporary: temporary })
+    }
+
+    /// It goes away with this process.
+    pub fn is_temporary(&self) -> bool {
+        self._temporary.is_some()
     }
 
     /// Canonical path of the directory.
@@ -49,17 +84,47 @@ impl DataDirectory {
 
     /// Parts of managed tables live below it.
     pub fn tables(&self) -> PathBuf {
-        self.path.join("tables")
+        self.path.join(TABLES)
     }
 
     /// The file with all definitions.
     pub fn catalog_file(&self) -> PathBuf {
-        self.path.join("catalog.json")
+        self.path.join(CATALOG_FILE)
     }
 }
 
+/// Something in `directory` that shows that it is not ours to use. `None`: it is ours already, or empty but for what a first
+/// start that crashed may have left.
+fn stranger(directory: &Path) -> io::Result<Option<String>> {
+    // Directories of versions without a mark are known by their catalog.
+    if is_marked(directory) || std::fs::read(directory.join(CATALOG_FILE)).is_ok_and(|file| store::is_catalog(&file)) {
+        return Ok(None);
+    }
+    for entry in std::fs::read_dir(directory)? {
+        let (path, name) = {
+            let entry = entry?;
+            (entry.path(), entry.file_name())
+        };
+        let is_known = match name.to_str() {
+            Some(LOST_AND_FOUND) => true,
+            Some(LOCK) => path.is_file(),
+            Some(TABLES | "writes") => std::fs::read_dir(&path).is_ok_and(|mut entries| entries.next().is_none()),
+            _ => path == durable::staged(&directory.join(MARK)),
+        };
+        if !is_known {
+            return Ok(Some(name.to_string_lossy().into_owned()));
+        }
+    }
+    Ok(None)
+}
+
+fn is_marked(directory: &Path) -> bool {
+    let mark = std::fs::read_to_string(directory.join(MARK)).unwrap_or_default();
+    mark.lines().next() == MARK_TEXT.lines().next()
+}
+
 fn lock(directory: &Path) -> Result<File, CatalogError> {
-    let path = directory.join("lock");
+    let path = directory.join(LOCK);
     let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
     let mut file = opened.map_err(io("opening", &path))?;
     match file.try_lock() {
@@ -98,6 +163,69 @@ mod tests {
         assert!(error.contains(&root.path().canonicalize().unwrap().display().to_string()), "{error}");
         drop(first);
         DataDirectory::open(Some(root.path()), root.path()).unwrap();
+    }
+
+    fn open(path: &Path) -> Result<DataDirectory, CatalogError> {
+        DataDirectory::open(Some(path), path)
+    }
+
+    fn names(directory: &Path) -> Vec<String> {
+        let entries = std::fs::read_dir(directory).unwrap();
+        let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    /// `--data-dir .` in a project is a mistake, and its `tables/` is somebody's work.
+    #[test]
+    fn a_directory_of_somebody_else_is_refused_and_not_touched() {
+        let root = tempfile::tempdir().unwrap();
+        let cases: [&[(&str, &str)]; 5] = [
+            &[("notes.txt", "mine")],
+            &[("tables/precious.csv", "a\n1\n")],
+            &[("writes/thesis.tex", "mine"), ("lock", "")],
+            &[("catalog.json", "{\"books\": []}")],
+            &[("onward-data", "a list of things")],
+        ];
+        for (number, files) in cases.into_iter().enumerate() {
+            let directory = root.path().join(number.to_string());
+            for (name, text) in files {
+                std::fs::create_dir_all(directory.join(name).parent().unwrap()).unwrap();
+                std::fs::write(directory.join(name), text).unwrap();
+            }
+            let before = names(&directory);
+            let error = open(&directory).unwrap_err();
+            assert!(matches!(error, CatalogError::NotOurs { .. }), "{error}");
+            let error = error.to_string();
+            let first = files[0].0.split('/').next().unwrap();
+            assert!(error.contains(first) && error.contains("new directory"), "{error}");
+            assert_eq!(names(&directory), before);
+            for (name, text) in files {
+                assert_eq!(std::fs::read_to_string(directory.join(name)).unwrap(), *text);
+            }
+        }
+    }
+
+    #[test]
+    fn empty_half_made_and_unmarked_directories_are_taken() {
+        let root = tempfile::tempdir().unwrap();
+        let catalog = "{\"version\": 1, \"schemas\": {}}";
+        let cases: [&[(&str, &str)]; 4] =
+            [&[], &[("lock", "17\n")], &[("lock", ""), ("onward-data.new", "Onw")], &[("catalog.json", catalog)]];
+        for (number, files) in cases.into_iter().enumerate() {
+            let directory = root.path().join(number.to_string());
+            // A volume that was just made, and what the version before this one left without a table.
+            for made in ["lost+found", "tables", "writes"] {
+                std::fs::create_dir_all(directory.join(made)).unwrap();
+            }
+            files.iter().for_each(|(name, text)| std::fs::write(directory.join(name), text).unwrap());
+            drop(open(&directory).unwrap_or_else(|error| panic!("{files:?}: {error}")));
+            // From now on it is known by its mark, whatever lies in it.
+            std::fs::write(directory.join("tables/stranger.csv"), "a\n").unwrap();
+            std::fs::remove_file(directory.join("lock")).unwrap();
+            drop(open(&directory).unwrap());
+            assert!(directory.join("tables/stranger.csv").exists());
+        }
     }
 
     #[test]

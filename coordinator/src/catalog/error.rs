@@ -21,6 +21,28 @@ pub enum CatalogError {
         /// Who holds it; `unknown` when the file does not say.
         pid: String,
     },
+    /// The directory holds files of somebody else.
+    #[error(
+        "`{}` is not a data directory of Onward, it holds `{found}`: name an empty or a new directory, such as `{}`",
+        .directory.display(), .directory.join("onward").display()
+    )]
+    NotOurs {
+        /// The directory.
+        directory: PathBuf,
+        /// The name of something in it.
+        found: String,
+    },
+    /// The catalog file was there and is not any more.
+    #[error(
+        "catalog `{}` is gone, but `{}` is not empty: restore the catalog from a backup, or move that directory away to start \
+         without tables", .path.display(), .tables.display()
+    )]
+    Gone {
+        /// The file.
+        path: PathBuf,
+        /// The directory of the tables.
+        tables: PathBuf,
+    },
     /// A file or directory of the data directory could not be read or written.
     #[error("data directory: {action} `{}` failed: {source}", .path.display())]
     Io {
@@ -42,7 +64,7 @@ pub enum CatalogError {
         source: std::io::Error,
     },
     /// The catalog file cannot be understood.
-    #[error("catalog `{}` cannot be read: {reason}; restore it from a backup, or remove it to start without tables", .path.display())]
+    #[error("catalog `{}` cannot be read: {reason}; restore it from a backup, or move it and `tables/` beside it away to start without tables", .path.display())]
     Corrupt {
         /// The file.
         path: PathBuf,
@@ -124,9 +146,10 @@ impl CatalogError {
                 std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => ErrorKind::ResourceExhausted,
                 _ => ErrorKind::Internal,
             },
-            Self::Corrupt { .. } => ErrorKind::Internal,
+            Self::Corrupt { .. } | Self::Gone { .. } => ErrorKind::Internal,
             Self::Missing { .. } | Self::NoFiles { .. } => ErrorKind::NotFound,
-            Self::Exists { .. }
+            Self::NotOurs { .. }
+            | Self::Exists { .. }
             | Self::NotEmpty { .. }
             | Self::BadFile { .. }
             | Self::Mismatch { .. }

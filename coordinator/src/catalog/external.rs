@@ -44,7 +44,7 @@ pub async fn define_external(
     let first = locations.first().ok_or_else(|| CatalogError::Invalid("LOCATION is missing".to_owned()))?;
     stores.register(&StoreSpec { url: first.url().to_string(), options: store_options.clone() })?;
     // `x.csv.gz` says its compression, `x.tsv` its delimiter; the statement's options win.
-    let implied = Format::of_file(first.file_name()).filter(|(implied, _)| *implied == format);
+    let implied = Format::of_file(&first.file_name()).filter(|(implied, _)| *implied == format);
     let options = options.or(implied.map(|(_, options)| options).unwrap_or_default());
 
     let declared = statement.schema.inner();
@@ -74,7 +74,7 @@ pub async fn define_external(
     }
     let defaults = statement.column_defaults.iter().map(|(name, expr)| Ok((name.clone(), store_expr(expr)?)));
     Ok(External {
-        locations: spec.locations.iter().map(Location::to_string).collect(),
+        locations: spec.locations.iter().map(Location::to_stored).collect(),
         format,
         options: spec.options,
         store_options: store_options.into(),
@@ -94,7 +94,7 @@ pub fn open_external(
     name: &TableName,
     external: &External,
 ) -> Result<FileTable> {
-    let locations = external.locations.iter().map(|text| Location::parse(text, Path::new("/")));
+    let locations = external.locations.iter().map(|text| Location::read(text));
     let locations = locations.collect::<Result<Vec<_>>>()?;
     if let Some(first) = locations.first() {
         let options = external.store_options.to_wire();
@@ -178,11 +178,10 @@ pub(super) async fn infer_partitions(state: &SessionState, spec: &FileTableSpec)
     let url = location.listing_url()?;
     let mut found: Option<Vec<String>> = None;
     for name in super::file_table::list_names(state, location).await? {
-        let path = datafusion::object_store::path::Path::from(name.as_str());
-        let Some(parts) = url.strip_prefix(&path) else { continue };
+        let Some(parts) = url.strip_prefix(&name) else { continue };
         let mut names: Vec<String> = parts.filter_map(|part| Some(part.split_once('=')?.0.to_owned())).collect();
         // The file's own name is no directory.
-        if name.rsplit('/').next().is_some_and(|file| file.contains('=')) {
+        if name.filename().is_some_and(|file| file.contains('=')) {
             names.pop();
         }
         match &found {

@@ -6,13 +6,16 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::catalog::{ScanArgs, ScanResult, Session, TableProvider};
+use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{Constraints, Result};
 use datafusion::datasource::listing::{ListingOptions, ListingTable, ListingTableConfig};
 use datafusion::datasource::physical_plan::FileScanConfig;
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::error::DataFusionError;
 use datafusion::execution::session_state::SessionState;
-use datafusion::logical_expr::{Expr, SortExpr, TableProviderFilterPushDown, TableType};
+use datafusion::logical_expr::expr::InList;
+use datafusion::logical_expr::{BinaryExpr, Expr, Operator, SortExpr, TableProviderFilterPushDown, TableType};
+use datafusion::object_store::path::{Path as StorePath, PathPart};
 use datafusion::object_store::{self, ObjectStoreExt};
 use datafusion::physical_plan::ExecutionPlan;
 use futures::TryStreamExt;
@@ -25,6 +28,7 @@ use super::error::CatalogError;
 use super::formats::{Format, FormatOptions, session_state};
 use super::location::Location;
 use super::mismatch;
+use super::table_files::Lease;
 
 /// Files looked at to find the extension and the Hive partitions of a directory.
 const FILES_LOOKED_AT: usize = 1_000;
@@ -60,6 +64,8 @@ pub struct FileTable {
     format: Format,
     is_nested: bool,
     defaults: HashMap<String, Expr>,
+    /// Of files of ours: they stay.
+    _lease: Option<Lease>,
 }
 
 impl FileTableSpec {
@@ -104,11 +110,11 @@ impl FileTableSpec {
             return Err(no_files(location).into());
         }
         let matching = names.iter().find_map(|name| {
-            let (format, options) = Format::of_file(name)?;
+            let (format, options) = Format::of_file(name.as_ref())?;
             let compression = self.options.get("format.compression").map(str::to_lowercase);
             let fits = format == self.format
                 && (compression.is_none() || options.get("format.compression") == compression.as_deref());
-            fits.then(|| extension_of(name, options.get("format.compression").is_some()))
+            fits.then(|| extension_of(name.as_ref(), options.get("format.compression").is_some()))
         });
         self.extension = matching.unwrap_or_default();
         Ok(())
@@ -159,11 +165,17 @@ impl FileTableSpec {
             .with_constraints(self.constraints)
             .with_definition(self.definition);
         let FileTableSpec { locations, format, defaults, .. } = self;
-        Ok(FileTable { listing, locations, format, is_nested, defaults })
+        Ok(FileTable { listing, locations, format, is_nested, defaults, _lease: None })
     }
 }
 
 impl FileTable {
+    /// Its files stay on disk as long as this table, and so as long as any plan that scans it.
+    pub fn with_lease(mut self, lease: Lease) -> Self {
+        self._lease = Some(lease);
+        self
+    }
+
     /// Their format.
     pub fn format(&self) -> Format {
         self.format
@@ -246,9 +258,36 @@ impl TableProvider for FileTable {
 }
 
 impl FileTable {
+    /// DataFusion lists only `k=<value>/` for a filter `k = value`, under the name that its own writer gives. Other writers
+    /// encode fewer characters (`k=a~b/`), so their files would be missed: such filters are given in a form that is checked
+    /// against every directory.
+    fn without_guesses(&self, filters: &[Expr]) -> Result<Vec<Expr>> {
+        let columns = &self.listing.options().table_partition_cols;
+        let rewrite = |expr: Expr| match &expr {
+            Expr::BinaryExpr(BinaryExpr { left, op: Operator::Eq, right }) => {
+                let (column, value) = match (left.as_ref(), right.as_ref()) {
+                    (Expr::Column(column), Expr::Literal(value, _)) => (left, (column, value)),
+                    (Expr::Literal(value, _), Expr::Column(column)) => (right, (column, value)),
+                    _ => return Ok(Transformed::no(expr)),
+                };
+                let name = format!("{}={}", value.0.name, value.1);
+                let is_partition = columns.iter().any(|(column, _)| *column == value.0.name);
+                if !is_partition || PathPart::from(name.as_str()).as_ref() == name {
+                    return Ok(Transformed::no(expr));
+                }
+                let list = vec![Expr::Literal(value.1.clone(), None)];
+                Ok(Transformed::yes(Expr::InList(InList::new(column.clone(), list, false))))
+            }
+            _ => Ok(Transformed::no(expr)),
+        };
+        filters.iter().map(|filter| Ok(filter.clone().transform(rewrite)?.data)).collect()
+    }
+
     async fn scan_files<'a>(&self, state: &dyn Session, args: ScanArgs<'a>) -> Result<ScanResult> {
         let nested = self.is_nested.then(|| session_state(state)).transpose()?.map(with_subdirectories);
         let state = nested.as_ref().map_or(state, |nested| nested as &dyn Session);
+        let filters = args.filters().map(|filters| self.without_guesses(filters)).transpose()?;
+        let args = args.with_filters(filters.as_deref());
         let result = caught(self.listing.scan_with_args(state, args)).await;
         match result.unwrap_or_else(|panic| Err(external(panic))) {
             Ok(result) if files_of(result.plan().as_ref()) >= self.locations.len() => Ok(result),
@@ -289,7 +328,7 @@ pub(super) fn with_subdirectories(state: &SessionState) -> SessionState {
 }
 
 /// Names of the first files of a location.
-pub(super) async fn list_names(state: &SessionState, location: &Location) -> Result<Vec<String>> {
+pub(super) async fn list_names(state: &SessionState, location: &Location) -> Result<Vec<StorePath>> {
     use futures::StreamExt;
     let nested = location.is_nested().then(|| with_subdirectories(state));
     let state = nested.as_ref().unwrap_or(state);
@@ -297,7 +336,7 @@ pub(super) async fn list_names(state: &SessionState, location: &Location) -> Res
     let store = state.runtime_env().object_store(&url)?;
     let names = async {
         let files = url.list_all_files(state, store.as_ref(), "").await?;
-        files.take(FILES_LOOKED_AT).map_ok(|file| file.location.to_string()).try_collect().await
+        files.take(FILES_LOOKED_AT).map_ok(|file| file.location).try_collect().await
     };
     names.await.map_err(|error| located(location, error))
 }
@@ -338,6 +377,10 @@ pub(super) fn no_files(location: &Location) -> CatalogError {
             Some(parent) => format!(": directory `{}` does not exist", parent.display()),
             None => String::new(),
         },
+        None if location.pattern().is_some() => {
+            "; check bucket, prefix and credentials; in a URL, `*`, `?` and `[` of a name are written %2A, %3F and %5B"
+                .to_owned()
+        }
         None => "; check bucket, prefix and credentials".to_owned(),
     };
     CatalogError::NoFiles { location: location.to_string(), advice }

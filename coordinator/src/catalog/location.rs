@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use datafusion::common::Result;
 use datafusion::datasource::listing::ListingTableUrl;
 use glob::Pattern;
+use onward_cache::paths::{self, directory_url, file_url, local_path_of_url, store_path_of_url};
 use url::Url;
 
 use super::error::CatalogError;
@@ -25,46 +26,91 @@ const PATTERN_CHARACTERS: [char; 3] = ['*', '?', '['];
 impl Location {
     /// `text` is a URL, or a local path relative to `directory`.
     ///
-    /// A local path that is a directory now, and any path that ends in `/`, is a directory. In http(s) URLs `?`, `*` and
-    /// `[` are themselves, since such servers cannot be listed.
+    /// A local path that is a directory now, and any path that ends in `/`, is a directory. `?`, `*` and `[` make a pattern,
+    /// except where a local file or directory has just this name, and in http(s) URLs, since such servers cannot be listed.
+    /// URLs are percent-encoded (`%5B` is a `[` that makes no pattern), local paths are not.
     pub fn parse(text: &str, directory: &Path) -> Result<Self> {
-        let invalid = |reason: String| CatalogError::Invalid(format!("`{text}` is not a location: {reason}"));
-        if let Some((scheme, rest)) = text.split_once("://") {
-            if scheme.eq_ignore_ascii_case("file") {
-                let url = Url::parse(text).map_err(|error| invalid(error.to_string()))?;
-                let path = url.to_file_path().map_err(|()| invalid("it has a host".to_owned()))?;
-                let is_directory = if text.ends_with('/') { "/" } else { "" };
-                return Self::local(&format!("{}{is_directory}", path.display()), directory);
-            }
-            let is_http = scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https");
-            let (base, pattern) = match split_pattern(rest) {
-                Some((base, pattern)) if !is_http => (base, Some(pattern.to_owned())),
-                _ => (rest, None),
-            };
-            let url = Url::parse(&format!("{scheme}://{base}")).map_err(|error| invalid(error.to_string()))?;
-            if !url.has_host() && scheme != "memory" {
-                return Err(invalid("it names no bucket or host".to_owned()).into());
-            }
-            return Ok(Self { url, pattern });
+        match text.split_once("://") {
+            Some((scheme, rest)) => Self::of_url(text, scheme, rest, true),
+            None => Self::local(text, directory, true),
         }
-        Self::local(text, directory)
     }
 
-    fn local(text: &str, directory: &Path) -> Result<Self> {
+    /// What a write names: a file or a directory. No character makes a pattern.
+    pub fn target(text: &str, directory: &Path) -> Result<Self> {
+        match text.split_once("://") {
+            Some((scheme, rest)) => Self::of_url(text, scheme, rest, false),
+            None => Self::local(text, directory, false),
+        }
+    }
+
+    /// The location that printed as `text` with [`Self::to_stored`].
+    pub fn read(text: &str) -> Result<Self> {
+        Self::parse(text, Path::new("/"))
+    }
+
+    /// The local directory `path`, whatever its name and whether it is there or not.
+    pub fn directory(path: &Path) -> Result<Self> {
+        let url = directory_url(path).ok_or_else(|| not_absolute(path))?;
+        Ok(Self { url, pattern: None })
+    }
+
+    fn of_url(text: &str, scheme: &str, rest: &str, has_patterns: bool) -> Result<Self> {
+        let invalid = |reason: &str| CatalogError::Invalid(format!("`{text}` is not a location: {reason}"));
+        let scheme = scheme.to_ascii_lowercase();
+        let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        if matches!(scheme.as_str(), "http" | "https") {
+            let url = Url::parse(text).map_err(|error| invalid(&error.to_string()))?;
+            return Ok(Self { url, pattern: None });
+        }
+        let (base, pattern) = match has_patterns.then(|| split_pattern(path, |_| false)).flatten() {
+            Some((base, pattern)) => (base, Some(decode_pattern(pattern).ok_or_else(|| invalid("it is not UTF-8"))?)),
+            None => (path, None),
+        };
+        let url = paths::url(&format!("{scheme}://{authority}{base}")).map_err(|error| invalid(&error.to_string()))?;
+        if scheme != "file" {
+            return match url.has_host() || scheme == "memory" {
+                true => Ok(Self { url, pattern }),
+                false => Err(invalid("it names no bucket or host").into()),
+            };
+        }
+        let path = local_path_of_url(&url).ok_or_else(|| invalid("it has a host"))?;
+        match pattern {
+            Some(_) => Ok(Self { pattern, ..Self::directory(&path)? }),
+            None => Self::literal(&path, base.ends_with('/')),
+        }
+    }
+
+    fn local(text: &str, directory: &Path, has_patterns: bool) -> Result<Self> {
         if text.is_empty() {
             return Err(CatalogError::Invalid("an empty location: name a file, a directory or a URL".to_owned()).into());
         }
-        let (base, pattern) = match split_pattern(text) {
-            // A file may have such a name; if it is there, it is meant.
-            Some(_) if directory.join(text).exists() => (text, None),
-            Some((base, pattern)) => (base, Some(pattern.to_owned())),
-            None => (text, None),
-        };
-        let path = normalize(&directory.join(base));
-        let is_directory = pattern.is_some() || text.ends_with('/') || path.is_dir();
-        let url = if is_directory { Url::from_directory_path(&path) } else { Url::from_file_path(&path) };
-        let url = url.map_err(|()| CatalogError::Invalid(format!("`{text}` is not an absolute path")))?;
-        Ok(Self { url, pattern })
+        let is_there = |path: &str| directory.join(path).exists();
+        match has_patterns.then(|| split_pattern(text, is_there)).flatten() {
+            Some((base, pattern)) => {
+                let base = Self::directory(&normalize(&directory.join(base)))?;
+                Ok(Self { pattern: Some(pattern.to_owned()), ..base })
+            }
+            None => Self::literal(&normalize(&directory.join(text)), text.ends_with('/')),
+        }
+    }
+
+    fn literal(path: &Path, is_directory: bool) -> Result<Self> {
+        if is_directory || path.is_dir() {
+            return Self::directory(path);
+        }
+        Ok(Self { url: file_url(path).ok_or_else(|| not_absolute(path))?, pattern: None })
+    }
+
+    /// For the catalog: text that [`Self::read`] takes for this location, whatever files are there by then. It is as it
+    /// prints, or a URL where that could be taken for a pattern, or for another one.
+    pub fn to_stored(&self) -> String {
+        let is_plain = !self.url.path().contains(['*', '[']) && !self.url.path().contains("%3F");
+        if self.url.scheme() != "file" || (is_plain && self.pattern.is_none()) {
+            return self.to_string();
+        }
+        let base = self.url.as_str().replace('*', "%2A").replace('[', "%5B");
+        format!("{base}{}", self.pattern.as_deref().map(encode_pattern).unwrap_or_default())
     }
 
     /// Of the file or directory.
@@ -74,7 +120,7 @@ impl Location {
 
     /// The local file or directory.
     pub fn local_path(&self) -> Option<PathBuf> {
-        (self.url.scheme() == "file").then(|| self.url.to_file_path().ok()).flatten()
+        local_path_of_url(&self.url)
     }
 
     /// More than one file: a directory or a pattern.
@@ -93,9 +139,10 @@ impl Location {
     }
 
     /// The last part of the name, pattern included: what tells the format.
-    pub fn file_name(&self) -> &str {
-        let text = self.pattern.as_deref().unwrap_or(self.url.path());
-        text.trim_end_matches('/').rsplit('/').next().unwrap_or_default()
+    pub fn file_name(&self) -> String {
+        let path = store_path_of_url(&self.url).unwrap_or_default();
+        let text = self.pattern.as_deref().unwrap_or(path.as_ref());
+        text.trim_end_matches('/').rsplit('/').next().unwrap_or_default().to_owned()
     }
 
     /// For DataFusion's listing.
@@ -108,22 +155,62 @@ impl Location {
 
 impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let base = match self.local_path() {
+        let pattern = self.pattern.as_deref().unwrap_or_default();
+        match self.local_path() {
             Some(path) => {
                 let slash = if self.url.path().ends_with('/') { "/" } else { "" };
-                format!("{}{slash}", path.display().to_string().trim_end_matches('/'))
+                write!(f, "{}{slash}{pattern}", path.display().to_string().trim_end_matches('/'))
             }
-            None => self.url.to_string(),
-        };
-        write!(f, "{base}{}", self.pattern.as_deref().unwrap_or_default())
+            // In this form a bucket's own `*`, `[` and `?` would make patterns.
+            None => {
+                let base = self.url.as_str().replace('*', "%2A").replace('[', "%5B");
+                write!(f, "{base}{}", encode_pattern(pattern))
+            }
+        }
     }
 }
 
-/// The directory before the first part with a pattern character, and the rest.
-fn split_pattern(text: &str) -> Option<(&str, &str)> {
-    let first = text.find(PATTERN_CHARACTERS)?;
-    let cut = text[..first].rfind('/').map_or(0, |slash| slash + 1);
-    Some((&text[..cut], &text[cut..]))
+/// The directory before the first part with a pattern character, and the rest. `is_literal` says of a beginning of `text`
+/// that its last part is meant as it is written.
+fn split_pattern(text: &str, is_literal: impl Fn(&str) -> bool) -> Option<(&str, &str)> {
+    let mut end = 0;
+    for part in text.split_inclusive('/') {
+        let start = end;
+        end += part.len();
+        if part.contains(PATTERN_CHARACTERS) && !is_literal(&text[..end]) {
+            return Some(text.split_at(start));
+        }
+    }
+    None
+}
+
+/// The pattern in a URL: encoded characters are themselves. `None`: they are not UTF-8.
+fn decode_pattern(text: &str) -> Option<String> {
+    let mut decoded = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [first, tail @ ..] = rest {
+        let encoded = tail.get(..2).filter(|hex| *first == b'%' && hex.iter().all(u8::is_ascii_hexdigit));
+        match encoded.and_then(|hex| std::str::from_utf8(hex).ok()).and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
+            Some(byte @ (b'*' | b'?' | b'[' | b']')) => decoded.extend([b'[', byte, b']']),
+            Some(byte) => decoded.push(byte),
+            None => {
+                decoded.push(*first);
+                rest = tail;
+                continue;
+            }
+        }
+        rest = &tail[2..];
+    }
+    String::from_utf8(decoded).ok()
+}
+
+/// A pattern as part of a URL.
+fn encode_pattern(pattern: &str) -> String {
+    pattern.replace('%', "%25")
+}
+
+fn not_absolute(path: &Path) -> CatalogError {
+    CatalogError::Invalid(format!("`{}` is not an absolute path", path.display()))
 }
 
 /// Without `.` and `..`, by text: links are followed by the file system, not here.
@@ -165,6 +252,71 @@ mod tests {
             assert_eq!(location.is_collection(), is_collection, "{text}");
             assert_eq!(Location::parse(&printed, Path::new("/elsewhere")).unwrap(), location, "{text}");
         }
+    }
+
+    #[test]
+    fn a_name_that_is_there_is_no_pattern_and_the_catalog_remembers_which_it_was() {
+        let root = tempfile::tempdir().unwrap();
+        let path = |name: &str| root.path().join(name);
+        std::fs::create_dir(path("dir[1]")).unwrap();
+        std::fs::write(path("dir[1]/what?.csv"), "a\n1\n").unwrap();
+        let cases = [
+            ("dir[1]", "dir[1]/", None),
+            ("dir[1]/what?.csv", "dir[1]/what?.csv", None),
+            ("dir[1]/*.csv", "dir[1]/", Some("*.csv")),
+            ("dir[1]/[w]%20*", "dir[1]/", Some("[w]%20*")),
+            ("dir?/x.csv", "", Some("dir?/x.csv")),
+            ("a b#c%20.csv", "a b#c%20.csv", None),
+        ];
+        let locations = cases.map(|(text, base, pattern)| {
+            let location = Location::parse(text, root.path()).unwrap();
+            assert_eq!(location.local_path().unwrap(), path(base), "{text}");
+            assert_eq!(location.pattern(), pattern, "{text}");
+            (text, location.to_stored(), location)
+        });
+        // What was a name stays one, what was a pattern as well.
+        std::fs::remove_dir_all(path("dir[1]")).unwrap();
+        std::fs::create_dir_all(path("dir?")).unwrap();
+        std::fs::write(path("dir?/x.csv"), "a\n2\n").unwrap();
+        for (text, stored, location) in locations {
+            assert_eq!(Location::read(&stored).unwrap(), location, "{text} as {stored}");
+        }
+    }
+
+    #[test]
+    fn the_target_of_a_write_is_a_name_whatever_its_characters() {
+        let of = |text| {
+            let target = Location::target(text, Path::new("/d")).unwrap();
+            assert!(target.pattern().is_none(), "{text}");
+            (store_path_of_url(target.url()).unwrap().to_string(), target.is_collection())
+        };
+        assert_eq!(of("x[1]*?.csv"), ("d/x[1]*?.csv".to_owned(), false));
+        assert_eq!(of("100%/a%20b/"), ("d/100%/a%20b".to_owned(), true));
+        assert_eq!(of("s3://bucket/x[1]*?#.csv"), ("x[1]*?#.csv".to_owned(), false));
+        assert_eq!(of("file:///e/a%20b?.csv"), ("e/a b?.csv".to_owned(), false));
+    }
+
+    #[test]
+    fn urls_are_decoded_once_patterns_too() {
+        let cases = [
+            ("s3://b/a b#c.csv", "a b#c.csv", None),
+            ("s3://b/a%20b/", "a b", None),
+            ("s3://b/a%2520b/", "a%20b", None),
+            ("s3://b/100%/x.csv", "100%/x.csv", None),
+            ("s3://b/%5Bx%5D/*.csv", "[x]", Some("*.csv")),
+            ("s3://b/d/*/a%20b%5B1%5D%2525.csv", "d", Some("*/a b[[]1[]]%25.csv")),
+            ("s3://b/d#1/x?%2A", "d#1", Some("x?[*]")),
+            ("file:///d%5B1%5D/a%20*", "d[1]", Some("a *")),
+            ("FILE:///a%20b#c.csv", "a b#c.csv", None),
+        ];
+        for (text, base, pattern) in cases {
+            let location = Location::parse(text, Path::new("/")).unwrap();
+            assert_eq!(store_path_of_url(location.url()).unwrap().to_string(), base, "{text}");
+            assert_eq!(location.pattern(), pattern, "{text}");
+            assert_eq!(Location::read(&location.to_stored()).unwrap(), location, "{text}");
+        }
+        assert!(Location::parse("s3://b/*%FF", Path::new("/")).is_err());
+        assert!(Location::parse("file://host/x", Path::new("/")).is_err());
     }
 
     #[test]

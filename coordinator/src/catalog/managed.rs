@@ -14,18 +14,21 @@ use super::file_table::FileTableSpec;
 use super::formats::{Format, FormatOptions};
 use super::json::{read_constraints, read_expr};
 use super::location::Location;
+use super::table_files::Lease;
 
-/// The table a definition describes: the Parquet files of its parts.
-pub fn open_managed(state: &SessionState, tables: &Path, managed: &Managed) -> Result<Arc<dyn TableProvider>> {
-    let part = |part: &String| {
-        let path = tables.join(&managed.directory).join(part);
-        Location::parse(&format!("{}/", path.display()), Path::new("/"))
-    };
+/// The table a definition describes: the Parquet files of its parts, which stay while the table is there.
+pub fn open_managed(
+    state: &SessionState,
+    tables: &Path,
+    managed: &Managed,
+    lease: Lease,
+) -> Result<Arc<dyn TableProvider>> {
+    let part = |part: &String| Location::directory(&tables.join(&managed.directory).join(part));
     let locations = managed.parts.iter().map(part).collect::<Result<Vec<_>>>()?;
     let mut spec = FileTableSpec::new(locations, Format::Parquet, FormatOptions::default());
     spec.extension = ".parquet".to_owned();
     spec.constraints = read_constraints(&managed.constraints);
     let defaults = managed.defaults.iter().map(|(column, sql)| Ok((column.clone(), read_expr(state, sql)?)));
     spec.defaults = defaults.collect::<Result<HashMap<_, _>>>()?;
-    Ok(Arc::new(spec.build(state, managed.columns.0.clone())?))
+    Ok(Arc::new(spec.build(state, managed.columns.0.clone())?.with_lease(lease)))
 }

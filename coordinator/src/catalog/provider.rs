@@ -22,6 +22,7 @@ use super::location::Location;
 use super::managed::open_managed;
 use super::names::TableName;
 use super::store::Catalog;
+use super::table_files::Lease;
 use super::view::{MAX_VIEW_DEPTH, open_view};
 
 /// The catalog's name in SQL.
@@ -113,12 +114,14 @@ impl SessionCatalogs {
         Ok(SessionStateBuilder::new_from_existing(state).with_catalog_list(Arc::new(Self(Arc::new(inner)))).build())
     }
 
-    async fn open(&self, name: &TableName, definition: &Definition) -> Result<Arc<dyn TableProvider>> {
+    async fn open(&self, name: &TableName, definition: &Definition, lease: Lease) -> Result<Arc<dyn TableProvider>> {
         match definition {
             Definition::External(external) => {
                 Ok(Arc::new(open_external(&self.state()?, &self.0.stores, name, external)?))
             }
-            Definition::Managed(managed) => open_managed(&self.state()?, &self.0.catalog.directory().tables(), managed),
+            Definition::Managed(managed) => {
+                open_managed(&self.state()?, &self.0.catalog.directory().tables(), managed, lease)
+            }
             Definition::View(view) => match self.state_for_view(view) {
                 Ok(state) => Ok(Box::pin(open_view(state, &self.0.catalog, name, view)).await),
                 Err(error) => Err(error),
@@ -149,7 +152,7 @@ impl SessionCatalogs {
         if location.is_collection() && names.is_empty() {
             return Err(no_files(&location).into());
         }
-        let by_files = || names.iter().find_map(|name| Format::of_file(name));
+        let by_files = || names.iter().find_map(|name| Format::of_file(name.as_ref()));
         let Some((format, options)) = named_format.or_else(by_files) else {
             if location.local_path().is_some_and(|path| !path.exists()) {
                 return Err(no_files(&location).into());
@@ -233,8 +236,8 @@ impl SchemaProvider for SessionSchema {
             return Ok(Some(table));
         }
         let table = TableName::new(&self.name, name);
-        if let Some(definition) = self.catalogs.0.catalog.get(&table) {
-            return Ok(Some(self.catalogs.open(&table, &definition).await?));
+        if let Some((definition, lease)) = self.catalogs.0.catalog.open_table(&table) {
+            return Ok(Some(self.catalogs.open(&table, &definition, lease).await?));
         }
         self.catalogs.open_files(name).await
     }

@@ -1,19 +1,19 @@
 //! [`Catalog`]: all definitions in memory, every change in `catalog.json` before it is seen.
 
 use std::collections::{BTreeMap, HashSet};
-use std::io::Write;
-use std::path::Path;
 use std::sync::Arc;
 
 use datafusion::catalog::SchemaProvider;
 use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
 
-use super::definition::Definition;
+use super::definition::{Definition, Managed};
 use super::directory::{DataDirectory, io};
+use super::durable;
 use super::error::CatalogError;
 use super::names::{TableName, did_you_mean};
 use super::provider::DEFAULT_SCHEMA;
+use super::table_files::{Lease, Part, TableFiles};
 use crate::write::Journal;
 
 type Result<T, E = CatalogError> = std::result::Result<T, E>;
@@ -25,6 +25,7 @@ const FILE_VERSION: u32 = 1;
 #[derive(Debug)]
 pub struct Catalog {
     directory: DataDirectory,
+    files: Arc<TableFiles>,
     /// Replaced whole: readers never wait for a write to the disk.
     snapshot: RwLock<Arc<Snapshot>>,
     /// Held while a change is made and saved.
@@ -58,20 +59,27 @@ pub enum OnExists {
 }
 
 impl Catalog {
-    /// Reads the catalog of `directory`, and removes parts of tables that a crash left behind.
+    /// Reads the catalog of `directory`, and removes what statements left behind that a crash ended.
+    ///
+    /// # Errors
+    /// [`CatalogError::Corrupt`], and [`CatalogError::Gone`] when there are tables but no catalog: nothing is removed then.
     pub fn open(directory: DataDirectory) -> Result<Arc<Self>> {
         let path = directory.catalog_file();
-        let schemas = match std::fs::read(&path) {
-            Ok(bytes) => read_file(&bytes).map_err(|reason| CatalogError::Corrupt { path, reason })?,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => BTreeMap::new(),
+        let snapshot = match std::fs::read(&path) {
+            Ok(bytes) => {
+                let mut schemas = read_file(&bytes).map_err(|reason| CatalogError::Corrupt { path, reason })?;
+                schemas.entry(DEFAULT_SCHEMA.to_owned()).or_default();
+                Snapshot { schemas }
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Snapshot::first(&directory)?,
             Err(source) => return Err(CatalogError::Io { action: "reading", path, source }),
         };
-        let mut snapshot = Snapshot { schemas };
-        snapshot.schemas.entry(DEFAULT_SCHEMA.to_owned()).or_default();
-        snapshot.remove_orphans(&directory.tables());
         Journal::new(directory.path()).recover();
+        let parts = snapshot.managed().flat_map(Managed::all_parts).collect();
+        let files = TableFiles::open(&directory, &parts, snapshot.directories());
         Ok(Arc::new(Self {
             directory,
+            files,
             snapshot: RwLock::new(Arc::new(snapshot)),
             change: Mutex::default(),
             system: RwLock::default(),
@@ -81,6 +89,11 @@ impl Catalog {
     /// The data directory.
     pub fn directory(&self) -> &DataDirectory {
         &self.directory
+    }
+
+    /// The files of its managed tables.
+    pub fn files(&self) -> &TableFiles {
+        &self.files
     }
 
     /// Adds a schema that is not kept, such as `system`.
@@ -110,6 +123,15 @@ impl Catalog {
         self.snapshot().schemas.get(schema).map(|tables| tables.keys().cloned().collect()).unwrap_or_default()
     }
 
+    /// A table or view, and what keeps its files on disk while it is read.
+    pub fn open_table(&self, name: &TableName) -> Option<(Arc<Definition>, Lease)> {
+        self.files.lease(|| {
+            let definition = self.get(name)?;
+            let parts = definition.managed().into_iter().flat_map(Managed::all_parts).collect();
+            Some((definition, parts))
+        })
+    }
+
     /// A table or view.
     pub fn get(&self, name: &TableName) -> Option<Arc<Definition>> {
         self.snapshot().schemas.get(&name.schema)?.get(&name.table).cloned()
@@ -117,8 +139,7 @@ impl Catalog {
 
     /// CREATE TABLE / VIEW. False: it was there and is kept.
     pub fn create(&self, name: &TableName, definition: Definition, on_exists: OnExists) -> Result<bool> {
-        let mut replaced = None;
-        let is_created = self.change(|snapshot| {
+        self.change(|snapshot| {
             let tables = snapshot.tables(&name.schema)?;
             match (tables.get(&name.table), on_exists) {
                 (Some(_), OnExists::Keep) => return Ok(false),
@@ -131,22 +152,19 @@ impl Catalog {
                 }
                 _ => {}
             }
-            replaced = tables.insert(name.table.clone(), Arc::new(definition.clone()));
+            tables.insert(name.table.clone(), Arc::new(definition));
             Ok(true)
-        })?;
-        self.remove_files(replaced.as_deref());
-        Ok(is_created)
+        })
     }
 
     /// DROP TABLE / VIEW (`what` says which). False: it was not there and `is_optional`.
     pub fn drop_table(&self, name: &TableName, what: &'static str, is_optional: bool) -> Result<bool> {
-        let mut dropped = None;
-        let is_dropped = self.change(|snapshot| {
+        self.change(|snapshot| {
             let Some(tables) = snapshot.schemas.get_mut(&name.schema) else {
                 return if is_optional { Ok(false) } else { Err(snapshot.missing(what, name)) };
             };
             match tables.get(&name.table) {
-                Some(old) if old.what() == what => dropped = tables.remove(&name.table),
+                Some(old) if old.what() == what => drop(tables.remove(&name.table)),
                 Some(old) => {
                     let is = old.what();
                     return Err(CatalogError::Invalid(format!("`{name}` is a {is}: use DROP {}", is.to_uppercase())));
@@ -155,9 +173,7 @@ impl Catalog {
                 None => return Err(snapshot.missing(what, name)),
             }
             Ok(true)
-        })?;
-        self.remove_files(dropped.as_deref());
-        Ok(is_dropped)
+        })
     }
 
     /// Changes a definition in one step (the commit of INSERT INTO). Gives the new one.
@@ -194,8 +210,7 @@ impl Catalog {
         if self.system.read().contains_key(name) || name == DEFAULT_SCHEMA {
             return Err(CatalogError::Invalid(format!("schema `{name}` cannot be dropped")));
         }
-        let mut dropped = Tables::new();
-        let is_dropped = self.change(|snapshot| {
+        self.change(|snapshot| {
             let Some(tables) = snapshot.schemas.get(name) else {
                 let hint = did_you_mean(name, snapshot.schemas.keys().map(String::as_str));
                 let error = CatalogError::Missing { what: "schema", name: name.to_owned(), hint };
@@ -204,11 +219,9 @@ impl Catalog {
             if !tables.is_empty() && !cascade {
                 return Err(CatalogError::NotEmpty { name: name.to_owned(), tables: tables.len() });
             }
-            dropped = snapshot.schemas.remove(name).unwrap_or_default();
+            snapshot.schemas.remove(name);
             Ok(true)
-        })?;
-        dropped.values().for_each(|definition| self.remove_files(Some(definition)));
-        Ok(is_dropped)
+        })
     }
 
     /// The error for a table that is not there, with the name that may have been meant.
@@ -227,24 +240,21 @@ impl Catalog {
         self.snapshot.read().clone()
     }
 
-    /// Applies `change` to a copy, saves the copy, then shows it. Nothing changes on an error.
+    /// Applies `change` to a copy, saves the copy, then shows it. Nothing changes on an error. Files of parts that are not
+    /// named any more go.
     fn change<T>(&self, change: impl FnOnce(&mut Snapshot) -> Result<T>) -> Result<T> {
-        let _one_at_a_time = self.change.lock();
-        let mut snapshot = Snapshot::clone(&self.snapshot());
-        let value = change(&mut snapshot)?;
-        snapshot.save(&self.directory.catalog_file(), self.directory.path())?;
-        *self.snapshot.write() = Arc::new(snapshot);
+        let one_at_a_time = self.change.lock();
+        let old = self.snapshot();
+        let mut new = Snapshot::clone(&old);
+        let value = change(&mut new)?;
+        let (added, removed) = (new.parts_not_in(&old), old.parts_not_in(&new));
+        self.files.note(&removed)?;
+        new.save(&self.directory)?;
+        self.files.named(&added, new.directories());
+        *self.snapshot.write() = Arc::new(new);
+        drop(one_at_a_time);
+        self.files.remove(&removed);
         Ok(value)
-    }
-
-    /// Removes the files of a managed table that is gone. What cannot be removed now goes at the next start.
-    fn remove_files(&self, definition: Option<&Definition>) {
-        if let Some(Definition::Managed(managed)) = definition {
-            let path = self.directory.tables().join(&managed.directory);
-            if let Err(error) = std::fs::remove_dir_all(&path) {
-                tracing::warn!(path = %path.display(), %error, "files of a dropped table are left until the next start");
-            }
-        }
     }
 }
 
@@ -263,43 +273,62 @@ impl Snapshot {
         CatalogError::Missing { what, name: name.to_string(), hint }
     }
 
-    fn save(&self, path: &Path, directory: &Path) -> Result<()> {
+    /// Of a directory without catalog file. From now on there is one, so that a missing one means that it was removed.
+    fn first(directory: &DataDirectory) -> Result<Self> {
+        let (path, tables) = (directory.catalog_file(), directory.tables());
+        let mut entries = std::fs::read_dir(&tables).map_err(io("reading", &tables))?;
+        if entries.next().is_some() {
+            return Err(CatalogError::Gone { path, tables });
+        }
+        let first = Self { schemas: BTreeMap::from([(DEFAULT_SCHEMA.to_owned(), Tables::new())]) };
+        if !directory.is_temporary() {
+            first.save(directory)?;
+        }
+        Ok(first)
+    }
+
+    fn save(&self, directory: &DataDirectory) -> Result<()> {
         let tables = |tables: &Tables| tables.iter().map(|(name, table)| (name.clone(), (**table).clone())).collect();
         let schemas = self.schemas.iter().map(|(name, schema)| (name.clone(), tables(schema))).collect();
         let file = CatalogFile { version: FILE_VERSION, schemas };
         let bytes = serde_json::to_vec_pretty(&file)
             .map_err(|error| CatalogError::Invalid(format!("the definition cannot be kept: {error}")))?;
-        // A temporary file is made with mode 0600, and the rename keeps it.
-        let mut temporary = tempfile::NamedTempFile::new_in(directory).map_err(io("writing", path))?;
-        temporary.write_all(&bytes).map_err(io("writing", path))?;
-        temporary.as_file().sync_all().map_err(io("writing", path))?;
-        temporary.persist(path).map_err(|error| io("writing", path)(error.error))?;
-        std::fs::File::open(directory).and_then(|directory| directory.sync_all()).map_err(io("writing", directory))
+        let path = directory.catalog_file();
+        durable::replace(&path, &bytes).map_err(io("writing", &path))
     }
 
-    /// Removes what a crash left between writing files and naming them here.
-    fn remove_orphans(&self, tables: &Path) {
-        let mut kept = HashSet::new();
-        for definition in self.schemas.values().flat_map(|tables| tables.values()) {
-            if let Definition::Managed(managed) = definition.as_ref() {
-                let directory = tables.join(&managed.directory);
-                kept.extend(managed.parts.iter().map(|part| directory.join(part)));
-                remove_all_but(&directory, &kept);
-                kept.insert(directory);
+    fn managed(&self) -> impl Iterator<Item = &Managed> {
+        let definitions = self.schemas.values().flat_map(|tables| tables.values());
+        definitions.filter_map(|definition| definition.managed())
+    }
+
+    /// Directories of the managed tables.
+    fn directories(&self) -> HashSet<String> {
+        self.managed().map(|managed| managed.directory.clone()).collect()
+    }
+
+    /// Parts that are named here and not in `other`. A directory belongs to one table of one name.
+    fn parts_not_in(&self, other: &Self) -> Vec<Part> {
+        let mut parts = Vec::new();
+        for (schema, tables) in &self.schemas {
+            for (name, definition) in tables {
+                let other = other.schemas.get(schema).and_then(|tables| tables.get(name));
+                if other.is_some_and(|other| Arc::ptr_eq(other, definition)) {
+                    continue;
+                }
+                let there: HashSet<Part> =
+                    other.and_then(|other| other.managed()).into_iter().flat_map(Managed::all_parts).collect();
+                let here = definition.managed().into_iter().flat_map(Managed::all_parts);
+                parts.extend(here.filter(|part| !there.contains(part)));
             }
         }
-        remove_all_but(tables, &kept);
+        parts
     }
 }
 
-fn remove_all_but(directory: &Path, kept: &HashSet<std::path::PathBuf>) {
-    for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
-        let path = entry.path();
-        if !kept.contains(&path) {
-            tracing::info!(path = %path.display(), "removing what an unfinished statement left behind");
-            let _ = std::fs::remove_dir_all(&path).or_else(|_| std::fs::remove_file(&path));
-        }
-    }
+/// The text of a catalog file.
+pub(super) fn is_catalog(bytes: &[u8]) -> bool {
+    read_file(bytes).is_ok()
 }
 
 fn read_file(bytes: &[u8]) -> Result<BTreeMap<String, Tables>, String> {
@@ -315,7 +344,9 @@ fn read_file(bytes: &[u8]) -> Result<BTreeMap<String, Tables>, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::definition::{Managed, StoredSchema};
+    use std::path::Path;
+
+    use super::super::definition::StoredSchema;
     use super::*;
 
     fn open(path: &Path) -> Arc<Catalog> {
@@ -325,29 +356,92 @@ mod tests {
     fn managed(directory: &str) -> Definition {
         Definition::Managed(Managed {
             directory: directory.to_owned(),
-            parts: vec!["p1".to_owned()],
+            parts: vec!["p-0".to_owned()],
             columns: StoredSchema::default(),
             constraints: vec![],
             defaults: BTreeMap::new(),
         })
     }
 
+    /// A file as our writers name it.
+    const FILE: &str = "0123456789abcdef-00000-000-0.parquet";
+
+    /// The directory of table `t`, part `p-0` and a file in it.
+    fn write_part(catalog: &Catalog, directory: &str) -> Part {
+        let part = Part::new(directory, "p-0");
+        catalog.files().begin(&part).unwrap();
+        write(&part.path(&catalog.directory().tables()).join(FILE));
+        part
+    }
+
+    fn write(path: &Path) {
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, "rows").unwrap();
+    }
+
     #[test]
-    fn a_restart_keeps_definitions_and_removes_orphans() {
+    fn a_restart_keeps_definitions_and_removes_what_was_begun() {
         let root = tempfile::tempdir().unwrap();
         let name = TableName::new("public", "t");
         let catalog = open(root.path());
         catalog.create_schema("s2", false).unwrap();
-        catalog.create(&name, managed("t-1"), OnExists::Fail).unwrap();
-        for directory in ["t-1/p1", "t-1/unfinished", "dropped"] {
-            std::fs::create_dir_all(catalog.directory().tables().join(directory)).unwrap();
-        }
+        let (kept, begun) = ("t-00000000000000aa", "u-00000000000000bb");
+        write_part(&catalog, kept);
+        catalog.create(&name, managed(kept), OnExists::Fail).unwrap();
+        write_part(&catalog, begun);
         drop(catalog);
         let catalog = open(root.path());
-        assert_eq!(catalog.get(&name).as_deref(), Some(&managed("t-1")));
+        assert_eq!(catalog.get(&name).as_deref(), Some(&managed(kept)));
         assert_eq!(catalog.schema_names(), ["public", "s2"]);
-        let left = |directory: &str| catalog.directory().tables().join(directory).exists();
-        assert!(left("t-1/p1") && !left("t-1/unfinished") && !left("dropped"));
+        let tables = catalog.directory().tables();
+        assert!(tables.join(kept).join("p-0").join(FILE).exists() && !tables.join(begun).exists());
+        assert_eq!(std::fs::read_dir(root.path().join("unnamed")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn files_of_others_survive_a_restart_and_a_drop() {
+        let root = tempfile::tempdir().unwrap();
+        let catalog = open(root.path());
+        let (name, directory) = (TableName::new("public", "t"), "t-00000000000000aa");
+        let part = write_part(&catalog, directory);
+        catalog.create(&name, managed(directory), OnExists::Fail).unwrap();
+        let tables = catalog.directory().tables();
+        let strangers =
+            ["mine.csv", "mine/a.parquet", "t-00000000000000aa/mine.csv", "t-00000000000000aa/p-0/mine.parquet"];
+        // In none of these is a note of a begun statement.
+        let unknown = [
+            "old-00000000000000cc/p-0/0123456789abcdef-00000-000-0.parquet",
+            "../unnamed/notes.txt",
+            "../writes/mine.txt",
+        ];
+        let others: Vec<_> = strangers.iter().chain(&unknown).map(|name| tables.join(name)).collect();
+        others.iter().for_each(|path| write(path));
+        drop(catalog);
+        let catalog = open(root.path());
+        assert!(others.iter().all(|path| path.exists()), "{others:?}");
+        catalog.drop_table(&name, "table", false).unwrap();
+        assert!(!part.path(&tables).join(FILE).exists(), "what was ours is gone");
+        drop(catalog);
+        drop(open(root.path()));
+        assert!(others.iter().all(|path| path.exists()), "{others:?}");
+    }
+
+    #[test]
+    fn a_catalog_that_is_gone_or_older_costs_no_files() {
+        let root = tempfile::tempdir().unwrap();
+        let catalog = open(root.path());
+        let (directory, file) = ("t-00000000000000aa", root.path().join("catalog.json"));
+        let backup = std::fs::read(&file).expect("there is one from the beginning");
+        let part = write_part(&catalog, directory);
+        catalog.create(&TableName::new("public", "t"), managed(directory), OnExists::Fail).unwrap();
+        let part = part.path(&catalog.directory().tables()).join(FILE);
+        drop(catalog);
+        std::fs::remove_file(&file).unwrap();
+        let gone = Catalog::open(DataDirectory::open(Some(root.path()), root.path()).unwrap()).unwrap_err();
+        assert!(matches!(gone, CatalogError::Gone { .. }) && gone.to_string().contains("backup"), "{gone}");
+        std::fs::write(&file, backup).unwrap();
+        drop(open(root.path()));
+        assert!(part.exists(), "a backup without the table is no reason to remove it");
     }
 
     #[test]
@@ -355,14 +449,16 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let catalog = open(root.path());
         let name = TableName::new("public", "orders");
-        let files = catalog.directory().tables().join("o-1/p1");
-        std::fs::create_dir_all(&files).unwrap();
-        assert!(catalog.create(&name, managed("o-1"), OnExists::Fail).unwrap());
-        assert!(matches!(catalog.create(&name, managed("o-2"), OnExists::Fail), Err(CatalogError::Exists { .. })));
-        assert!(!catalog.create(&name, managed("o-2"), OnExists::Keep).unwrap());
+        let (one, two) = ("o-00000000000000aa", "o-00000000000000bb");
+        write_part(&catalog, one);
+        let files = catalog.directory().tables().join(one);
+        assert!(catalog.create(&name, managed(one), OnExists::Fail).unwrap());
+        assert!(matches!(catalog.create(&name, managed(two), OnExists::Fail), Err(CatalogError::Exists { .. })));
+        assert!(!catalog.create(&name, managed(two), OnExists::Keep).unwrap());
         let error = catalog.drop_table(&TableName::new("public", "ordres"), "table", false).unwrap_err().to_string();
         assert!(error.contains("did you mean `orders`"), "{error}");
         assert!(catalog.drop_table(&name, "view", false).unwrap_err().to_string().contains("DROP TABLE"));
+        assert!(files.exists());
         assert!(catalog.drop_table(&name, "table", false).unwrap());
         assert!(!files.exists());
         assert!(!catalog.drop_table(&name, "table", true).unwrap());
@@ -371,6 +467,7 @@ mod tests {
     #[test]
     fn a_corrupt_catalog_is_refused_and_not_overwritten() {
         let root = tempfile::tempdir().unwrap();
+        drop(open(root.path()));
         std::fs::write(root.path().join("catalog.json"), "{\"version\": 1, \"sche").unwrap();
         let error =
             Catalog::open(DataDirectory::open(Some(root.path()), root.path()).unwrap()).unwrap_err().to_string();
@@ -383,7 +480,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let catalog = open(root.path());
         catalog.create_schema("s", false).unwrap();
-        catalog.create(&TableName::new("s", "t"), managed("t-1"), OnExists::Fail).unwrap();
+        catalog.create(&TableName::new("s", "t"), managed("t-00000000000000aa"), OnExists::Fail).unwrap();
         assert!(matches!(catalog.drop_schema("s", false, false), Err(CatalogError::NotEmpty { tables: 1, .. })));
         assert!(catalog.drop_schema("s", false, true).unwrap());
         assert!(catalog.drop_schema("public", false, true).is_err());

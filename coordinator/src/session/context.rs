@@ -13,6 +13,7 @@ use onward_planner::session::session_state_builder;
 use onward_segment::ScratchDir;
 use onward_wire::message::StoreSpec;
 
+use super::prepared::NamedStatements;
 use crate::catalog::{CATALOG, Catalog, CatalogError, DEFAULT_SCHEMA, SessionCatalogs, io};
 use crate::write::store_urls;
 
@@ -99,6 +100,8 @@ pub struct SqlSession {
     catalogs: SessionCatalogs,
     registry: Arc<MeteredRegistry>,
     confinement: Option<Arc<Confinement>>,
+    /// Of PREPARE.
+    pub(super) prepared: NamedStatements,
 }
 
 impl SqlSession {
@@ -126,7 +129,7 @@ impl SqlSession {
             .build();
         let context = SessionContext::new_with_state(state);
         catalogs.bind(context.state_weak_ref());
-        Ok(Self { shared, context, catalogs, registry, confinement })
+        Ok(Self { shared, context, catalogs, registry, confinement, prepared: NamedStatements::default() })
     }
 
     /// DataFusion's context: settings, functions, tables.

@@ -15,6 +15,19 @@ pub enum SessionError {
     /// Parameters without values.
     #[error("the statement has the parameters {0}: prepare it and give them values")]
     MissingValues(String),
+    /// PREPARE past the limit.
+    #[error("the session has max_prepared_statements = {0} prepared statements: DEALLOCATE some")]
+    ManyPrepared(usize),
+    /// A prepared statement over a table that is another one now.
+    #[error("the {what} of the statement changed since it was prepared, from ({told}) to ({now}): prepare it again")]
+    Changed {
+        /// `columns` or `parameters`.
+        what: &'static str,
+        /// What they were.
+        told: String,
+        /// What they are.
+        now: String,
+    },
     /// Statements that make no sense here.
     #[error("{statement} is not supported: {advice}")]
     Unsupported {
@@ -35,6 +48,10 @@ pub enum SessionError {
 
 impl From<SessionError> for DataFusionError {
     fn from(error: SessionError) -> Self {
-        DataFusionError::External(Box::new(WireError::new(ErrorKind::InvalidQuery, error)))
+        let kind = match &error {
+            SessionError::ManyPrepared(_) => ErrorKind::ResourceExhausted,
+            _ => ErrorKind::InvalidQuery,
+        };
+        DataFusionError::External(Box::new(WireError::new(kind, error)))
     }
 }

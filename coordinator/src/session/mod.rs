@@ -7,13 +7,14 @@
 //!                                          Work::Write     rows to compute and files to make visible afterwards
 //! ```
 //!
-//! A [`SqlSession`] holds one DataFusion context: settings, prepared statements, tables registered by an embedder. Its
-//! catalog and its object stores are shared with all sessions of the coordinator ([`SharedResources`]).
+//! A [`SqlSession`] holds one DataFusion context: settings, tables registered by an embedder. Statements that are prepared, by a
+//! client or by PREPARE, are planned anew for each execution. Its catalog and its object stores are shared with all sessions of the coordinator ([`SharedResources`]).
 
 mod context;
 pub(crate) mod ddl;
 mod error;
 mod parameters;
+mod prepared;
 mod redact;
 mod settings;
 mod statement;
@@ -24,6 +25,7 @@ mod tests;
 
 pub use context::{SharedResources, SqlSession};
 pub use error::SessionError;
+pub use prepared::PreparedStatement;
 pub use redact::redact;
 pub use statement::Statement;
 pub(crate) use statement::count_batch as count;

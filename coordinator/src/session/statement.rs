@@ -11,7 +11,7 @@ use onward_planner::statement::{ExplainMode, Statement as Parsed, parse_with};
 
 use super::context::SqlSession;
 use super::error::SessionError;
-use super::parameters;
+use super::{parameters, prepared};
 use crate::catalog::missing;
 
 /// One planned statement.
@@ -27,6 +27,8 @@ pub struct Statement {
     pub parameters: SchemaRef,
     /// It gives rows rather than a number of affected rows.
     pub is_query: bool,
+    /// A PREPARE, as it was said.
+    pub(super) prepare: Option<Ast>,
 }
 
 impl SqlSession {
@@ -35,10 +37,15 @@ impl SqlSession {
     /// # Errors
     /// Syntax (with position), unknown names, and files that are not there or cannot be read.
     pub async fn plan(&self, sql: &str) -> Result<Statement> {
+        self.plan_parsed(self.parse(sql)?).await
+    }
+
+    /// Parses one statement.
+    pub(super) fn parse(&self, sql: &str) -> Result<Parsed> {
         let options = self.context().state_ref().read().config_options().sql_parser.clone();
         let mut statements = parse_with(sql, &options)?;
         match (statements.pop(), statements.len()) {
-            (Some(statement), 0) => self.plan_parsed(statement).await,
+            (Some(statement), 0) => Ok(statement),
             (None, _) => Err(SessionError::NoStatement.into()),
             (_, others) => Err(SessionError::ManyStatements(others + 1).into()),
         }
@@ -50,11 +57,17 @@ impl SqlSession {
             Parsed::Explain { mode, statement } => (Some(mode), statement),
             Parsed::DataFusion(statement) => (None, statement),
         };
-        let plan = self.plan_ast(*ast).await?;
-        self.describe(plan, explain)
+        let prepare = prepared::as_prepare(&ast);
+        let mut plan = self.plan_ast(*ast).await?;
+        if explain.is_none()
+            && let LogicalPlan::Statement(PlanStatement::Execute(execute)) = &plan
+        {
+            plan = self.bind_prepared(execute).await?;
+        }
+        Ok(Statement { prepare, ..describe(plan, explain)? })
     }
 
-    async fn plan_ast(&self, mut statement: Ast) -> Result<LogicalPlan> {
+    pub(super) async fn plan_ast(&self, mut statement: Ast) -> Result<LogicalPlan> {
         parameters::number_question_marks(&mut statement);
         crate::write::adapt_copy(&mut statement)?;
         let state = self.context().state();
@@ -62,33 +75,29 @@ impl SqlSession {
         let planned = state.statement_to_plan(statement).await;
         planned.map_err(|error| missing::explain(&state, self.shared().catalog(), references, error))
     }
+}
 
-    /// What a client needs to know about `plan`.
-    pub(super) fn describe(&self, plan: LogicalPlan, explain: Option<ExplainMode>) -> Result<Statement> {
-        let schema = match (explain, &plan) {
-            (Some(_), _) => LogicalPlan::explain_schema(),
-            (
-                None,
-                LogicalPlan::Ddl(DdlStatement::CreateMemoryTable(_)) | LogicalPlan::Copy(_) | LogicalPlan::Dml(_),
-            ) => count_schema(),
-            (None, LogicalPlan::Statement(PlanStatement::Execute(execute))) => {
-                return self.describe(self.bind_prepared(execute)?, None);
-            }
-            (None, LogicalPlan::Ddl(_) | LogicalPlan::Statement(_)) => Arc::new(Schema::empty()),
-            (None, query) => Arc::new(query.schema().as_arrow().clone()),
-        };
-        let is_query = explain.is_some()
-            || !matches!(
-                plan,
-                LogicalPlan::Ddl(_) | LogicalPlan::Copy(_) | LogicalPlan::Dml(_) | LogicalPlan::Statement(_)
-            );
-        let parameters = match &plan {
-            // Its parameters are those of EXECUTE.
-            LogicalPlan::Statement(PlanStatement::Prepare(_)) => Arc::new(Schema::empty()),
-            plan => parameters::infer(plan)?,
-        };
-        Ok(Statement { plan, explain, schema, parameters, is_query })
-    }
+/// What a client needs to know about `plan`.
+fn describe(plan: LogicalPlan, explain: Option<ExplainMode>) -> Result<Statement> {
+    let schema = match (explain, &plan) {
+        (Some(_), _) => LogicalPlan::explain_schema(),
+        (None, LogicalPlan::Ddl(DdlStatement::CreateMemoryTable(_)) | LogicalPlan::Copy(_) | LogicalPlan::Dml(_)) => {
+            count_schema()
+        }
+        (None, LogicalPlan::Ddl(_) | LogicalPlan::Statement(_)) => Arc::new(Schema::empty()),
+        (None, query) => Arc::new(query.schema().as_arrow().clone()),
+    };
+    let is_query = explain.is_some()
+        || !matches!(
+            plan,
+            LogicalPlan::Ddl(_) | LogicalPlan::Copy(_) | LogicalPlan::Dml(_) | LogicalPlan::Statement(_)
+        );
+    let parameters = match &plan {
+        // Its parameters are those of EXECUTE.
+        LogicalPlan::Statement(PlanStatement::Prepare(_)) => Arc::new(Schema::empty()),
+        plan => parameters::infer(plan)?,
+    };
+    Ok(Statement { plan, explain, schema, parameters, is_query, prepare: None })
 }
 
 /// The one column that writes give: rows written.

@@ -3,7 +3,7 @@
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::common::{ParamValues, Result};
-use datafusion::logical_expr::{DdlStatement, Execute, LogicalPlan, Statement as PlanStatement};
+use datafusion::logical_expr::{DdlStatement, LogicalPlan, Statement as PlanStatement};
 use onward_planner::statement::ExplainMode;
 
 use super::context::SqlSession;
@@ -52,10 +52,12 @@ impl SqlSession {
     ///
     /// Local statements have taken effect when this returns; a [`Work::Write`] has touched nothing yet.
     pub async fn work(&self, statement: Statement, values: Option<ParamValues>) -> Result<Work> {
-        let plan = match &statement.plan {
-            LogicalPlan::Statement(PlanStatement::Prepare(_)) => statement.plan,
-            _ => parameters::bind(statement.plan, values)?,
-        };
+        if let (LogicalPlan::Statement(PlanStatement::Prepare(prepare)), Some(ast)) =
+            (&statement.plan, statement.prepare)
+        {
+            return self.keep(prepare, ast).map(|()| Work::Done(LocalRows::none()));
+        }
+        let plan = parameters::bind(statement.plan, values)?;
         match statement.explain {
             Some(mode) => self.explain(mode, plan).await,
             None => self.work_of(plan).await,
@@ -72,8 +74,11 @@ impl SqlSession {
             },
             LogicalPlan::Ddl(ddl) => self.ddl(ddl).await.map(|()| Work::Done(LocalRows::none())),
             LogicalPlan::Statement(PlanStatement::Execute(execute)) => {
-                let plan = self.bind_prepared(&execute)?;
+                let plan = self.bind_prepared(&execute).await?;
                 Box::pin(self.work_of(plan)).await
+            }
+            LogicalPlan::Statement(PlanStatement::Deallocate(deallocate)) => {
+                self.forget(&deallocate.name).map(|()| Work::Done(LocalRows::none()))
             }
             LogicalPlan::Statement(PlanStatement::TransactionStart(_) | PlanStatement::TransactionEnd(_)) => {
                 let statement = "a transaction".to_owned();
@@ -89,23 +94,13 @@ impl SqlSession {
         }
     }
 
-    /// The plan of a prepared statement with its values.
-    pub(super) fn bind_prepared(&self, execute: &Execute) -> Result<LogicalPlan> {
-        // DataFusion binds without awaiting anything: the future is ready at once.
-        let plan = LogicalPlan::Statement(PlanStatement::Execute(execute.clone()));
-        let bound = futures::FutureExt::now_or_never(self.context().execute_logical_plan(plan));
-        let frame =
-            bound.ok_or_else(|| datafusion::common::internal_datafusion_err!("binding parameters waited"))??;
-        Ok(frame.into_unoptimized_plan())
-    }
-
     async fn explain(&self, mode: ExplainMode, plan: LogicalPlan) -> Result<Work> {
         let write = match plan {
             LogicalPlan::Copy(copy) => Some(self.copy(copy).await?),
             LogicalPlan::Dml(dml) => Some(self.insert(dml).await?),
             LogicalPlan::Ddl(DdlStatement::CreateMemoryTable(create)) => self.create_table(create).await?,
             LogicalPlan::Statement(PlanStatement::Execute(execute)) => {
-                let plan = self.bind_prepared(&execute)?;
+                let plan = self.bind_prepared(&execute).await?;
                 return Box::pin(self.explain(mode, plan)).await;
             }
             LogicalPlan::Ddl(_) | LogicalPlan::Statement(_) => {

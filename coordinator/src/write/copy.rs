@@ -3,10 +3,10 @@
 use datafusion::common::Result;
 use datafusion::logical_expr::dml::CopyTo;
 use datafusion::object_store::ObjectStore;
-use datafusion::object_store::path::Path as StorePath;
 use datafusion::sql::parser::Statement as Ast;
 use datafusion::sql::sqlparser::ast::Value;
 use futures::TryStreamExt;
+use onward_cache::paths::{local_path_of_url, store_path_of_url};
 use onward_executor::write::WriteNode;
 use onward_wire::message::StoreSpec;
 
@@ -61,7 +61,7 @@ impl SqlSession {
         let state = self.context().state();
         format.build(&state, &options)?;
 
-        let location = Location::parse(&copy.output_url, self.directory())?;
+        let location = Location::target(&copy.output_url, self.directory())?;
         let is_file_name = !location.is_collection() && location.file_name().contains('.');
         let is_single_file = copy.partition_by.is_empty() && single.unwrap_or(is_file_name);
         if is_single_file && location.is_collection() {
@@ -87,7 +87,7 @@ impl SqlSession {
     /// Rows written twice into one directory would be read as one table: COPY does not add to files.
     async fn check_empty(&self, place: &Place) -> Result<()> {
         let store = self.context().runtime_env().object_store_registry.get_store(&place.url)?;
-        let prefix = StorePath::from_url_path(place.url.path()).map_err(datafusion::object_store::Error::from)?;
+        let prefix = store_path_of_url(&place.url)?;
         let first = store.list(Some(&prefix)).try_next().await?;
         match first {
             Some(file) => {
@@ -105,9 +105,7 @@ impl SqlSession {
 
     /// This session may write there.
     pub(super) fn check_place(&self, place: &Place) -> Result<()> {
-        if let Ok(path) = place.url.to_file_path()
-            && place.url.scheme() == "file"
-        {
+        if let Some(path) = local_path_of_url(&place.url) {
             self.check_path(&path)?;
             self.check_not_ours(&path)?;
         }

@@ -10,7 +10,9 @@ use onward_executor::write::WriteNode;
 use super::pending::{Then, Write};
 use super::place::Place;
 use crate::catalog::definition::{Definition, Managed, StoredSchema};
-use crate::catalog::{CatalogError, Format, FormatOptions, Location, OnExists, store_constraints, store_expr};
+use crate::catalog::{
+    CatalogError, Format, FormatOptions, Location, OnExists, random_name, store_constraints, store_expr,
+};
 use crate::session::SqlSession;
 
 /// The only part of a table that was just created.
@@ -42,7 +44,7 @@ impl SqlSession {
         )?;
         let columns = columns(input.schema().as_arrow(), is_declared)?;
         let defaults = create.column_defaults.iter().map(|(column, expr)| Ok((column.clone(), store_expr(expr)?)));
-        let directory = format!("{}-{:016x}", file_name(&name.table), fastrand::u64(..));
+        let directory = format!("{}-{}", file_name(&name.table), random_name());
         let mut managed = Managed {
             directory,
             parts: vec![],
@@ -65,8 +67,7 @@ impl SqlSession {
     /// A directory for a part of a managed table.
     pub(super) fn part_place(&self, managed: &Managed, part: &str) -> Result<Place> {
         let path = self.shared().catalog().directory().tables().join(&managed.directory).join(part);
-        let location = Location::parse(&format!("{}/", path.display()), self.directory())?;
-        Place::new(&location, false)
+        Place::new(&Location::directory(&path)?, false)
     }
 }
 

@@ -12,7 +12,7 @@ use onward_wire::message::StoreSpec;
 use super::pending::{Then, Write};
 use super::place::Place;
 use crate::catalog::definition::{Definition, External, Managed, StoredSort};
-use crate::catalog::{CatalogError, Format, FormatOptions, Location, TableName};
+use crate::catalog::{CatalogError, Format, FormatOptions, Location, TableName, random_name};
 use crate::session::{SessionError, SqlSession};
 
 impl SqlSession {
@@ -58,7 +58,7 @@ impl SqlSession {
         input: LogicalPlan,
         columns: &SchemaRef,
     ) -> Result<Write> {
-        let part = format!("p-{:016x}", fastrand::u64(..));
+        let part = format!("p-{}", random_name());
         let place = self.part_place(managed, &part)?;
         let mut target = place.target(Format::Parquet, &FormatOptions::default());
         target.not_null = not_null(columns);
@@ -76,7 +76,7 @@ impl SqlSession {
         columns: &SchemaRef,
     ) -> Result<Write> {
         let location = match external.locations.as_slice() {
-            [one] => Location::parse(one, self.directory())?,
+            [one] => Location::read(one)?,
             _ => return Err(not_one_directory(name, "it has several locations")),
         };
         if location.pattern().is_some() {

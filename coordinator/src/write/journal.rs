@@ -19,12 +19,13 @@ impl Journal {
         for entry in std::fs::read_dir(&self.directory).into_iter().flatten().flatten() {
             let Ok(staging) = std::fs::read_to_string(entry.path()) else { continue };
             let staging = PathBuf::from(staging);
-            // Only ever a directory that we would have made.
-            if staging.file_name().is_some_and(|name| name.to_string_lossy().starts_with(".onward-")) {
+            // Only ever what we made: the entry names its own directory.
+            let ours = format!(".onward-{}", entry.file_name().to_string_lossy());
+            if staging.file_name().is_some_and(|name| name.to_string_lossy() == ours) {
                 tracing::info!(path = %staging.display(), "removing files that an unfinished write staged");
                 let _ = std::fs::remove_dir_all(&staging);
+                let _ = std::fs::remove_file(entry.path());
             }
-            let _ = std::fs::remove_file(entry.path());
         }
     }
 
@@ -56,6 +57,6 @@ mod tests {
         journal.begin("2", &foreign).unwrap();
         journal.recover();
         assert!(!ours.exists() && foreign.exists());
-        assert_eq!(std::fs::read_dir(root.path().join("writes")).unwrap().count(), 0);
+        assert!(!root.path().join("writes/1").exists());
     }
 }

@@ -1,10 +1,9 @@
 //! Staged local files to visible ones. Blocking: run it where that is allowed.
 
-use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::catalog::CatalogError;
+use crate::catalog::{CatalogError, durable};
 
 type Result<T> = std::result::Result<T, CatalogError>;
 
@@ -53,11 +52,11 @@ pub struct Rename {
 
 /// Renames all files, in order. On an error the files that are new are removed again.
 ///
-/// `is_durable`: the bytes are on the disk before a name says so, and the names before this returns.
+/// `is_durable`: the bytes are on the disk before a name says so.
 pub fn publish(renames: &[Rename], made: &mut MadeDirectories, is_durable: bool) -> Result<()> {
     if is_durable {
         for rename in renames {
-            File::open(&rename.staged).and_then(|file| file.sync_all()).map_err(failed("syncing", &rename.path))?;
+            durable::sync(&rename.staged).map_err(failed("syncing", &rename.path))?;
         }
     }
     let mut created: Vec<&Path> = Vec::new();
@@ -76,13 +75,6 @@ pub fn publish(renames: &[Rename], made: &mut MadeDirectories, is_durable: bool)
                 created.iter().for_each(|path| drop(std::fs::remove_file(path)));
                 return Err(error);
             }
-        }
-    }
-    if is_durable {
-        let mut directories: Vec<&Path> = renames.iter().filter_map(|rename| rename.path.parent()).collect();
-        directories.dedup();
-        for directory in directories.into_iter().flat_map(|directory| [Some(directory), directory.parent()]).flatten() {
-            File::open(directory).and_then(|file| file.sync_all()).map_err(failed("syncing", directory))?;
         }
     }
     Ok(())

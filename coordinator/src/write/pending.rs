@@ -10,7 +10,7 @@ use datafusion::error::DataFusionError;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::object_store::path::Path as StorePath;
 use onward_cache::UploadedParts;
-use onward_cache::confine::local_path;
+use onward_cache::paths::{local_path, local_path_of_url};
 use onward_executor::write::{StagedPlace, read_manifest};
 use onward_wire::QueryId;
 
@@ -18,8 +18,8 @@ use super::journal::Journal;
 use super::local::{self, MadeDirectories, Rename, failed};
 use super::place::Place;
 use super::remote;
-use crate::catalog::definition::Definition;
-use crate::catalog::{CatalogError, OnExists, TableName};
+use crate::catalog::definition::{Definition, Managed};
+use crate::catalog::{CatalogError, OnExists, Part, TableName};
 use crate::session::SharedResources;
 
 /// A write that has not ended. Dropping it before it is committed removes what was staged; uploads to object stores are
@@ -70,6 +70,17 @@ pub enum Then {
     },
 }
 
+impl Then {
+    /// The part that is written.
+    fn part(&self) -> Option<Part> {
+        match self {
+            Self::Nothing => None,
+            Self::Create { definition, .. } => definition.managed().and_then(|managed| managed.all_parts().next()),
+            Self::AddPart { directory, part, .. } => Some(Part::new(directory, part)),
+        }
+    }
+}
+
 impl Write {
     pub(super) fn new(plan: LogicalPlan, place: Place, shared: &Arc<SharedResources>, then: Then) -> Self {
         Self {
@@ -104,10 +115,13 @@ impl Write {
             return Ok(());
         };
         if self.place.is_single_file
-            && let Ok(file) = self.place.url.to_file_path()
+            && let Some(file) = local_path_of_url(&self.place.url)
             && file.is_dir()
         {
             return Err(CatalogError::Invalid(format!("`{}` is a directory", file.display())).into());
+        }
+        if let Some(part) = self.then.part() {
+            self.shared.catalog().files().begin(&part)?;
         }
         self.made.make(&directory)?;
         self.journal().begin(&self.place.id, &staging).map_err(failed("writing", &staging))?;
@@ -120,13 +134,11 @@ impl Write {
     pub fn add(&mut self, manifest: &RecordBatch) -> Result<()> {
         for file in read_manifest(manifest)? {
             self.rows += file.rows;
-            let path = StorePath::from(file.path);
             match file.place {
                 StagedPlace::Path(staged) => {
-                    let staged = local_path(&StorePath::from(staged));
-                    self.renames.push(Rename { staged, path: local_path(&path) });
+                    self.renames.push(Rename { staged: local_path(&staged), path: local_path(&file.path) });
                 }
-                StagedPlace::Upload(upload) => self.uploads.push((path, upload)),
+                StagedPlace::Upload(upload) => self.uploads.push((file.path, upload)),
             }
         }
         Ok(())
@@ -160,29 +172,26 @@ impl Write {
     /// The catalog names the files. A part directory is there even when there are no rows.
     fn finish(mut self) -> Result<u64> {
         let catalog = self.shared.catalog();
+        if let Some(part) = self.then.part() {
+            catalog.files().sync(&part)?;
+        }
         match self.then.clone() {
             Then::Nothing => {}
             Then::Create { name, definition, on_exists } => {
-                catalog.create(&name, *definition, on_exists)?;
+                // Another one was faster, and IF NOT EXISTS keeps its table: none of these rows is in it.
+                if !catalog.create(&name, *definition, on_exists)? {
+                    return Ok(0);
+                }
             }
             Then::AddPart { name, directory, part, is_overwrite } => {
-                let mut replaced = Vec::new();
                 catalog.alter(&name, |definition| {
-                    let Definition::Managed(managed) = definition else {
+                    let Some(managed) = definition.managed().filter(|managed| managed.directory == directory) else {
                         return Err(changed_meanwhile(&name));
                     };
-                    if managed.directory != directory {
-                        return Err(changed_meanwhile(&name));
-                    }
-                    let mut managed = managed.clone();
-                    if is_overwrite {
-                        replaced = std::mem::take(&mut managed.parts);
-                    }
-                    managed.parts.push(part);
-                    Ok(Definition::Managed(managed))
+                    let kept = if is_overwrite { &[][..] } else { &managed.parts };
+                    let parts = kept.iter().chain([&part]).cloned().collect();
+                    Ok(Definition::Managed(Managed { parts, ..managed.clone() }))
                 })?;
-                let directory = catalog.directory().tables().join(directory);
-                replaced.iter().for_each(|part| drop(std::fs::remove_dir_all(directory.join(part))));
             }
         }
         self.is_committed = true;
@@ -225,9 +234,8 @@ impl Drop for Write {
         if self.is_committed {
             return;
         }
-        // Files of a part that the catalog does not name are nobody's.
-        if let (Then::Create { .. } | Then::AddPart { .. }, Some(part)) = (&self.then, &self.place.directory) {
-            let _ = std::fs::remove_dir_all(part);
+        if let Some(part) = self.then.part().filter(|_| self.query.is_some()) {
+            self.shared.catalog().files().remove([&part]);
         }
         self.made.remove_empty();
     }

@@ -4,11 +4,12 @@ use std::path::PathBuf;
 
 use datafusion::common::Result;
 use onward_cache::StoreError;
+use onward_cache::paths::{directory_url, local_path_of_url};
 use onward_executor::write::WriteTarget;
 use onward_wire::message::KeyValue;
 use url::Url;
 
-use crate::catalog::{CatalogError, Format, FormatOptions, Location};
+use crate::catalog::{CatalogError, Format, FormatOptions, Location, random_name};
 
 /// Where a statement writes to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,13 +41,13 @@ impl Place {
         if !is_single_file && !url.path().ends_with('/') {
             url.set_path(&format!("{}/", url.path()));
         }
-        let path = (url.scheme() == "file").then(|| url.to_file_path().ok()).flatten();
+        let path = local_path_of_url(&url);
         let directory = match (is_single_file, path) {
             (true, Some(path)) => path.parent().map(PathBuf::from),
             (false, path) => path,
             (true, None) => None,
         };
-        Ok(Self { url, is_single_file, directory, id: format!("{:016x}", fastrand::u64(..)) })
+        Ok(Self { url, is_single_file, directory, id: random_name() })
     }
 
     /// The local directory for staged files: hidden, next to the final ones, so that a rename moves no bytes.
@@ -56,7 +57,7 @@ impl Place {
 
     /// The target of a plan.
     pub fn target(&self, format: Format, options: &FormatOptions) -> WriteTarget {
-        let staging = self.staging().and_then(|staging| Url::from_directory_path(staging).ok());
+        let staging = self.staging().and_then(|staging| directory_url(&staging));
         let option = |(key, value): (&str, &str)| KeyValue { key: key.to_owned(), value: value.to_owned() };
         WriteTarget {
             url: self.url.to_string(),

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use onward_cache::paths::store_path;
 use onward_segment::{MappedSegment, SegmentError, SegmentStore};
 use onward_wire::message::{
     AttemptDone, AttemptFailed, MAX_DESCRIPTORS, MapSegments, OpenSegment, RequestFailed, SegmentOpened,
@@ -49,7 +50,8 @@ impl<'a> Connection<'a> {
             Some(to_host::Body::AttemptDone(done)) => self.attempt_done(done),
             Some(to_host::Body::AttemptFailed(failed)) => self.attempt_failed(failed),
             Some(to_host::Body::UploadOpened(UploadOpened { attempt, path, upload })) => {
-                self.host.uploads.note(AttemptId::from(attempt).query(), path.into(), upload);
+                let path = store_path(&path).map_err(|error| format!("it uploads to no object: {error}"))?;
+                self.host.uploads.note(AttemptId::from(attempt).query(), path, upload);
             }
             Some(to_host::Body::FindColumns(request)) => return self.columns.find(request).await,
             Some(to_host::Body::OpenColumn(request)) => return self.columns.open(request).await,

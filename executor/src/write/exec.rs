@@ -19,8 +19,8 @@ use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, Partitioning, PlanProperties,
 };
 use futures::{StreamExt, TryStreamExt};
-use object_store::path::Path;
 use onward_cache::UploadLog;
+use onward_cache::paths::store_path_of_url;
 
 use super::manifest::{manifest_batch, manifest_schema};
 use super::sink::build_sink;
@@ -173,8 +173,7 @@ async fn write(
     };
     let runtime = context.runtime_env();
     let store = runtime.object_store(target.table_url()?.object_store())?;
-    let staging = target.staging_url()?.map(|url| Path::from_url_path(url.path())).transpose();
-    let staging = staging.map_err(object_store::Error::from)?;
+    let staging = target.staging_url()?.map(|url| store_path_of_url(&url)).transpose()?;
     let task = context.task_id().unwrap_or_default();
     let attempt = format!("{}-{partition}", staged_name(&task));
     let name = format!("{}-{partition:03}", task_name(&task));

@@ -5,13 +5,15 @@ use std::sync::{Arc, LazyLock};
 use datafusion::arrow::array::{Array, AsArray, ListBuilder, RecordBatch, StringArray, StringBuilder, UInt64Array};
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef, UInt64Type};
 use datafusion::common::{Result, internal_err};
+use object_store::path::Path;
 use onward_cache::UploadedParts;
+use onward_cache::paths::store_path;
 
 /// A file that was written whole and is not visible yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StagedFile {
     /// Its final path in the target's store.
-    pub path: String,
+    pub path: Path,
     /// Where it is now.
     pub place: StagedPlace,
     /// Rows written; a partition's first file has the rows of all files of that partition.
@@ -24,7 +26,7 @@ pub struct StagedFile {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StagedPlace {
     /// Under this path in the same store, to be renamed.
-    Path(String),
+    Path(Path),
     /// In an upload, to be completed.
     Upload(UploadedParts),
 }
@@ -47,7 +49,7 @@ pub fn manifest_schema() -> SchemaRef {
 /// `files` as a batch of [`manifest_schema`].
 pub(super) fn manifest_batch(files: &[StagedFile]) -> Result<RecordBatch> {
     let staged = |file: &StagedFile| match &file.place {
-        StagedPlace::Path(path) => Some(path.clone()),
+        StagedPlace::Path(path) => Some(path.to_string()),
         StagedPlace::Upload(_) => None,
     };
     let upload = |file: &StagedFile| match &file.place {
@@ -64,7 +66,7 @@ pub(super) fn manifest_batch(files: &[StagedFile]) -> Result<RecordBatch> {
     Ok(RecordBatch::try_new(
         manifest_schema(),
         vec![
-            Arc::new(StringArray::from_iter_values(files.iter().map(|file| &file.path))),
+            Arc::new(StringArray::from_iter_values(files.iter().map(|file| file.path.as_ref()))),
             Arc::new(files.iter().map(staged).collect::<StringArray>()),
             Arc::new(files.iter().map(upload).collect::<StringArray>()),
             Arc::new(parts.finish()),
@@ -91,7 +93,7 @@ pub fn read_manifest(batch: &RecordBatch) -> Result<Vec<StagedFile>> {
     (0..batch.num_rows())
         .map(|row| {
             let place = match (text(1, row), text(2, row)) {
-                (Some(staged), None) => StagedPlace::Path(staged),
+                (Some(staged), None) => StagedPlace::Path(store_path(&staged)?),
                 (None, Some(upload)) => {
                     let names = parts.value(row);
                     let names = names.as_string::<i32>().iter().flatten().map(str::to_owned).collect();
@@ -99,7 +101,7 @@ pub fn read_manifest(batch: &RecordBatch) -> Result<Vec<StagedFile>> {
                 }
                 _ => return internal_err!("a manifest row names neither a file nor an upload"),
             };
-            let path = text(0, row).unwrap_or_default();
+            let path = store_path(&text(0, row).unwrap_or_default())?;
             Ok(StagedFile { path, place, rows: number(4, row), bytes: number(5, row) })
         })
         .collect()
@@ -112,9 +114,16 @@ mod tests {
     #[test]
     fn a_manifest_reads_back() {
         let upload = UploadedParts { upload: "u".into(), parts: vec!["1".into(), "2".into()] };
+        // As DataFusion names the partition `a/b%`, in a directory that is named like an encoded one.
+        let path = |text| store_path(text).unwrap();
         let files = vec![
-            StagedFile { path: "a".into(), place: StagedPlace::Path(".s/a".into()), rows: 3, bytes: 40 },
-            StagedFile { path: "b".into(), place: StagedPlace::Upload(upload), rows: 0, bytes: 50 },
+            StagedFile {
+                path: path("d%20~/k=a%2Fb%25/x"),
+                place: StagedPlace::Path(path("d%20~/.s/a")),
+                rows: 3,
+                bytes: 40,
+            },
+            StagedFile { path: path("b"), place: StagedPlace::Upload(upload), rows: 0, bytes: 50 },
         ];
         assert_eq!(read_manifest(&manifest_batch(&files).unwrap()).unwrap(), files);
         assert_eq!(read_manifest(&manifest_batch(&[]).unwrap()).unwrap(), []);

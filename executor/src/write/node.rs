@@ -5,7 +5,7 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-use datafusion::common::{DFSchema, DFSchemaRef, Result, internal_err};
+use datafusion::common::{DFSchema, DFSchemaRef, Result, internal_err, plan_err};
 use datafusion::logical_expr::{Expr, Extension, LogicalPlan, UserDefinedLogicalNodeCore};
 
 use super::manifest::manifest_schema;
@@ -21,7 +21,14 @@ pub struct WriteNode {
 
 impl WriteNode {
     /// A plan that writes the rows of `input` to `target`.
+    ///
+    /// # Errors
+    /// When rows are partitioned by a column whose name cannot be that of a directory.
     pub fn plan(input: LogicalPlan, target: WriteTarget) -> Result<LogicalPlan> {
+        let is_unreadable = |name: &&String| name.contains(['/', '=']) || name.contains(|c: char| c.is_ascii_control());
+        if let Some(name) = target.partition_by.iter().find(is_unreadable) {
+            return plan_err!("`{name}` cannot be the name of a directory, so not of a partition: rename the column");
+        }
         let schema = Arc::new(DFSchema::try_from(manifest_schema())?);
         let node = Self { input, target: Arc::new(target), schema };
         Ok(LogicalPlan::Extension(Extension { node: Arc::new(node) }))

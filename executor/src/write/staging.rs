@@ -8,12 +8,12 @@ use datafusion::common::Result as DfResult;
 use datafusion::error::DataFusionError;
 use datafusion::execution::object_store::ObjectStoreRegistry;
 use futures::stream::BoxStream;
-use object_store::path::Path;
+use object_store::path::{Path, PathPart};
 use object_store::{
     CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
     PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, UploadPart,
 };
-use onward_cache::confine::local_path;
+use onward_cache::paths::{local_path, store_path};
 use onward_cache::{DeferredUpload, UploadLog, UserWrite};
 use onward_planner::error::classify;
 use onward_wire::{ErrorKind, WireError};
@@ -95,15 +95,19 @@ impl StagingStore {
     }
 
     /// The final path of the file a sink calls `location`: the sink chooses the directory, we choose the name.
-    fn final_path(&self, location: &Path, number: usize) -> Path {
+    fn final_path(&self, location: &Path, number: usize) -> Result<Path> {
         if self.target.is_single_file {
-            return location.clone();
+            return Ok(location.clone());
         }
-        let mut parts: Vec<_> = location.parts().collect();
+        let WriteTarget { file_prefix, extension, partition_by, .. } = self.target.as_ref();
+        let mut parts: Vec<String> = location.parts().map(|part| part.as_ref().to_owned()).collect();
         parts.pop();
-        let WriteTarget { file_prefix, extension, .. } = self.target.as_ref();
-        let name = format!("{file_prefix}-{}-{number}.{extension}", self.partition);
-        parts.into_iter().collect::<Path>().join(name)
+        let partitions = parts.len().saturating_sub(partition_by.len());
+        for (part, column) in parts[partitions..].iter_mut().zip(partition_by) {
+            *part = partition_directory(part, column);
+        }
+        parts.push(format!("{file_prefix}-{}-{number}.{extension}", self.partition));
+        store_path(&parts.join("/"))
     }
 
     /// The coordinator makes the staging directory and removes it when the write is over; the local store would make it
@@ -121,6 +125,13 @@ impl StagingStore {
         *begun += 1;
         *begun - 1
     }
+}
+
+/// The directory of a Hive partition: `k=<value>`, the value encoded as readers expect it, the name as it is. The sink encodes
+/// both, and then no reader finds the column `größe` again.
+fn partition_directory(part: &str, column: &str) -> String {
+    let value = part.strip_prefix(PathPart::from(column).as_ref()).unwrap_or(part);
+    format!("{column}{value}")
 }
 
 impl fmt::Debug for StagingStore {
@@ -152,7 +163,7 @@ impl ObjectStore for StagingStore {
         mut opts: PutMultipartOptions,
     ) -> Result<Box<dyn MultipartUpload>> {
         let number = self.number();
-        let path = self.final_path(location, number);
+        let path = self.final_path(location, number)?;
         let is_local = self.staging.is_some();
         let (staged, deferred) = match &self.staging {
             Some(directory) => {
@@ -227,13 +238,13 @@ impl MultipartUpload for StagedUpload {
         let result = self.upload.complete().await;
         let result = result.map_err(|error| self.failure.named(&self.path, self.is_local, error))?;
         let place = match &self.deferred {
-            None => StagedPlace::Path(self.staged.to_string()),
+            None => StagedPlace::Path(self.staged.clone()),
             Some(deferred) => StagedPlace::Upload(deferred.take().ok_or_else(|| {
                 let source = format!("the store of `{}` completed an upload that was to stay open", self.path);
                 Error::Generic { store: "onward", source: source.into() }
             })?),
         };
-        let file = StagedFile { path: self.path.to_string(), place, rows: 0, bytes: self.bytes };
+        let file = StagedFile { path: self.path.clone(), place, rows: 0, bytes: self.bytes };
         self.files.lock().push(file);
         Ok(result)
     }

@@ -3,6 +3,7 @@
 use datafusion::common::Result;
 use datafusion::datasource::listing::ListingTableUrl;
 use datafusion::error::DataFusionError;
+use onward_cache::paths::local_path_of_url;
 use onward_wire::message::KeyValue;
 use url::Url;
 
@@ -58,8 +59,7 @@ impl WriteTarget {
 
     /// The path or URL as users know it.
     pub fn display(&self) -> String {
-        let url = Url::parse(&self.url).ok();
-        let path = url.filter(|url| url.scheme() == "file").and_then(|url| url.to_file_path().ok());
+        let path = Url::parse(&self.url).ok().and_then(|url| local_path_of_url(&url));
         path.map_or_else(|| self.url.clone(), |path| path.display().to_string())
     }
 }

@@ -1,6 +1,9 @@
 //! CREATE TABLE, INSERT INTO, DROP TABLE.
 
-use super::{Fixture, tree};
+use super::{Fixture, collect_plan, lines, tree};
+use crate::catalog::durable;
+use crate::session::Work;
+use crate::write::Write;
 
 #[tokio::test]
 async fn a_table_is_created_filled_kept_and_dropped() {
@@ -60,6 +63,130 @@ async fn a_failed_statement_leaves_no_table_and_no_files() {
     let before = tree(&f.root.path().join("data"));
     f.error("insert into t select 1 / (column1 - 1) from (values (1), (2))").await;
     assert_eq!(tree(&f.root.path().join("data")), before);
+}
+
+/// What takes the files of table `t` away.
+const ENDS: [&str; 4] = [
+    "drop table t",
+    "insert overwrite t select 7",
+    "create or replace table t as select 'x' as b",
+    "drop schema public_too cascade",
+];
+
+/// A plan that reads `t`, made before `end`.
+async fn planned_before(f: &Fixture, end: &str) -> datafusion::logical_expr::LogicalPlan {
+    let schema = if end.starts_with("drop schema") { "public_too" } else { "public" };
+    f.run("create schema if not exists public_too").await.unwrap();
+    f.run(&format!("create table {schema}.t as select 1 as a")).await.unwrap();
+    f.run(&format!("insert into {schema}.t values (2)")).await.unwrap();
+    f.run(&format!("create view v as select a from {schema}.t")).await.unwrap();
+    let sql = format!("select sum(t.a + v.a) from {schema}.t join v on t.a = v.a");
+    let statement = f.session.plan(&sql).await.unwrap();
+    let Work::Query(plan) = f.session.work(statement, None).await.unwrap() else { panic!("SELECT is a query") };
+    f.run(end).await.unwrap();
+    plan
+}
+
+fn parts(f: &Fixture) -> usize {
+    tree(&f.root.path().join("data/tables")).iter().filter(|path| path.ends_with(".parquet")).count()
+}
+
+#[tokio::test]
+async fn a_query_reads_the_files_it_was_planned_with_and_they_go_with_it() {
+    for end in ENDS {
+        let f = Fixture::new();
+        let plan = planned_before(&f, end).await;
+        let left = if end.starts_with("drop") { 0 } else { 1 };
+        assert_eq!(parts(&f), 2 + left, "{end}");
+        for _ in 0..2 {
+            assert_eq!(lines(&collect_plan(&f.session, &plan).await.unwrap()), ["6"], "{end}");
+        }
+        let copy = plan.clone();
+        drop(plan);
+        assert_eq!(parts(&f), 2 + left, "{end}: there is another reader");
+        drop(copy);
+        assert_eq!(parts(&f), left, "{end}");
+        if left == 0 {
+            assert_eq!(tree(&f.root.path().join("data/tables")), [] as [&str; 0], "{end}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_a_crashed_reader_kept_goes_at_the_next_start() {
+    for end in ENDS {
+        let f = Fixture::new();
+        let left = if end.starts_with("drop") { 0 } else { 1 };
+        std::mem::forget(planned_before(&f, end).await);
+        assert_eq!(parts(&f), 2 + left, "{end}");
+        let f = f.restart();
+        assert_eq!(parts(&f), left, "{end}");
+    }
+}
+
+#[tokio::test]
+async fn a_table_may_be_overwritten_from_itself() {
+    let f = Fixture::new();
+    f.run("create table t as select 1 as a").await.unwrap();
+    for _ in 0..3 {
+        assert_eq!(f.rows("insert overwrite t select a + 1 from t").await, ["1"]);
+    }
+    assert_eq!(f.rows("select a from t").await, ["4"]);
+    assert_eq!(parts(&f), 1);
+}
+
+/// A write whose rows are all staged.
+async fn staged(f: &Fixture, sql: &str) -> Write {
+    let statement = f.session.plan(sql).await.unwrap();
+    let Work::Write(mut write) = f.session.work(statement, None).await.unwrap() else { panic!("{sql} is a write") };
+    write.begin(onward_wire::QueryId(1)).unwrap();
+    for batch in collect_plan(&f.session, write.plan()).await.unwrap() {
+        write.add(&batch).unwrap();
+    }
+    *write
+}
+
+#[tokio::test]
+async fn the_slower_of_two_creations_says_that_it_wrote_nothing_and_leaves_nothing() {
+    let f = Fixture::new();
+    let sql = "create table if not exists t as select * from generate_series(1, 5) as s(a)";
+    let (one, two) = (staged(&f, sql).await, staged(&f, &sql.replace("(1, 5)", "(1, 3)")).await);
+    assert_eq!(two.commit().await.unwrap(), 3);
+    let before = tree(&f.root.path().join("data/tables")).into_iter().filter(|path| path.contains(".parquet"));
+    let before: Vec<_> = before.collect();
+    assert_eq!(one.commit().await.unwrap(), 0);
+    assert_eq!(f.rows("select count(*) from t").await, ["3"]);
+    let after = tree(&f.root.path().join("data/tables"));
+    assert_eq!(after.len(), 3, "one table, one part, one file: {after:?}");
+    assert!(before.iter().all(|path| after.contains(path)), "{after:?}");
+    let (one, two) = (sql.replace("if not exists t", "u"), sql.replace("if not exists t", "u"));
+    let (one, two) = (staged(&f, &one).await, staged(&f, &two).await);
+    assert_eq!(two.commit().await.unwrap(), 5);
+    assert!(one.commit().await.unwrap_err().to_string().contains("exists"));
+    assert_eq!(tree(&f.root.path().join("data/tables")).len(), 6);
+}
+
+/// A name that is not on the disk when power fails is a table without its rows.
+#[tokio::test]
+async fn files_and_directories_are_synced_before_the_catalog_names_them() {
+    let f = Fixture::new();
+    let data = f.root.path().join("data").canonicalize().unwrap();
+    let statements = [
+        "create table t as select 1 as a",
+        "insert into t values (2), (3)",
+        "insert overwrite t select 4",
+        "create table u as select 1 as a where false",
+    ];
+    for sql in statements {
+        durable::log::take(&data);
+        f.run(sql).await.unwrap();
+        let synced = durable::log::take(&data);
+        let [files @ .., part, table, tables, catalog, root] = synced.as_slice() else { panic!("{sql}: {synced:?}") };
+        assert_eq!(files.len(), usize::from(!sql.contains("false")), "{sql}: {synced:?}");
+        assert!(files.iter().all(|file| file.starts_with(part)), "{sql}: {synced:?}");
+        assert!(part.starts_with(table) && table.starts_with("tables/"), "{sql}: {synced:?}");
+        assert_eq!((tables.as_str(), catalog.as_str(), root.as_str()), ("tables", "catalog.json", ""), "{sql}");
+    }
 }
 
 #[tokio::test]

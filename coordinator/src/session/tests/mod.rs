@@ -4,6 +4,7 @@ mod external;
 mod files;
 mod managed;
 mod metadata;
+mod names;
 mod paths;
 mod statements;
 mod stores;
@@ -22,7 +23,7 @@ use onward_planner::session::{OnwardOptions, session_config};
 use onward_wire::{ErrorKind, WireError};
 use tempfile::TempDir;
 
-use super::{SharedResources, SqlSession, Work};
+use super::{SharedResources, SqlSession, Statement, Work};
 use crate::catalog::{Catalog, DataDirectory};
 
 /// A data directory, a working directory, and a session.
@@ -33,7 +34,12 @@ pub(super) struct Fixture {
 
 impl Fixture {
     pub(super) fn new() -> Self {
-        let root = tempfile::tempdir().unwrap();
+        Self::below("")
+    }
+
+    /// Data and working directory are below `name`.
+    pub(super) fn below(name: &str) -> Self {
+        let root = tempfile::Builder::new().prefix(name).tempdir().unwrap();
         std::fs::create_dir(root.path().join("work")).unwrap();
         let session = open(root.path(), None);
         Self { root, session }
@@ -95,7 +101,14 @@ fn open(root: &Path, allowed: Option<&[PathBuf]>) -> SqlSession {
 }
 
 pub(super) async fn run(session: &SqlSession, sql: &str, values: Option<ParamValues>) -> Result<Vec<RecordBatch>> {
-    let statement = session.plan(sql).await?;
+    run_statement(session, session.plan(sql).await?, values).await
+}
+
+pub(super) async fn run_statement(
+    session: &SqlSession,
+    statement: Statement,
+    values: Option<ParamValues>,
+) -> Result<Vec<RecordBatch>> {
     match session.work(statement, values).await? {
         Work::Done(rows) => Ok(rows.batches),
         Work::Query(plan) => collect_plan(session, &plan).await,

@@ -1,9 +1,11 @@
 //! Settings, prepared statements, parameters, and what is refused.
 
 use datafusion::common::{ParamValues, ScalarValue};
-use onward_wire::ErrorKind;
+use onward_planner::error::classify;
+use onward_wire::{ErrorKind, WireError};
 
-use super::{Fixture, kind, lines, run};
+use super::{Fixture, kind, lines, run, run_statement};
+use crate::session::PreparedStatement;
 
 #[tokio::test]
 async fn settings_are_set_shown_and_reset_per_session() {
@@ -48,8 +50,103 @@ async fn sql_prepare_execute_and_deallocate_work() {
     let statement = f.session.plan("execute p(4)").await.unwrap();
     assert!(statement.is_query && statement.schema.fields().len() == 1);
     assert_eq!(f.rows("execute p(4)").await, ["5"]);
+    assert_eq!(f.rows("execute p(1 + 2)").await, ["4"]);
+    assert_eq!(f.rows("explain execute p(4)").await, ["5"]);
+    assert!(f.error("execute p").await.message.contains("expects 1"));
+    assert!(f.error("prepare p(int) as select $1").await.message.contains("already exists"));
+    assert!(f.error("prepare q as execute q").await.message.contains("not supported"));
     f.run("deallocate p").await.unwrap();
     assert!(f.error("execute p(4)").await.message.contains("'p'"));
+    assert!(f.error("deallocate p").await.message.contains("'p'"));
+}
+
+/// What runs a prepared statement twice, with `change` between: by PREPARE and EXECUTE, and by a client's handle.
+async fn prepared_twice(f: &Fixture, sql: &str, change: &[&str]) -> [Result<Vec<String>, WireError>; 2] {
+    let prepared = f.session.prepare(sql).await.unwrap();
+    f.run(&format!("prepare again as {sql}")).await.unwrap();
+    let before = f.rows("execute again").await;
+    assert_eq!(handled(f, &prepared).await.unwrap(), before, "{sql}");
+    for statement in change {
+        f.run(statement).await.unwrap();
+    }
+    let named = f.run("execute again").await.map(|rows| lines(&rows)).map_err(|error| classify(&error));
+    f.run("deallocate again").await.unwrap();
+    [named, handled(f, &prepared).await]
+}
+
+async fn handled(f: &Fixture, prepared: &PreparedStatement) -> Result<Vec<String>, WireError> {
+    let run = async {
+        let statement = f.session.plan_prepared(prepared).await?;
+        run_statement(&f.session, statement, Some(ParamValues::List(vec![]))).await
+    };
+    run.await.map(|rows| lines(&rows)).map_err(|error| classify(&error))
+}
+
+#[tokio::test]
+async fn a_prepared_statement_sees_what_was_written_since() {
+    let f = Fixture::new();
+    f.run("create table m as select 1 as a").await.unwrap();
+    f.run("create view v as select a from m").await.unwrap();
+    f.run("copy (select 1 as a) to 'd/1.parquet'").await.unwrap();
+    f.run("create external table e stored as parquet location 'd/'").await.unwrap();
+    let cases: [(&str, &[&str], &str); 7] = [
+        ("select sum(a) from m", &["insert into m values (10)"], "11"),
+        ("select sum(a) from v", &["insert into m values (100)"], "111"),
+        ("select sum(a) from m", &["insert overwrite m select 7"], "7"),
+        ("select sum(a) from m", &["drop table m", "create table m as select 8 as a"], "8"),
+        ("select sum(a) from v", &["create or replace view v as select a + 1 as a from m"], "9"),
+        ("select sum(a) from e", &["copy (select 2 as a) to 'd/2.parquet'"], "3"),
+        ("select sum(a) from 'd/'", &["copy (select 4 as a) to 'd/4.parquet'"], "7"),
+    ];
+    for (sql, change, expected) in cases {
+        for rows in prepared_twice(&f, sql, change).await {
+            assert_eq!(rows.unwrap(), [expected], "{sql} after {change:?}");
+        }
+    }
+    let insert = f.session.prepare("insert into m select max(a) + 1 from m").await.unwrap();
+    for _ in 0..3 {
+        assert_eq!(handled(&f, &insert).await.unwrap(), ["1"]);
+    }
+    assert_eq!(f.rows("select sum(a), max(a) from m").await, ["38|11"]);
+}
+
+#[tokio::test]
+async fn a_prepared_statement_whose_columns_changed_says_so() {
+    let f = Fixture::new();
+    f.run("create table m as select 1 as a").await.unwrap();
+    f.run("copy (select 1 as a) to 'x.parquet'").await.unwrap();
+    let replaced: &[&str] = &["create or replace table m as select 'one' as a, 2 as b"];
+    let overwritten: &[&str] = &["copy (select 'one' as a) to 'x.parquet'"];
+    for (sql, change) in [("select * from m", replaced), ("select a from 'x.parquet'", overwritten)] {
+        for rows in prepared_twice(&f, sql, change).await {
+            let error = rows.unwrap_err();
+            assert_eq!(kind(&error), ErrorKind::InvalidQuery);
+            assert!(
+                error.message.contains("changed since it was prepared") && error.message.contains("a Int64"),
+                "{error}"
+            );
+        }
+    }
+    for rows in prepared_twice(&f, "select count(*) from m", &["drop table m"]).await {
+        assert_eq!(kind(&rows.unwrap_err()), ErrorKind::NotFound);
+    }
+    f.run("create table m (a int)").await.unwrap();
+    let insert = f.session.prepare("insert into m values ($1)").await.unwrap();
+    f.run("create or replace table m (a varchar)").await.unwrap();
+    let error = handled(&f, &insert).await.unwrap_err();
+    assert!(error.message.contains("parameters") && error.message.contains("prepare it again"), "{error}");
+}
+
+#[tokio::test]
+async fn a_session_prepares_so_many_statements_and_no_more() {
+    let Fixture { root, session } = Fixture::new();
+    let f = Fixture { root, session: session.with_prepared_limit(2) };
+    f.run("prepare a as select 1").await.unwrap();
+    f.run("prepare b as select 2").await.unwrap();
+    let error = f.error("prepare c as select 3").await;
+    assert!(kind(&error) == ErrorKind::ResourceExhausted && error.message.contains("DEALLOCATE"), "{error}");
+    f.run("deallocate a").await.unwrap();
+    f.run("prepare c as select 3").await.unwrap();
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ use url::Url;
 use super::Fixture;
 use crate::session::Work;
 
-fn with_bucket() -> (Fixture, Arc<InMemory>) {
+pub(super) fn with_bucket() -> (Fixture, Arc<InMemory>) {
     let f = Fixture::new();
     let memory = Arc::new(InMemory::new());
     let handle = StoreHandle { store: memory.clone(), multipart: Some(memory.clone()), is_local: false };
