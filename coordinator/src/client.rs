@@ -24,6 +24,7 @@ use crate::api::{Execution, Prepared, QueryError, QueryProgress, Result, ResultS
 use crate::coordinator::Coordinator;
 use crate::dispatch::{self, Dispatch};
 use crate::engine::{Engine, Outcome, guard};
+use crate::session::cache::{self, CacheOrder};
 use crate::session::{PreparedStatement, SqlSession, Work};
 use crate::system::QueryState;
 use crate::write::commit_after;
@@ -139,6 +140,7 @@ impl Session {
                 Ok(keeping(plan, rows))
             }
             Work::Explain { mode, plan } => self.explain(run, mode, &plan).await,
+            Work::Cache { order, plan } => self.cache(run, order, &plan).await,
             Work::Write(mut write) => {
                 let query = run.query;
                 write.begin(query)?;
@@ -160,6 +162,26 @@ impl Session {
         }
     }
 
+    /// CACHE TABLE, UNCACHE TABLE: gives one row when it is done.
+    async fn cache(&self, run: Run, order: CacheOrder, plan: &LogicalPlan) -> Result<ResultStream> {
+        let engine = self.coordinator.engine().await?;
+        // However small the table is, it is functions that fill the cache.
+        let request = PlanRequest { tiny_query_bytes: 0, ..self.request() };
+        let planned = plan_query(&self.context().state(), plan, &request).await?;
+        let plans = match &planned {
+            Planned::Coordinator { plan, .. } => vec![Arc::clone(plan)],
+            Planned::Stages(graph) => graph.stages.iter().map(|stage| Arc::clone(&stage.plan)).collect(),
+        };
+        plans.iter().try_for_each(|plan| cache::check_whole(&order, plan))?;
+        if let (Planned::Stages(graph), true) = (planned, order.columns.is_some()) {
+            let query = run.query;
+            let submitted = self.submit_with(run, graph, true).await?;
+            dispatch::outcome(query, submitted.outcome, &self.coordinator.history).await?;
+        }
+        let row = cache::carry_out(&order, &plans, engine.host().columns())?;
+        Ok(stream::iter([Ok(row)]).boxed())
+    }
+
     /// What a plan runs with in this process.
     fn local_context(&self, query: QueryId) -> Arc<TaskContext> {
         let context = TaskContext::from(&*self.context().state_ref().read());
@@ -174,6 +196,10 @@ impl Session {
     }
 
     async fn submit(&self, run: Run, graph: StageGraph) -> Result<Submitted> {
+        self.submit_with(run, graph, self.options().cache).await
+    }
+
+    async fn submit_with(&self, run: Run, graph: StageGraph, uses_cache: bool) -> Result<Submitted> {
         let coordinator = &self.coordinator;
         coordinator.history.update(run.query, |record| record.functions = graph.sizing.functions as u64);
         let engine = coordinator.engine().await?;
@@ -189,7 +215,7 @@ impl Session {
             stores,
             extensions: &onward_executor::function::extensions(),
             timeout_ms: self.timeout_ms(),
-            uses_cache: self.options().cache,
+            uses_cache,
             progress: run.progress,
         };
         let outcome = dispatch::submit(&engine, dispatch)?;

@@ -32,6 +32,8 @@ pub struct Coordinator {
     program: PathBuf,
     /// Started by the first query that needs a function: `select 1` pays for no host.
     engine: OnceCell<Engine>,
+    /// The host's cached columns, once there is a host.
+    cached: system::TierCell,
     running: Mutex<HashMap<QueryId, Stopper>>,
     /// Follows the number of running queries, for draining.
     running_count: watch::Sender<usize>,
@@ -52,10 +54,11 @@ impl Coordinator {
             })?,
         };
         let (config, history) = (Arc::new(options.config), Arc::<History>::default());
+        let cached = system::TierCell::default();
         let scratch = config.spill_root();
         let directory = DataDirectory::open(options.data_dir.as_deref(), &scratch).map_err(DataFusionError::from)?;
         let catalog = Catalog::open(directory).map_err(DataFusionError::from)?;
-        catalog.add_system_schema(system::SCHEMA, system::schema(&history)?);
+        catalog.add_system_schema(system::SCHEMA, system::schema(&history, &cached)?);
         // Queries that run here are tiny or cannot be sent; functions get half, segments a quarter.
         let memory = GreedyMemoryPool::new((config.memory_limit_bytes() / 4) as usize);
         let memory = TrackConsumersPool::new(memory, TOP_CONSUMERS);
@@ -66,6 +69,7 @@ impl Coordinator {
             resources,
             program,
             engine: OnceCell::new(),
+            cached,
             running: Mutex::default(),
             running_count: watch::Sender::new(0),
             sessions: AtomicU32::new(0),
@@ -118,7 +122,9 @@ impl Coordinator {
             program: self.program.clone(),
             uploads: Arc::clone(self.resources.stores().uploads()),
         };
-        self.engine.get_or_try_init(async || Engine::start(options, &self.config)).await.cloned()
+        let engine = self.engine.get_or_try_init(async || Engine::start(options, &self.config)).await?;
+        let _ = self.cached.set(Arc::clone(engine.host().columns()));
+        Ok(engine.clone())
     }
 
     /// Draws an id for a statement and remembers that it runs.

@@ -9,6 +9,7 @@ use datafusion::logical_expr::{DdlStatement, LogicalPlan, Statement as PlanState
 use datafusion::sql::parser::Statement as Ast;
 use onward_planner::statement::{ExplainMode, Statement as Parsed, parse_with};
 
+use super::cache::CacheOrder;
 use super::context::SqlSession;
 use super::error::SessionError;
 use super::{parameters, prepared};
@@ -27,6 +28,8 @@ pub struct Statement {
     pub parameters: SchemaRef,
     /// It gives rows rather than a number of affected rows.
     pub is_query: bool,
+    /// It is about the column cache: what `plan` is for.
+    pub cache: Option<CacheOrder>,
     /// A PREPARE, as it was said.
     pub(super) prepare: Option<Ast>,
 }
@@ -54,6 +57,7 @@ impl SqlSession {
     /// Plans one parsed statement.
     pub async fn plan_parsed(&self, statement: Parsed) -> Result<Statement> {
         let (explain, ast) = match statement {
+            Parsed::Cache(statement) => return self.plan_cache(statement).await,
             Parsed::Explain { mode, statement } => (Some(mode), statement),
             Parsed::DataFusion(statement) => (None, statement),
         };
@@ -78,7 +82,7 @@ impl SqlSession {
 }
 
 /// What a client needs to know about `plan`.
-fn describe(plan: LogicalPlan, explain: Option<ExplainMode>) -> Result<Statement> {
+pub(super) fn describe(plan: LogicalPlan, explain: Option<ExplainMode>) -> Result<Statement> {
     let schema = match (explain, &plan) {
         (Some(_), _) => LogicalPlan::explain_schema(),
         (None, LogicalPlan::Ddl(DdlStatement::CreateMemoryTable(_)) | LogicalPlan::Copy(_) | LogicalPlan::Dml(_)) => {
@@ -97,7 +101,7 @@ fn describe(plan: LogicalPlan, explain: Option<ExplainMode>) -> Result<Statement
         LogicalPlan::Statement(PlanStatement::Prepare(_)) => Arc::new(Schema::empty()),
         plan => parameters::infer(plan)?,
     };
-    Ok(Statement { plan, explain, schema, parameters, is_query, prepare: None })
+    Ok(Statement { plan, explain, schema, parameters, is_query, cache: None, prepare: None })
 }
 
 /// The one column that writes give: rows written.

@@ -6,6 +6,7 @@ use datafusion::common::{ParamValues, Result};
 use datafusion::logical_expr::{DdlStatement, LogicalPlan, Statement as PlanStatement};
 use onward_planner::statement::ExplainMode;
 
+use super::cache::CacheOrder;
 use super::context::SqlSession;
 use super::error::SessionError;
 use super::statement::{Statement, count_batch, count_schema};
@@ -25,6 +26,13 @@ pub enum Work {
         /// How.
         mode: ExplainMode,
         /// What.
+        plan: LogicalPlan,
+    },
+    /// Read the columns of this plan, or none, and do with them what the order says.
+    Cache {
+        /// What.
+        order: CacheOrder,
+        /// Reads the columns.
         plan: LogicalPlan,
     },
     /// Begin, run the plan, add its rows, commit: see [`Write`].
@@ -58,6 +66,9 @@ impl SqlSession {
             return self.keep(prepare, ast).map(|()| Work::Done(LocalRows::none()));
         }
         let plan = parameters::bind(statement.plan, values)?;
+        if let Some(order) = statement.cache {
+            return Ok(Work::Cache { order, plan });
+        }
         match statement.explain {
             Some(mode) => self.explain(mode, plan).await,
             None => self.work_of(plan).await,
