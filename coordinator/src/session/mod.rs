@@ -8,7 +8,8 @@
 //! ```
 //!
 //! A [`SqlSession`] holds one DataFusion context: settings, tables registered by an embedder. Statements that are prepared, by a
-//! client or by PREPARE, are planned anew for each execution. Its catalog and its object stores are shared with all sessions of the coordinator ([`SharedResources`]).
+//! client or by PREPARE, are planned anew for each execution. Its catalog and its object stores are shared with all sessions of
+//! the coordinator ([`SharedResources`]).
 
 mod context;
 pub(crate) mod ddl;
