@@ -119,7 +119,7 @@ mod tests {
         let crashed = make("onward-test-0000dead", 0o700);
         // A person's: nothing of theirs is worth a tidy directory.
         let strangers = [("onward-test-0000beef", 0o755), ("onward-test-backup", 0o700), ("stranger", 0o700)];
-        strangers.map(|(name, mode)| make(name, mode));
+        strangers.iter().for_each(|(name, mode)| drop(make(name, *mode)));
 
         let second = ScratchDir::create(base.path(), "onward-test-").unwrap();
         assert!(!crashed.exists());
