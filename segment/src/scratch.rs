@@ -3,6 +3,7 @@
 //! It is locked (`flock`) while its process lives. The kernel drops the lock with the process, however that ends, so a
 //! directory whose lock can be taken is a left-over: the next process that makes one removes it.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -13,6 +14,10 @@ use rustix::fs::{FlockOperation, Mode, OFlags};
 
 /// Draws of a name before giving up; a draw is lost only to a process that starts at the same moment.
 const MAX_DRAWS: usize = 16;
+
+/// Hexadecimal digits of a directory's random name.
+const RANDOM_DIGITS: usize = 8;
+const MODE: u32 = 0o700;
 
 /// `<base>/<prefix><random>`, mode 0700. Dropping it removes it with everything in it.
 #[derive(Debug)]
@@ -28,8 +33,8 @@ impl ScratchDir {
         fs::create_dir_all(base)?;
         remove_leftovers(base, prefix);
         for _ in 0..MAX_DRAWS {
-            let path = base.join(format!("{prefix}{:08x}", fastrand::u32(..)));
-            match fs::DirBuilder::new().mode(0o700).create(&path) {
+            let path = base.join(format!("{prefix}{:0RANDOM_DIGITS$x}", fastrand::u32(..)));
+            match fs::DirBuilder::new().mode(MODE).create(&path) {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
                 result => result?,
             }
@@ -57,12 +62,21 @@ impl Drop for ScratchDir {
 fn remove_leftovers(base: &Path, prefix: &str) {
     let user = rustix::process::geteuid().as_raw();
     for entry in fs::read_dir(base).into_iter().flatten().flatten() {
-        let is_ours = entry.file_name().as_encoded_bytes().starts_with(prefix.as_bytes())
-            && entry.metadata().is_ok_and(|metadata| metadata.is_dir() && metadata.uid() == user);
+        let is_made_so = |metadata: fs::Metadata| {
+            metadata.is_dir() && metadata.uid() == user && metadata.mode() & 0o777 & !MODE == 0
+        };
+        let is_ours = is_name_of_ours(&entry.file_name(), prefix) && entry.metadata().is_ok_and(is_made_so);
         if is_ours && let Some(_lock) = lock(&entry.path()) {
             remove(&entry.path(), "what a crashed process left");
         }
     }
+}
+
+/// A directory of the user's may begin with our prefix.
+fn is_name_of_ours(name: &OsStr, prefix: &str) -> bool {
+    let random = name.to_str().and_then(|name| name.strip_prefix(prefix));
+    let is_digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+    random.is_some_and(|random| random.len() == RANDOM_DIGITS && random.bytes().all(is_digit))
 }
 
 fn remove(path: &Path, what: &str) {
@@ -95,17 +109,25 @@ mod tests {
         let live = ScratchDir::create(base.path(), "onward-test-").unwrap();
         fs::write(live.path().join("1"), b"mine").unwrap();
         // A crash: the directory is there, but nobody holds its lock.
-        let crashed = base.path().join("onward-test-dead");
-        fs::create_dir_all(crashed.join("inner")).unwrap();
-        fs::write(crashed.join("inner/1"), b"theirs").unwrap();
-        fs::create_dir(base.path().join("stranger")).unwrap();
+        let make = |name: &str, mode| {
+            let path = base.path().join(name);
+            fs::DirBuilder::new().mode(mode).create(&path).unwrap();
+            fs::create_dir(path.join("inner")).unwrap();
+            fs::write(path.join("inner/1"), b"theirs").unwrap();
+            path
+        };
+        let crashed = make("onward-test-0000dead", 0o700);
+        // A person's: nothing of theirs is worth a tidy directory.
+        let strangers = [("onward-test-0000beef", 0o755), ("onward-test-backup", 0o700), ("stranger", 0o700)];
+        strangers.iter().for_each(|(name, mode)| drop(make(name, *mode)));
 
         let second = ScratchDir::create(base.path(), "onward-test-").unwrap();
         assert!(!crashed.exists());
         assert!(live.path().join("1").exists() && second.path().exists());
         assert_eq!(fs::metadata(second.path()).unwrap().mode() & 0o777, 0o700);
         drop((live, second));
-        let left: Vec<_> = fs::read_dir(base.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-        assert_eq!(left, ["stranger"]);
+        let mut left: Vec<_> = fs::read_dir(base.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, strangers.map(|(name, _)| name).map(OsStr::new));
     }
 }

@@ -72,6 +72,25 @@ async fn a_prepared_update_runs_once_per_bound_row() {
     server.stop().await;
 }
 
+/// Clients keep prepared statements for hours: an execution reads what is in the tables then.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_prepared_query_sees_what_was_written_since() {
+    let server = TestServer::start().await;
+    let mut client = server.client().await;
+    client.execute_update("CREATE TABLE t AS SELECT 1 AS a".to_owned(), None).await.expect("a table");
+    let mut prepared = client.prepare("SELECT sum(a) AS s FROM t".to_owned(), None).await.expect("prepared");
+    for expected in ["1", "11", "21"] {
+        let info = prepared.execute().await.expect("it starts");
+        assert_eq!(text(&fetch(&mut client, &info).await.expect("rows")), [expected]);
+        client.execute_update("INSERT INTO t VALUES (10)".to_owned(), None).await.expect("a row");
+    }
+    client.execute_update("CREATE OR REPLACE TABLE t AS SELECT 1.5 AS a".to_owned(), None).await.expect("a table");
+    let (code, message) = code(prepared.execute().await);
+    assert_eq!(code, Code::InvalidArgument, "{message}");
+    assert!(message.contains("changed since it was prepared"), "{message}");
+    server.stop().await;
+}
+
 /// Statements are bounded per session, given back by close, and gone with it.
 #[tokio::test(flavor = "multi_thread")]
 async fn prepared_statements_are_bounded_and_closed() {

@@ -57,6 +57,30 @@ async fn a_query_over_functions_gives_the_same_rows() {
     server.stop().await;
 }
 
+/// A query is planned when its FlightInfo is made. What becomes of the table until functions have opened its files, and until the
+/// client fetches, is nothing to it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_query_outlives_the_files_of_its_table() {
+    let server = TestServer::start().await;
+    let (mut reader, mut writer) = (server.client().await, server.client().await);
+    // 0: the planner's choice for so few bytes is the coordinator, which reads as rows are fetched.
+    for functions in [0, 2] {
+        query(&mut reader, &format!("SET onward.functions = {functions}")).await.expect("a setting");
+        for end in ["DROP TABLE t", "INSERT OVERWRITE t SELECT 7, 'y'", "CREATE OR REPLACE TABLE t AS SELECT 'x' AS b"]
+        {
+            let table = "CREATE OR REPLACE TABLE t AS SELECT value AS a, 'x' AS b FROM generate_series(1, 10000)";
+            query(&mut writer, table).await.expect("a table");
+            query(&mut writer, "INSERT INTO t VALUES (-1, 'z')").await.expect("one more file");
+            let sql = "SELECT b, count(*), sum(a) FROM t GROUP BY b ORDER BY b";
+            let info = reader.execute(sql.to_owned(), None).await.expect("it starts");
+            query(&mut writer, end).await.expect("it does not wait for readers");
+            let read = fetch(&mut reader, &info).await.unwrap_or_else(|error| panic!("{end}, {functions}: {error}"));
+            assert_eq!(text(&read), ["x|10000|50005000", "z|1|-1"], "{end}, {functions} functions");
+        }
+    }
+    server.stop().await;
+}
+
 /// Errors of a statement come with the first answer, and say what the client can do about them.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bad_statement_is_refused_with_its_kind() {

@@ -9,7 +9,8 @@
 //! ```
 //!
 //! A [`SqlSession`] holds one DataFusion context: settings, tables registered by an embedder. Statements that are prepared, by a
-//! client or by PREPARE, are planned anew for each execution. Its catalog and its object stores are shared with all sessions of the coordinator ([`SharedResources`]).
+//! client or by PREPARE, are planned anew for each execution. Its catalog and its object stores are shared with all sessions of
+//! the coordinator ([`SharedResources`]).
 
 pub(crate) mod cache;
 mod context;

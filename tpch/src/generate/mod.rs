@@ -161,7 +161,9 @@ fn remove_tables(dir: &Path) -> Result<()> {
 fn remove_old_scratch(dir: &Path) -> Result<()> {
     for entry in fs::read_dir(dir).map_err(Error::io("list", dir))? {
         let path = entry.map_err(Error::io("list", dir))?.path();
-        if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(".scratch-")) {
+        let pid = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_prefix(".scratch-"));
+        // Only ever ours: a name with a process id.
+        if pid.is_some_and(|pid| pid.parse::<u32>().is_ok()) {
             fs::remove_dir_all(&path).map_err(Error::io("remove", path))?;
         }
     }
