@@ -3,12 +3,17 @@
 //!
 //! `cargo bench --bench tpch_vs_datafusion -- --scale 1 --functions 1,2,4 --iterations 3`
 //!
-//! Onward answers through its Flight SQL endpoint, without a cache, so its times have everything a client sees.
-//! DataFusion has its defaults and one partition per core, and its rows stay in the process.
+//! Onward answers through its Flight SQL endpoint, so its times have everything a client sees: without its column cache, or with
+//! `--warm` also with it, after one run of each query that is not counted. DataFusion has its defaults and one partition per
+//! core, and its rows stay in the process. `--duckdb` adds DuckDB on the same files and on its own tables.
+//!
+//! `cargo bench --bench tpch_vs_datafusion -- --functions 1 --warm --duckdb`
 
 mod support;
 
+use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Instant;
 
 use clap::Parser;
@@ -33,6 +38,15 @@ struct Options {
     /// Directory of the data, made when missing
     #[arg(long)]
     data: Option<PathBuf>,
+    /// Also with the column cache, warm
+    #[arg(long)]
+    warm: bool,
+    /// Only with the column cache
+    #[arg(long)]
+    only_warm: bool,
+    /// Also DuckDB, on the same files and on its own tables
+    #[arg(long)]
+    duckdb: bool,
     /// Files per table, when the data is made
     #[arg(long, default_value_t = 1)]
     parts: u32,
@@ -55,14 +69,67 @@ struct Onward {
 }
 
 impl Onward {
-    async fn start(dataset: &Dataset, functions: u32) -> Result<Self, BoxError> {
+    async fn start(dataset: &Dataset, functions: u32, is_warm: bool) -> Result<Self, BoxError> {
         let server = Server::start(&dataset.dir).await?;
         let mut client = server.connect().await?;
         for statement in dataset.registration()? {
             client.update(&statement).await?;
         }
         client.update(&format!("SET onward.functions = {functions}")).await?;
+        client.update(&format!("SET onward.cache = {is_warm}")).await?;
         Ok(Self { server, client })
+    }
+}
+
+/// DuckDB in a Python process.
+struct DuckDb {
+    process: Child,
+    questions: ChildStdin,
+    answers: BufReader<ChildStdout>,
+}
+
+impl DuckDb {
+    fn start(dataset: &Dataset, kind: &str) -> Result<Self, BoxError> {
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/duckdb_side.py");
+        let mut process = Command::new("python3")
+            .args([script, &dataset.dir.to_string_lossy(), kind, &cores().to_string()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .map_err(|error| format!("python3 cannot be started: {error}"))?;
+        let (Some(questions), Some(answers)) = (process.stdin.take(), process.stdout.take()) else {
+            return Err("python3 has no pipes".into());
+        };
+        let mut duckdb = Self { process, questions, answers: BufReader::new(answers) };
+        let ready = duckdb.answer()?;
+        println!("DuckDB {} ({kind})", ready["ready"]);
+        Ok(duckdb)
+    }
+
+    /// Milliseconds and rows.
+    fn run(&mut self, sql: &str) -> Result<(f64, usize), BoxError> {
+        writeln!(self.questions, "{}", serde_json::json!({ "sql": sql }))?;
+        let answer = self.answer()?;
+        match (answer["ms"].as_f64(), answer["rows"].as_u64()) {
+            (Some(ms), Some(rows)) => Ok((ms, rows as usize)),
+            _ => Err(format!("DuckDB answered {answer}").into()),
+        }
+    }
+
+    fn answer(&mut self) -> Result<serde_json::Value, BoxError> {
+        let mut line = String::new();
+        match self.answers.read_line(&mut line)? {
+            0 => Err("the DuckDB process ended; what it said is above".into()),
+            _ => Ok(serde_json::from_str(&line)?),
+        }
+    }
+}
+
+impl Drop for DuckDb {
+    fn drop(&mut self) {
+        // An error means that it has ended.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
     }
 }
 
@@ -79,9 +146,30 @@ async fn main() -> Result<(), BoxError> {
     let oracle = Oracle::new(&dataset, cores()).await?;
     let mut sides = vec![Side { name: "DataFusion".to_owned(), runs_ms: vec![Vec::new(); numbers.len()] }];
     let mut engines = Vec::new();
+    let mut add = |name: String| sides.push(Side { name, runs_ms: vec![Vec::new(); numbers.len()] });
     for functions in &options.functions {
-        engines.push(Onward::start(&dataset, *functions).await?);
-        sides.push(Side { name: format!("onward {functions}"), runs_ms: vec![Vec::new(); numbers.len()] });
+        if !options.only_warm {
+            engines.push((Onward::start(&dataset, *functions, false).await?, false));
+            add(format!("onward {functions}"));
+        }
+        if options.warm || options.only_warm {
+            engines.push((Onward::start(&dataset, *functions, true).await?, true));
+            add(format!("warm {functions}"));
+        }
+    }
+    let mut duckdbs = Vec::new();
+    if options.duckdb {
+        for kind in ["parquet", "own"] {
+            duckdbs.push(DuckDb::start(&dataset, kind)?);
+            add(format!("duck {kind}"));
+        }
+    }
+    // What is warm has run every query once.
+    for number in &numbers {
+        let sql = queries::sql(*number, options.scale);
+        for (engine, _) in engines.iter_mut().filter(|(_, is_warm)| *is_warm) {
+            engine.client.query(&sql).await.map_err(|error| format!("Q{number}: {error}"))?;
+        }
     }
     for (at, number) in numbers.iter().copied().enumerate() {
         let sql = queries::sql(number, options.scale);
@@ -89,7 +177,7 @@ async fn main() -> Result<(), BoxError> {
             let start = Instant::now();
             let expected: usize = oracle.run(&sql).await?.iter().map(|batch| batch.num_rows()).sum();
             sides[0].runs_ms[at].push(milliseconds(start.elapsed()));
-            for (engine, side) in engines.iter_mut().zip(&mut sides[1..]) {
+            for ((engine, _), side) in engines.iter_mut().zip(&mut sides[1..]) {
                 let start = Instant::now();
                 let rows =
                     engine.client.query(&sql).await.map_err(|error| format!("Q{number}, {}: {error}", side.name))?;
@@ -98,6 +186,10 @@ async fn main() -> Result<(), BoxError> {
                 if found != expected {
                     return Err(format!("Q{number}, {}: {found} rows, not {expected}", side.name).into());
                 }
+            }
+            let count = engines.len();
+            for (duckdb, side) in duckdbs.iter_mut().zip(&mut sides[1 + count..]) {
+                side.runs_ms[at].push(duckdb.run(&sql)?.0);
             }
         }
         if at == 0 {
@@ -109,7 +201,7 @@ async fn main() -> Result<(), BoxError> {
     let totals: Vec<f64> = sides.iter().map(|side| side.runs_ms.iter().map(|runs| median(runs)).sum()).collect();
     print_row("total", &totals);
     println!("{} at the end", load());
-    for engine in engines {
+    for (engine, _) in engines {
         drop(engine.client);
         engine.server.stop().await;
     }

@@ -21,6 +21,7 @@ pub mod error;
 pub mod meter;
 pub mod paths;
 pub mod registry;
+pub mod placement;
 pub mod scan;
 pub mod store;
 pub mod uploads;

@@ -20,6 +20,9 @@ pub mod local;
 pub mod policy;
 pub mod tier;
 
+#[cfg(test)]
+mod tests;
+
 pub use cached::CachedColumn;
 pub use client::{Claim, ColumnClient, Lookup, WritableColumn, WritingLease, WrittenColumn};
 pub use local::LocalColumns;

@@ -112,7 +112,7 @@ pub(super) async fn run_statement(
     match session.work(statement, values).await? {
         Work::Done(rows) => Ok(rows.batches),
         Work::Query(plan) => collect_plan(session, &plan).await,
-        Work::Explain { plan, .. } => collect_plan(session, &plan).await,
+        Work::Explain { plan, .. } | Work::Cache { plan, .. } => collect_plan(session, &plan).await,
         Work::Write(mut write) => {
             write.begin(onward_wire::QueryId(1))?;
             for batch in collect_plan(session, write.plan()).await? {
