@@ -137,6 +137,7 @@ async fn awkward_names_in_a_bucket_are_kept_and_leave_no_upload() {
     run(&format!("copy ({rows}) to 's3://tables/odd/' stored as parquet partitioned by (k)")).expect_success();
     run("create external table odd stored as parquet location 's3://tables/odd/'").expect_success();
     run(&format!("insert into odd {rows}")).expect_success();
+    assert_uploads_end_where_they_began(&bucket.requests());
     let expected: String = (values.iter().enumerate()).map(|(i, k)| format!("{i},{k},2\n")).collect();
     let counted = run("select i, k, count(*) as n from odd group by i, k order by i").expect_success();
     assert_eq!(counted, format!("i,k,n\n{expected}"));
@@ -156,9 +157,28 @@ async fn awkward_names_in_a_bucket_are_kept_and_leave_no_upload() {
     run(&bad).expect_error(&["ivide by zero"]);
     let requests = bucket.requests();
     assert!(requests.iter().any(|request| request.contains("partNumber=")), "uploads were begun: {requests:?}");
+    assert_uploads_end_where_they_began(&requests);
     let uploads = bucket.get("/tables?uploads");
     assert!(uploads.contains("ListMultipartUploadsResult") && !uploads.contains("<Upload>"), "{uploads}");
     workspace.assert_nothing_left();
+}
+
+/// Of each upload there are parts and one end, all under one name. (This server would find the upload by its id alone.)
+fn assert_uploads_end_where_they_began(requests: &[String]) {
+    let mut uploads = std::collections::BTreeMap::<&str, Vec<(&str, &str)>>::new();
+    for request in requests {
+        let Some((method, path)) = request.split_once(' ') else { panic!("{request}") };
+        let Some((key, query)) = path.split_once('?') else { continue };
+        if let Some(id) = query.split('&').find_map(|parameter| parameter.strip_prefix("uploadId=")) {
+            uploads.entry(id).or_default().push((method, key));
+        }
+    }
+    assert!(!uploads.is_empty(), "{requests:?}");
+    for (id, of_upload) in uploads {
+        assert!(of_upload.iter().all(|(_, key)| *key == of_upload[0].1), "{id}: {of_upload:?}");
+        let ends = of_upload.iter().filter(|(method, _)| matches!(*method, "POST" | "DELETE"));
+        assert_eq!(ends.count(), 1, "{id}: {of_upload:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

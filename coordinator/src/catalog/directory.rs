@@ -108,7 +108,7 @@ fn stranger(directory: &Path) -> io::Result<Option<String>> {
         let is_known = match name.to_str() {
             Some(LOST_AND_FOUND) => true,
             Some(LOCK) => path.is_file(),
-            Some(TABLES | "writes") => std::fs::read_dir(&path).is_ok_and(|mut entries| entries.next().is_none()),
+            Some(TABLES | "writes") => is_empty(&path).unwrap_or(false),
             _ => path == durable::staged(&directory.join(MARK)),
         };
         if !is_known {
@@ -116,6 +116,16 @@ fn stranger(directory: &Path) -> io::Result<Option<String>> {
         }
     }
     Ok(None)
+}
+
+/// Nothing is in a directory but what its file system put there.
+pub(super) fn is_empty(directory: &Path) -> io::Result<bool> {
+    for entry in std::fs::read_dir(directory)? {
+        if entry?.file_name() != LOST_AND_FOUND {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 fn is_marked(directory: &Path) -> bool {

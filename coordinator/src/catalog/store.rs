@@ -8,7 +8,7 @@ use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
 
 use super::definition::{Definition, Managed};
-use super::directory::{DataDirectory, io};
+use super::directory::{DataDirectory, io, is_empty};
 use super::durable;
 use super::error::CatalogError;
 use super::names::{TableName, did_you_mean};
@@ -276,8 +276,7 @@ impl Snapshot {
     /// Of a directory without catalog file. From now on there is one, so that a missing one means that it was removed.
     fn first(directory: &DataDirectory) -> Result<Self> {
         let (path, tables) = (directory.catalog_file(), directory.tables());
-        let mut entries = std::fs::read_dir(&tables).map_err(io("reading", &tables))?;
-        if entries.next().is_some() {
+        if !is_empty(&tables).map_err(io("reading", &tables))? {
             return Err(CatalogError::Gone { path, tables });
         }
         let first = Self { schemas: BTreeMap::from([(DEFAULT_SCHEMA.to_owned(), Tables::new())]) };
