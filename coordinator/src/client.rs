@@ -19,6 +19,7 @@ use onward_planner::{PlanRequest, Planned, StageGraph, explain, plan_query};
 use onward_wire::panics::caught;
 use onward_wire::{QueryId, WireError};
 use tokio::sync::{oneshot, watch};
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::api::{Execution, Prepared, QueryError, QueryProgress, Result, ResultStream, SessionOptions};
 use crate::coordinator::Coordinator;
@@ -38,6 +39,8 @@ pub struct Session {
 struct Run {
     query: QueryId,
     progress: watch::Sender<QueryProgress>,
+    /// Held as long as anybody may work for a write.
+    worker: Option<TaskTrackerToken>,
 }
 
 /// A graph that functions work on.
@@ -109,7 +112,7 @@ impl Session {
                 Work::Query(plan) => Arc::clone(plan.schema().inner()),
                 _ => schema,
             };
-            Ok((schema, is_query, self.rows(Run { query, progress }, work).await?))
+            Ok((schema, is_query, self.rows(Run { query, progress, worker: None }, work).await?))
         };
         // Planning reads footers and lists stores: it can be cancelled like the rest.
         let planned = tokio::select! {
@@ -137,6 +140,7 @@ impl Session {
             Work::Write(mut write) => {
                 let query = run.query;
                 write.begin(query)?;
+                let run = Run { worker: Some(write.worker()), ..run };
                 let manifest = self.query(run, write.plan()).await?;
                 Ok(commit_after(*write, manifest, query))
             }
@@ -146,7 +150,10 @@ impl Session {
     async fn query(&self, run: Run, plan: &LogicalPlan) -> Result<ResultStream> {
         let query = run.query;
         match self.planned(plan).await? {
-            Planned::Coordinator { plan, .. } => Ok(dispatch::local_rows(query, plan, self.local_context(query))?),
+            Planned::Coordinator { plan, .. } => {
+                let context = self.local_context(query, run.worker);
+                Ok(dispatch::local_rows(query, plan, context)?)
+            }
             Planned::Stages(graph) => {
                 let submitted = self.submit(run, graph).await?;
                 let history = Arc::clone(&self.coordinator.history);
@@ -155,11 +162,14 @@ impl Session {
         }
     }
 
-    /// What a plan runs with in this process.
-    fn local_context(&self, query: QueryId) -> Arc<TaskContext> {
+    /// What a plan runs with in this process. Every file that it writes holds `worker`.
+    fn local_context(&self, query: QueryId, worker: Option<TaskTrackerToken>) -> Arc<TaskContext> {
         let context = TaskContext::from(&*self.context().state_ref().read());
         let uploads = Arc::clone(self.coordinator.resources.stores().uploads());
-        let log = UploadLog::new(move |path, upload| uploads.note(query, path.clone(), upload.to_owned()));
+        let log = UploadLog::new(move |path, upload| {
+            let _held = &worker;
+            uploads.note(query, path.clone(), upload.to_owned());
+        });
         let config = context.session_config().clone().with_extension(Arc::new(log));
         Arc::new(context.with_session_config(config))
     }
@@ -187,6 +197,13 @@ impl Session {
             progress: run.progress,
         };
         let outcome = dispatch::submit(&engine, dispatch)?;
+        if let Some(worker) = run.worker {
+            let ended = engine.ended(run.query);
+            tokio::spawn(async move {
+                ended.await;
+                drop(worker);
+            });
+        }
         Ok(Submitted { engine, graph, outcome })
     }
 

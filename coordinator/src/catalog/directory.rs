@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use onward_segment::ScratchDir;
 
 use super::error::CatalogError;
+use crate::write::Journal;
 
 /// Names of temporary data directories begin so.
 const TEMPORARY_PREFIX: &str = "onward-data-";
@@ -18,20 +19,24 @@ pub struct DataDirectory {
     /// Open, and therefore locked.
     _lock: File,
     /// A directory of our own that goes away with us.
-    _temporary: Option<ScratchDir>,
+    temporary: Option<ScratchDir>,
 }
 
 impl DataDirectory {
-    /// Takes `path`, creating it; `None` makes one in `temporary_root`, which is removed on drop, or, after a crash, by the
-    /// next one that is made there.
+    /// Takes `path`, creating it; `None` makes one in `temporary_root`, which is removed on drop. What crashed processes
+    /// left in `temporary_root` is removed in any case, after what their writes had staged elsewhere.
     ///
     /// # Errors
     /// [`CatalogError::Locked`] names the process that holds it.
     pub fn open(path: Option<&Path>, temporary_root: &Path) -> Result<Self, CatalogError> {
+        let recover = |left: &Path| Journal::new(left).recover();
         let (path, temporary) = match path {
-            Some(path) => (path.to_owned(), None),
+            Some(path) => {
+                ScratchDir::remove_leftovers(temporary_root, TEMPORARY_PREFIX, recover);
+                (path.to_owned(), None)
+            }
             None => {
-                let temporary = ScratchDir::create(temporary_root, TEMPORARY_PREFIX);
+                let temporary = ScratchDir::create_after(temporary_root, TEMPORARY_PREFIX, recover);
                 let temporary = temporary.map_err(io("creating a directory in", temporary_root))?;
                 (temporary.path().to_owned(), Some(temporary))
             }
@@ -39,7 +44,7 @@ impl DataDirectory {
         std::fs::create_dir_all(path.join("tables")).map_err(io("creating", &path))?;
         let path = path.canonicalize().map_err(io("opening", &path))?;
         let lock = lock(&path)?;
-        Ok(Self { path, _lock: lock, _temporary: temporary })
+        Ok(Self { path, _lock: lock, temporary })
     }
 
     /// Canonical path of the directory.
@@ -55,6 +60,17 @@ impl DataDirectory {
     /// The file with all definitions.
     pub fn catalog_file(&self) -> PathBuf {
         self.path.join("catalog.json")
+    }
+}
+
+impl Drop for DataDirectory {
+    fn drop(&mut self) {
+        // A staging directory that could not be removed must not be forgotten with ours.
+        if let Some(temporary) = self.temporary.take()
+            && !Journal::new(&self.path).recover()
+        {
+            temporary.abandon();
+        }
     }
 }
 
@@ -98,6 +114,22 @@ mod tests {
         assert!(error.contains(&root.path().canonicalize().unwrap().display().to_string()), "{error}");
         drop(first);
         DataDirectory::open(Some(root.path()), root.path()).unwrap();
+    }
+
+    /// Whatever data directory the next process has.
+    #[test]
+    fn a_crashed_process_leaves_nothing_that_its_writes_had_staged() {
+        for next_has_its_own in [false, true] {
+            let root = tempfile::tempdir().unwrap();
+            let crashed = ScratchDir::create(root.path(), TEMPORARY_PREFIX).unwrap();
+            let (left, staging) = (crashed.path().to_owned(), root.path().join("out/.onward-7"));
+            std::fs::create_dir_all(&staging).unwrap();
+            Journal::new(&left).begin("7", &staging).unwrap();
+            crashed.abandon();
+            let own = root.path().join("own");
+            let next = DataDirectory::open(next_has_its_own.then_some(own.as_path()), root.path()).unwrap();
+            assert!(!staging.exists() && !left.exists() && next.path().exists());
+        }
     }
 
     #[test]

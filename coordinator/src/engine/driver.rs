@@ -35,6 +35,8 @@ struct Query {
     requests: StoreRequests,
     running: HashMap<AttemptId, Progress>,
     reply: oneshot::Sender<Result<Outcome, WireError>>,
+    /// Whoever waits for its end: dropped with it.
+    waiting: Vec<oneshot::Sender<()>>,
     progress: watch::Sender<QueryProgress>,
 }
 
@@ -78,10 +80,17 @@ impl Driver {
                 let Submission { spec, stages, progress } = *submission;
                 let metrics = vec![StageRun::default(); stages.len()];
                 let (requests, running) = (StoreRequests::default(), HashMap::new());
-                self.queries.insert(spec.query, Query { stages, metrics, requests, running, reply, progress });
+                let waiting = Vec::new();
+                let query = Query { stages, metrics, requests, running, reply, waiting, progress };
+                self.queries.insert(spec.query, query);
                 self.handle(Event::SubmitQuery(spec));
             }
             Request::Cancel(query, reason) => self.handle(Event::CancelQuery { query, reason }),
+            Request::AwaitEnd(query, waiting) => {
+                if let Some(query) = self.queries.get_mut(&query) {
+                    query.waiting.push(waiting);
+                }
+            }
             Request::ReleaseResult(query) => self.handle(Event::ResultReleased { query }),
         }
     }
@@ -105,13 +114,14 @@ impl Driver {
                 }
             }
             HostEvent::Prepared { function, done } => self.on_prepared(function, done),
-            HostEvent::AttemptFailed { function, attempt, error } => {
+            HostEvent::AttemptFailed { function, attempt, error, has_ended } => {
                 tracing::debug!(%attempt, %function, %error, "attempt failed");
                 if let Some(query) = self.queries.get_mut(&attempt.query()) {
                     query.running.remove(&attempt);
                 }
-                self.handle(Event::AttemptFailed { function, attempt, error });
+                self.handle(Event::AttemptFailed { function, attempt, error, has_ended });
             }
+            HostEvent::AttemptEnded { function, attempt } => self.handle(Event::AttemptEnded { function, attempt }),
         }
     }
 

@@ -1,8 +1,10 @@
 //! [`Write`]: a write from its plan to its commit.
 
 use std::collections::HashSet;
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use datafusion::arrow::array::RecordBatch;
 use datafusion::common::Result;
@@ -13,8 +15,12 @@ use onward_cache::UploadedParts;
 use onward_cache::confine::local_path;
 use onward_executor::write::{StagedPlace, read_manifest};
 use onward_wire::QueryId;
+use tokio::runtime::Handle;
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::journal::Journal;
+use super::leftovers::Leftovers;
 use super::local::{self, MadeDirectories, Rename, failed};
 use super::place::Place;
 use super::remote;
@@ -22,8 +28,13 @@ use crate::catalog::definition::Definition;
 use crate::catalog::{CatalogError, OnExists, TableName};
 use crate::session::SharedResources;
 
-/// A write that has not ended. Dropping it before it is committed removes what was staged; uploads to object stores are
-/// taken back in the background.
+/// Tries to make a staging directory, each lost to a write that just now took back the directory around it.
+const MAX_TRIES: usize = 16;
+/// What attempts that lost their race still stage is removed before the answer to a commit, when they end this soon.
+const SETTLE_TIME: Duration = Duration::from_millis(100);
+
+/// A write that has not ended. Dropping it before it is committed removes what was staged, as soon as nobody works for
+/// it any more; in the background, when that is later.
 #[derive(Debug)]
 pub struct Write {
     plan: LogicalPlan,
@@ -40,6 +51,10 @@ pub struct Write {
     query: Option<QueryId>,
     /// Uploads that are objects now, or were taken back.
     ended: HashSet<String>,
+    /// Whoever may still stage files or begin uploads holds a token of it.
+    workers: TaskTracker,
+    /// Where clean-up runs in the background; set by `begin`.
+    runtime: Option<Handle>,
     is_committed: bool,
 }
 
@@ -84,6 +99,8 @@ impl Write {
             uploads: vec![],
             query: None,
             ended: HashSet::new(),
+            workers: TaskTracker::new(),
+            runtime: None,
             is_committed: false,
         }
     }
@@ -98,6 +115,7 @@ impl Write {
     /// # Errors
     /// Names the directory that cannot be made.
     pub fn begin(&mut self, query: QueryId) -> Result<()> {
+        self.runtime = Handle::try_current().ok();
         self.query = Some(query);
         self.shared.stores().uploads().begin(query);
         let (Some(directory), Some(staging)) = (self.place.directory.clone(), self.place.staging()) else {
@@ -109,11 +127,27 @@ impl Write {
         {
             return Err(CatalogError::Invalid(format!("`{}` is a directory", file.display())).into());
         }
-        self.made.make(&directory)?;
         self.journal().begin(&self.place.id, &staging).map_err(failed("writing", &staging))?;
         self.staging = Some(staging.clone());
-        std::fs::create_dir(&staging).map_err(failed("writing to", &directory))?;
-        Ok(())
+        self.make_staging(&directory, &staging)
+    }
+
+    fn make_staging(&mut self, directory: &Path, staging: &Path) -> Result<()> {
+        for _ in 0..MAX_TRIES {
+            self.made.make(directory)?;
+            match std::fs::create_dir(staging) {
+                // Another write that was taken back made the directory, and has just removed it again.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                made => return Ok(made.map_err(failed("writing to", directory))?),
+            }
+        }
+        Err(failed("writing to", directory)(io::ErrorKind::NotFound.into()).into())
+    }
+
+    /// Held by whoever may still stage a file or begin an upload for this write: nothing is taken back before it is
+    /// dropped.
+    pub fn worker(&self) -> TaskTrackerToken {
+        self.workers.token()
     }
 
     /// Takes one batch of the plan's result: files that a committed attempt staged.
@@ -149,16 +183,27 @@ impl Write {
         }
         // The rest is local and blocks.
         let work = tokio::task::spawn_blocking(move || {
-            let is_managed = !matches!(self.then, Then::Nothing);
-            let renames = std::mem::take(&mut self.renames);
-            local::publish(&renames, &mut self.made, is_managed)?;
-            self.finish()
+            let published = self.publish();
+            (self, published)
         });
-        work.await.map_err(|error| DataFusionError::ExecutionJoin(Box::new(error)))?
+        let joined = |error| DataFusionError::ExecutionJoin(Box::new(error));
+        let (write, published) = work.await.map_err(joined)?;
+        write.workers.close();
+        // Later than that it is removed in the background.
+        let _ = tokio::time::timeout(SETTLE_TIME, write.workers.wait()).await;
+        tokio::task::spawn_blocking(move || drop(write)).await.map_err(joined)?;
+        published
+    }
+
+    fn publish(&mut self) -> Result<u64> {
+        let is_managed = !matches!(self.then, Then::Nothing);
+        let renames = std::mem::take(&mut self.renames);
+        local::publish(&renames, &mut self.made, is_managed)?;
+        self.finish()
     }
 
     /// The catalog names the files. A part directory is there even when there are no rows.
-    fn finish(mut self) -> Result<u64> {
+    fn finish(&mut self) -> Result<u64> {
         let catalog = self.shared.catalog();
         match self.then.clone() {
             Then::Nothing => {}
@@ -189,23 +234,6 @@ impl Write {
         Ok(self.rows)
     }
 
-    /// Takes back, in the background, what was uploaded and did not become an object: all of it, or what attempts made
-    /// that were not committed.
-    fn abort_uploads(&mut self) {
-        let open = self.shared.stores().uploads();
-        let mut uploads = self.query.map(|query| open.end(query)).unwrap_or_default();
-        let added = std::mem::take(&mut self.uploads).into_iter().map(|(path, upload)| (path, upload.upload));
-        uploads.extend(added);
-        uploads.sort();
-        uploads.dedup();
-        uploads.retain(|(_, upload)| !self.ended.contains(upload));
-        if !uploads.is_empty()
-            && let Ok(store) = self.shared.stores().handle(&self.place.url)
-        {
-            open.spawn(async move { remote::abort(&store, &uploads).await });
-        }
-    }
-
     fn journal(&self) -> Journal {
         Journal::new(self.shared.catalog().directory().path())
     }
@@ -217,19 +245,47 @@ impl Write {
 
 impl Drop for Write {
     fn drop(&mut self) {
-        if let Some(staging) = self.staging.take() {
-            let _ = std::fs::remove_dir_all(&staging);
-            self.journal().end(&self.place.id);
-        }
-        self.abort_uploads();
-        if self.is_committed {
+        // Nothing was touched before `begin`.
+        let Some(query) = self.query.take() else { return };
+        let (is_part, is_kept) = (!matches!(self.then, Then::Nothing), self.is_committed);
+        let uploads = std::mem::take(&mut self.uploads).into_iter();
+        let mut leftovers = Leftovers {
+            shared: Arc::clone(&self.shared),
+            url: self.place.url.clone(),
+            id: self.place.id.clone(),
+            staging: self.staging.take(),
+            // Files of a part that the catalog does not name are nobody's.
+            unnamed: self.place.directory.take().filter(|_| is_part && !is_kept),
+            made: if is_kept { MadeDirectories::default() } else { std::mem::take(&mut self.made) },
+            query,
+            uploads: uploads.map(|(path, upload)| (path, upload.upload)).collect(),
+            ended: std::mem::take(&mut self.ended),
+        };
+        let background = Arc::clone(self.shared.stores().uploads());
+        self.workers.close();
+        let Some(runtime) = self.runtime.take().filter(|_| !self.workers.is_empty()) else {
+            leftovers.remove_files();
+            let uploads = leftovers.take_uploads();
+            if !uploads.is_empty()
+                && let Ok(runtime) = Handle::try_current()
+            {
+                background.spawn_on(&runtime, async move { leftovers.abort(uploads).await });
+            }
             return;
-        }
-        // Files of a part that the catalog does not name are nobody's.
-        if let (Then::Create { .. } | Then::AddPart { .. }, Some(part)) = (&self.then, &self.place.directory) {
-            let _ = std::fs::remove_dir_all(part);
-        }
-        self.made.remove_empty();
+        };
+        let workers = self.workers.clone();
+        background.spawn_on(&runtime, async move {
+            workers.wait().await;
+            let removed = tokio::task::spawn_blocking(move || {
+                leftovers.remove_files();
+                leftovers
+            });
+            // An error means that the runtime ends: the journal remembers.
+            if let Ok(mut leftovers) = removed.await {
+                let uploads = leftovers.take_uploads();
+                leftovers.abort(uploads).await;
+            }
+        });
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use onward_segment::{MappedSegment, SegmentError, SegmentStore};
 use onward_wire::message::{
-    AttemptDone, AttemptFailed, MAX_DESCRIPTORS, MapSegments, OpenSegment, RequestFailed, SegmentOpened,
+    AttemptDone, AttemptEnded, AttemptFailed, MAX_DESCRIPTORS, MapSegments, OpenSegment, RequestFailed, SegmentOpened,
     SegmentsMapped, ToFunction, ToHost, UploadOpened, to_host,
 };
 use onward_wire::{AttemptId, ErrorKind, FunctionId, SegmentId, WireError};
@@ -41,6 +41,7 @@ impl<'a> Connection<'a> {
             }
             Some(to_host::Body::AttemptDone(done)) => self.attempt_done(done),
             Some(to_host::Body::AttemptFailed(failed)) => self.attempt_failed(failed),
+            Some(to_host::Body::AttemptEnded(AttemptEnded { attempt })) => self.attempt_ended(attempt.into()),
             Some(to_host::Body::UploadOpened(UploadOpened { attempt, path, upload })) => {
                 self.host.uploads.note(AttemptId::from(attempt).query(), path.into(), upload);
             }
@@ -111,7 +112,7 @@ impl<'a> Connection<'a> {
     fn attempt_done(&mut self, done: AttemptDone) {
         let attempt = AttemptId::from(done.attempt);
         let opened = self.opened.remove(&attempt).unwrap_or_default();
-        let is_running = self.function.end(attempt);
+        let is_running = self.function.answer(attempt);
         let verified = if is_running { self.verify(&done, &opened) } else { Ok(()) };
         let is_kept =
             |id: &SegmentId| is_running && verified.is_ok() && done.output.segments.iter().any(|kept| kept.id() == *id);
@@ -127,7 +128,7 @@ impl<'a> Connection<'a> {
             Ok(()) => self.host.emit(HostEvent::Prepared { function: self.id(), done }),
             Err(error) => {
                 tracing::warn!(function = %self.id(), %attempt, %error, "an attempt's output is not whole");
-                self.host.emit(HostEvent::AttemptFailed { function: self.id(), attempt, error });
+                self.fail_attempt(attempt, error);
             }
         }
     }
@@ -152,8 +153,20 @@ impl<'a> Connection<'a> {
         let attempt = AttemptId::from(attempt);
         // The function may still have them mapped: each file is free once it said otherwise, or is reaped.
         self.opened.remove(&attempt).into_iter().flatten().for_each(|id| self.store().discard(id));
-        if self.function.end(attempt) {
-            self.host.emit(HostEvent::AttemptFailed { function: self.id(), attempt, error });
+        if self.function.answer(attempt) {
+            self.fail_attempt(attempt, error);
         }
+    }
+
+    fn fail_attempt(&self, attempt: AttemptId, error: WireError) {
+        let has_ended = !self.function.is_present(attempt);
+        self.host.emit(HostEvent::AttemptFailed { function: self.id(), attempt, error, has_ended });
+    }
+
+    fn attempt_ended(&self, attempt: AttemptId) {
+        if self.function.end(attempt) {
+            self.host.emit(HostEvent::AttemptEnded { function: self.id(), attempt });
+        }
+        self.host.ended.notify_waiters();
     }
 }
