@@ -1,7 +1,7 @@
 //! [`Session`]: one client's statements, from text to rows.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use datafusion::arrow::array::{ArrayRef, StringArray};
 use datafusion::arrow::record_batch::RecordBatch;
@@ -19,12 +19,13 @@ use onward_planner::{PlanRequest, Planned, StageGraph, explain, plan_query};
 use onward_wire::panics::caught;
 use onward_wire::{QueryId, WireError};
 use tokio::sync::{oneshot, watch};
+use tokio::time::Instant as Deadline;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::api::{Execution, Prepared, QueryError, QueryProgress, Result, ResultStream, SessionOptions};
 use crate::coordinator::Coordinator;
 use crate::dispatch::{self, Dispatch};
-use crate::engine::{Engine, Outcome, guard};
+use crate::engine::{Engine, Listing, Outcome, guard, timed_out};
 use crate::session::{SqlSession, Statement, Work};
 use crate::system::QueryState;
 use crate::write::commit_after;
@@ -35,10 +36,12 @@ pub struct Session {
     sql: SqlSession,
 }
 
-/// A statement on its way: its id, and who hears how far it is.
+/// A statement on its way.
 struct Run {
-    query: QueryId,
+    listing: Arc<Listing>,
+    /// Hears how far it is.
     progress: watch::Sender<QueryProgress>,
+    deadline: Option<Deadline>,
     /// Held as long as anybody may work for a write.
     worker: Option<TaskTrackerToken>,
 }
@@ -83,13 +86,26 @@ impl Session {
     }
 
     /// Runs one statement. Errors of planning come here, errors of running through the stream.
+    ///
+    /// Dropping the future, or the stream, cancels the statement; what it was doing then has no effect, except for a write
+    /// that is committing already.
     pub async fn execute(self: &Arc<Self>, sql: &str) -> Result<Execution> {
-        self.run(sql, None, None).await
+        self.execute_until(sql, None).await
     }
 
-    /// Runs a prepared statement with values for its parameters.
-    pub async fn execute_prepared(self: &Arc<Self>, prepared: &Prepared, values: ParamValues) -> Result<Execution> {
-        self.run(&prepared.sql, Some(prepared.statement.clone()), Some(values)).await
+    /// Runs one statement that ends at `deadline`, or at the session's statement timeout when that is earlier.
+    pub async fn execute_until(self: &Arc<Self>, sql: &str, deadline: Option<Instant>) -> Result<Execution> {
+        self.run(sql, None, None, deadline).await
+    }
+
+    /// Runs a prepared statement with values for its parameters; `deadline` as in [`Self::execute_until`].
+    pub async fn execute_prepared(
+        self: &Arc<Self>,
+        prepared: &Prepared,
+        values: ParamValues,
+        deadline: Option<Instant>,
+    ) -> Result<Execution> {
+        self.run(&prepared.sql, Some(prepared.statement.clone()), Some(values), deadline).await
     }
 
     async fn run(
@@ -97,8 +113,11 @@ impl Session {
         sql: &str,
         prepared: Option<Statement>,
         values: Option<ParamValues>,
+        deadline: Option<Instant>,
     ) -> Result<Execution> {
-        let (query, stopper) = self.coordinator.begin(sql)?;
+        let listing = self.list(sql)?;
+        let timeout = self.timeout_ms().and_then(|ms| Instant::now().checked_add(Duration::from_millis(ms)));
+        let deadline = timeout.into_iter().chain(deadline).min().map(Deadline::from_std);
         let (progress, watcher) = watch::channel(QueryProgress::default());
         let rows = async {
             let statement = match prepared {
@@ -112,43 +131,59 @@ impl Session {
                 Work::Query(plan) => Arc::clone(plan.schema().inner()),
                 _ => schema,
             };
-            Ok((schema, is_query, self.rows(Run { query, progress, worker: None }, work).await?))
+            let run = Run { listing: Arc::clone(&listing), progress, deadline, worker: None };
+            Ok((schema, is_query, self.rows(run, work).await?))
         };
         // Planning reads footers and lists stores: it can be cancelled like the rest.
+        let stopper = listing.stopper();
         let planned = tokio::select! {
             rows = caught(rows) => rows.unwrap_or_else(|panic| Err(panic.into())),
-            () = stopper.stopped() => Err(stopper.reason().into()),
+            () = stopper.stopped() => Err(stopper.reason().unwrap_or_else(timed_out).into()),
+            () = reached(deadline) => {
+                stopper.stop(timed_out());
+                Err(timed_out().into())
+            }
         };
+        let query = listing.query();
         let (schema, is_query, rows) = planned.map_err(|mut error: QueryError| {
-            self.coordinator.history.end(query, QueryState::Failed(error.error.message.clone()));
-            self.coordinator.end(query);
+            listing.end(QueryState::Failed(error.error.message.clone()));
             error.query = Some(query);
             error
         })?;
+        Ok(Execution { query, schema, is_query, stream: guard(rows, listing, deadline), progress: watcher })
+    }
+
+    /// A new statement, listed as running.
+    fn list(self: &Arc<Self>, sql: &str) -> Result<Arc<Listing>> {
+        let (query, stopper) = self.coordinator.begin(sql)?;
         let session = Arc::clone(self);
         let cleanup = Box::new(move || session.coordinator.end(query));
-        let history = Arc::clone(&self.coordinator.history);
-        let stream = guard(rows, query, stopper, self.timeout_ms(), history, cleanup);
-        Ok(Execution { query, schema, is_query, stream, progress: watcher })
+        Ok(Listing::new(query, stopper, Arc::clone(&self.coordinator.history), cleanup))
     }
 
     async fn rows(&self, run: Run, work: Work) -> Result<ResultStream> {
         match work {
-            Work::Done(rows) => Ok(stream::iter(rows.batches.into_iter().map(Ok)).boxed()),
+            Work::Done(rows) => {
+                // It has had its effect: from here on nothing says that it was cancelled, or that its client went away.
+                run.listing.stopper().commit()?;
+                run.listing.record(QueryState::Done);
+                Ok(stream::iter(rows.batches.into_iter().map(Ok)).boxed())
+            }
             Work::Query(plan) => self.query(run, &plan).await,
             Work::Explain { mode, plan } => self.explain(run, mode, &plan).await,
             Work::Write(mut write) => {
-                let query = run.query;
-                write.begin(query)?;
+                let listing = Arc::clone(&run.listing);
+                write.begin(listing.query())?;
                 let run = Run { worker: Some(write.worker()), ..run };
                 let manifest = self.query(run, write.plan()).await?;
-                Ok(commit_after(*write, manifest, query))
+                let background = Arc::clone(self.coordinator.resources.stores().uploads());
+                Ok(commit_after(*write, manifest, listing, background))
             }
         }
     }
 
     async fn query(&self, run: Run, plan: &LogicalPlan) -> Result<ResultStream> {
-        let query = run.query;
+        let query = run.query();
         match self.planned(plan).await? {
             Planned::Coordinator { plan, .. } => {
                 let context = self.local_context(query, run.worker);
@@ -180,7 +215,8 @@ impl Session {
 
     async fn submit(&self, run: Run, graph: StageGraph) -> Result<Submitted> {
         let coordinator = &self.coordinator;
-        coordinator.history.update(run.query, |record| record.functions = graph.sizing.functions as u64);
+        let query = run.query();
+        coordinator.history.update(query, |record| record.functions = graph.sizing.functions as u64);
         let engine = coordinator.engine().await?;
         let mut stores = Vec::new();
         for stage in &graph.stages {
@@ -188,17 +224,19 @@ impl Session {
         }
         stores.dedup();
         let dispatch = Dispatch {
-            query: run.query,
+            query,
             config: &coordinator.config,
             graph: &graph,
             stores,
             extensions: &onward_executor::function::extensions(),
-            timeout_ms: self.timeout_ms(),
+            timeout_ms: run.deadline.map(|deadline| {
+                u64::try_from(deadline.saturating_duration_since(Deadline::now()).as_millis()).unwrap_or(u64::MAX)
+            }),
             progress: run.progress,
         };
         let outcome = dispatch::submit(&engine, dispatch)?;
         if let Some(worker) = run.worker {
-            let ended = engine.ended(run.query);
+            let ended = engine.ended(query);
             tokio::spawn(async move {
                 ended.await;
                 drop(worker);
@@ -207,31 +245,37 @@ impl Session {
         Ok(Submitted { engine, graph, outcome })
     }
 
+    /// EXPLAIN shows at once. EXPLAIN ANALYZE runs like any query, and shows what it took when its rows are there.
     async fn explain(&self, run: Run, mode: ExplainMode, plan: &LogicalPlan) -> Result<ResultStream> {
         let planned = self.planned(plan).await?;
-        let (kind, text) = match (mode, planned) {
-            (ExplainMode::Text, planned) => ("stages", explain::text(&planned)),
-            (ExplainMode::Dot, planned) => ("dot", explain::dot(&planned)),
+        let query = run.query();
+        let text = match (mode, planned) {
+            (ExplainMode::Text, planned) => return Ok(shown(explained("stages", &explain::text(&planned)))),
+            (ExplainMode::Dot, planned) => return Ok(shown(explained("dot", &explain::dot(&planned)))),
             (ExplainMode::Analyze, Planned::Coordinator { plan, reason }) => {
-                let context = self.context().task_ctx();
-                let mut rows = dispatch::local_rows(run.query, Arc::clone(&plan), context)?;
-                while let Some(batch) = rows.next().await {
-                    batch?;
-                }
-                let plan = DisplayableExecutionPlan::with_metrics(plan.as_ref());
-                ("coordinator with metrics", format!("coordinator: {reason}\n{}", plan.indent(false)))
+                let mut rows = dispatch::local_rows(query, Arc::clone(&plan), self.context().task_ctx())?;
+                stream::once(async move {
+                    while let Some(batch) = rows.next().await {
+                        batch?;
+                    }
+                    let plan = DisplayableExecutionPlan::with_metrics(plan.as_ref());
+                    let text = format!("coordinator: {reason}\n{}", plan.indent(false));
+                    explained("coordinator with metrics", &text)
+                })
+                .boxed()
             }
             (ExplainMode::Analyze, Planned::Stages(graph)) => {
-                let (query, started) = (run.query, Instant::now());
+                let (history, started) = (Arc::clone(&self.coordinator.history), Instant::now());
                 let submitted = self.submit(run, graph).await?;
-                let outcome = dispatch::outcome(query, submitted.outcome, &self.coordinator.history).await?;
-                ("stages with metrics", explain::analyze(&submitted.graph, &outcome.stages, started.elapsed()))
+                stream::once(async move {
+                    let outcome = dispatch::outcome(query, submitted.outcome, &history).await?;
+                    let text = explain::analyze(&submitted.graph, &outcome.stages, started.elapsed());
+                    explained("stages with metrics", &text)
+                })
+                .boxed()
             }
         };
-        let columns: [ArrayRef; 2] = [kind, text.trim_end()].map(|text| Arc::new(StringArray::from(vec![text])) as _);
-        let batch = RecordBatch::try_new(LogicalPlan::explain_schema(), columns.to_vec());
-        let batch = batch.map_err(DataFusionError::from)?;
-        Ok(stream::iter([Ok(batch)]).boxed())
+        Ok(text)
     }
 
     /// The session's statement timeout (`SET onward.statement_timeout_ms`), in milliseconds; `None` = no limit.
@@ -255,6 +299,31 @@ impl Session {
             tiny_query_bytes: config.tiny_query_bytes,
             max_functions: config.max_functions as usize,
         }
+    }
+}
+
+impl Run {
+    fn query(&self) -> QueryId {
+        self.listing.query()
+    }
+}
+
+/// The row of an EXPLAIN.
+fn explained(kind: &str, text: &str) -> Result<RecordBatch> {
+    let columns: [ArrayRef; 2] = [kind, text.trim_end()].map(|text| Arc::new(StringArray::from(vec![text])) as _);
+    let batch = RecordBatch::try_new(LogicalPlan::explain_schema(), columns.to_vec());
+    Ok(batch.map_err(DataFusionError::from)?)
+}
+
+fn shown(row: Result<RecordBatch>) -> ResultStream {
+    stream::iter([row]).boxed()
+}
+
+/// Resolves at `deadline`, never without one.
+async fn reached(deadline: Option<Deadline>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
     }
 }
 

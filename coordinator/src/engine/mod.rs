@@ -12,7 +12,9 @@
 
 mod driver;
 mod guard;
+mod listing;
 mod result;
+mod stopper;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -26,8 +28,10 @@ use crate::api::QueryProgress;
 use crate::scheduler::{QuerySpec, SchedulerLimits};
 
 pub use driver::Outcome;
-pub use guard::{Stopper, guard};
+pub use guard::{guard, timed_out};
+pub use listing::Listing;
 pub use result::read_result;
+pub use stopper::Stopper;
 
 /// A query for the driver.
 pub struct Submission {

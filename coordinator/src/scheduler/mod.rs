@@ -50,6 +50,10 @@ pub use limits::SchedulerLimits;
 use pool::{Activity, Pool};
 use query::{Outcome, Query};
 
+/// What a statement past its timeout is told.
+pub const TIMED_OUT: &str =
+    "the statement took longer than its timeout (onward.statement_timeout_ms, or what its client asked for)";
+
 /// See the [module](self).
 #[derive(Debug)]
 pub struct Scheduler {
@@ -290,8 +294,7 @@ impl Scheduler {
         // Waiting ones first: none of them shall start only to be ended.
         let due: Vec<_> = waiting.chain(running).collect();
         for query in due {
-            let message = "the statement took longer than its timeout (onward.statement_timeout_ms)";
-            self.fail(query, WireError::new(ErrorKind::Cancelled, message));
+            self.fail(query, WireError::new(ErrorKind::Cancelled, TIMED_OUT));
         }
     }
 
