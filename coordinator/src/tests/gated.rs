@@ -1,6 +1,9 @@
-//! [`GatedStore`]: an object store in memory where one kind of request waits until the test lets it pass.
+//! [`GatedStore`]: an object store in memory where one kind of request waits until the test lets it pass, and where answers
+//! get lost.
 
+use std::collections::VecDeque;
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use futures::StreamExt;
@@ -9,9 +12,10 @@ use object_store::memory::InMemory;
 use object_store::multipart::{MultipartStore, PartId};
 use object_store::path::Path;
 use object_store::{
-    CopyOptions, GetOptions, GetResult, ListResult, MultipartId, MultipartUpload, ObjectMeta, ObjectStore,
+    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartId, MultipartUpload, ObjectMeta, ObjectStore,
     PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
+use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
 /// What waits.
@@ -23,6 +27,17 @@ pub enum Gate {
     Parts,
     /// The completion of uploads.
     Completions,
+    /// Nothing.
+    Nothing,
+}
+
+/// What comes of a completion.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Completion {
+    Happens,
+    /// It happens, and its caller hears of an error.
+    LosesItsAnswer,
+    Fails,
 }
 
 /// See the module.
@@ -32,11 +47,26 @@ pub struct GatedStore {
     gate: Gate,
     arrived: Semaphore,
     open: Semaphore,
+    /// What comes of the next completions; the others happen.
+    pub completions: Mutex<VecDeque<Completion>>,
+    /// It does not tell which objects it has.
+    pub is_blind: AtomicBool,
+}
+
+fn lost() -> Error {
+    Error::Generic { store: "gated", source: "the connection was lost".into() }
 }
 
 impl GatedStore {
     pub fn new(gate: Gate) -> Self {
-        Self { memory: InMemory::new(), gate, arrived: Semaphore::new(0), open: Semaphore::new(0) }
+        Self {
+            memory: InMemory::new(),
+            gate,
+            arrived: Semaphore::new(0),
+            open: Semaphore::new(0),
+            completions: Mutex::default(),
+            is_blind: AtomicBool::new(false),
+        }
     }
 
     /// Waits until a request waits at the gate.
@@ -80,6 +110,9 @@ impl ObjectStore for GatedStore {
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
         self.pass(Gate::Reads).await;
+        if options.head && self.is_blind.load(Ordering::Relaxed) {
+            return Err(lost());
+        }
         self.memory.get_opts(location, options).await
     }
 
@@ -113,7 +146,15 @@ impl MultipartStore for GatedStore {
 
     async fn complete_multipart(&self, path: &Path, id: &MultipartId, parts: Vec<PartId>) -> Result<PutResult> {
         self.pass(Gate::Completions).await;
-        self.memory.complete_multipart(path, id, parts).await
+        let outcome = self.completions.lock().pop_front().unwrap_or(Completion::Happens);
+        match outcome {
+            Completion::Happens => self.memory.complete_multipart(path, id, parts).await,
+            Completion::LosesItsAnswer => {
+                self.memory.complete_multipart(path, id, parts).await?;
+                Err(lost())
+            }
+            Completion::Fails => Err(lost()),
+        }
     }
 
     async fn abort_multipart(&self, path: &Path, id: &MultipartId) -> Result<()> {

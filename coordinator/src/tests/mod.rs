@@ -3,6 +3,7 @@
 mod clients;
 mod commits;
 mod gated;
+mod lost_answers;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +15,7 @@ use onward_wire::{Config, QueryId};
 use tempfile::TempDir;
 use url::Url;
 
-use self::gated::{Gate, GatedStore};
+use self::gated::{Completion, Gate, GatedStore};
 use crate::{Coordinator, CoordinatorOptions, Session, SessionOptions};
 
 /// Longer than anything here takes on a busy machine; a hang fails instead of blocking.

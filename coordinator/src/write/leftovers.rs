@@ -32,7 +32,7 @@ pub struct Leftovers {
     /// More uploads.
     pub(super) uploads: Vec<(StorePath, String)>,
     /// Uploads that are objects now, or were taken back.
-    pub(super) ended: HashSet<String>,
+    pub(super) ended: HashSet<(StorePath, String)>,
 }
 
 impl Leftovers {
@@ -59,7 +59,7 @@ impl Leftovers {
         uploads.append(&mut self.uploads);
         uploads.sort();
         uploads.dedup();
-        uploads.retain(|(_, upload)| !self.ended.contains(upload));
+        uploads.retain(|upload| !self.ended.contains(upload));
         uploads
     }
 

@@ -11,7 +11,6 @@ use datafusion::common::Result;
 use datafusion::error::DataFusionError;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::object_store::path::Path as StorePath;
-use onward_cache::UploadedParts;
 use onward_cache::confine::local_path;
 use onward_executor::write::{StagedPlace, read_manifest};
 use onward_wire::QueryId;
@@ -23,7 +22,7 @@ use super::journal::Journal;
 use super::leftovers::Leftovers;
 use super::local::{self, MadeDirectories, Rename, failed};
 use super::place::Place;
-use super::remote;
+use super::remote::{self, Upload};
 use crate::catalog::definition::Definition;
 use crate::catalog::{CatalogError, OnExists, TableName};
 use crate::session::SharedResources;
@@ -46,11 +45,11 @@ pub struct Write {
     staging: Option<PathBuf>,
     rows: u64,
     renames: Vec<Rename>,
-    uploads: Vec<(StorePath, UploadedParts)>,
+    uploads: Vec<Upload>,
     /// Notes its uploads, from `begin` to its end.
     query: Option<QueryId>,
     /// Uploads that are objects now, or were taken back.
-    ended: HashSet<String>,
+    ended: HashSet<(StorePath, String)>,
     /// Whoever may still stage files or begin uploads holds a token of it.
     workers: TaskTracker,
     /// Where clean-up runs in the background; set by `begin`.
@@ -160,7 +159,7 @@ impl Write {
                     let staged = local_path(&StorePath::from(staged));
                     self.renames.push(Rename { staged, path: local_path(&path) });
                 }
-                StagedPlace::Upload(upload) => self.uploads.push((path, upload)),
+                StagedPlace::Upload(parts) => self.uploads.push(Upload { path, parts, bytes: file.bytes }),
             }
         }
         Ok(())
@@ -174,12 +173,14 @@ impl Write {
     /// Nothing new is visible after an error.
     pub async fn commit(mut self) -> Result<u64> {
         self.renames.sort_by(|a, b| a.path.cmp(&b.path));
-        self.uploads.sort_by(|(a, _), (b, _)| a.cmp(b));
+        self.uploads.sort_by(|a, b| a.path.cmp(&b.path));
         if !self.uploads.is_empty() {
             let store = self.shared.stores().handle(&self.place.url)?;
             let uploads = std::mem::take(&mut self.uploads);
-            self.ended = uploads.iter().map(|(_, upload)| upload.upload.clone()).collect();
-            remote::publish(&store, &uploads).await.map_err(|error| self.named(error))?;
+            self.ended = uploads.iter().map(Upload::name).collect();
+            // Names in a directory are made up for this write.
+            let has_own_names = !self.place.is_single_file;
+            remote::publish(&store, &uploads, has_own_names).await.map_err(|error| self.named(error))?;
         }
         // The rest is local and blocks.
         let work = tokio::task::spawn_blocking(move || {
@@ -258,7 +259,7 @@ impl Drop for Write {
             unnamed: self.place.directory.take().filter(|_| is_part && !is_kept),
             made: if is_kept { MadeDirectories::default() } else { std::mem::take(&mut self.made) },
             query,
-            uploads: uploads.map(|(path, upload)| (path, upload.upload)).collect(),
+            uploads: uploads.map(|upload| upload.name()).collect(),
             ended: std::mem::take(&mut self.ended),
         };
         let background = Arc::clone(self.shared.stores().uploads());
