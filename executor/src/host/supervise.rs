@@ -132,7 +132,7 @@ async fn serve(
     };
     sender.close();
     let status = reap(child, EXIT_GRACE).await;
-    connection.take_back();
+    connection.take_back().await;
     format!("{reason}; {status}")
 }
 
