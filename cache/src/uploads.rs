@@ -16,13 +16,14 @@ use object_store::path::Path;
 use onward_wire::QueryId;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 
 /// Uploads begun by writes that run, by query.
 #[derive(Debug, Default)]
 pub struct OpenUploads {
     by_query: Mutex<HashMap<QueryId, Vec<(Path, String)>>>,
-    aborts: TaskTracker,
+    background: TaskTracker,
 }
 
 impl OpenUploads {
@@ -44,18 +45,20 @@ impl OpenUploads {
         self.by_query.lock().remove(&query).unwrap_or_default()
     }
 
-    /// Runs `abort` in the background; [`Self::settled`] waits for it. Outside of a runtime nothing happens.
-    pub fn spawn(&self, abort: impl Future<Output = ()> + Send + 'static) {
-        if let Ok(runtime) = Handle::try_current() {
-            self.aborts.spawn_on(abort, &runtime);
-        }
+    /// Runs what is left to do for a write in the background; [`Self::settled`] waits for it.
+    pub fn spawn_on<T: Send + 'static>(
+        &self,
+        runtime: &Handle,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> JoinHandle<T> {
+        self.background.spawn_on(work, runtime)
     }
 
     /// Resolves when everything that was spawned has ended.
     pub async fn settled(&self) {
-        self.aborts.close();
-        self.aborts.wait().await;
-        self.aborts.reopen();
+        self.background.close();
+        self.background.wait().await;
+        self.background.reopen();
     }
 }
 
@@ -104,7 +107,7 @@ mod tests {
         let open = OpenUploads::default();
         open.settled().await;
         let (sender, mut receiver) = tokio::sync::oneshot::channel();
-        open.spawn(async { sender.send(()).expect("a receiver") });
+        open.spawn_on(&Handle::current(), async { sender.send(()).expect("a receiver") });
         open.settled().await;
         assert_eq!(receiver.try_recv(), Ok(()));
     }

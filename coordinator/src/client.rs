@@ -1,7 +1,7 @@
 //! [`Session`]: one client's statements, from text to rows.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use datafusion::arrow::array::{ArrayRef, StringArray};
 use datafusion::arrow::record_batch::RecordBatch;
@@ -19,11 +19,13 @@ use onward_planner::{PlanRequest, Planned, StageGraph, explain, plan_query};
 use onward_wire::panics::caught;
 use onward_wire::{QueryId, WireError};
 use tokio::sync::{oneshot, watch};
+use tokio::time::Instant as Deadline;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::api::{Execution, Prepared, QueryError, QueryProgress, Result, ResultStream, SessionOptions};
 use crate::coordinator::Coordinator;
 use crate::dispatch::{self, Dispatch};
-use crate::engine::{Engine, Outcome, guard};
+use crate::engine::{Engine, Listing, Outcome, guard, timed_out};
 use crate::session::cache::{self, CacheOrder};
 use crate::session::{PreparedStatement, SqlSession, Work};
 use crate::system::QueryState;
@@ -35,10 +37,14 @@ pub struct Session {
     sql: SqlSession,
 }
 
-/// A statement on its way: its id, and who hears how far it is.
+/// A statement on its way.
 struct Run {
-    query: QueryId,
+    listing: Arc<Listing>,
+    /// Hears how far it is.
     progress: watch::Sender<QueryProgress>,
+    deadline: Option<Deadline>,
+    /// Held as long as anybody may work for a write.
+    worker: Option<TaskTrackerToken>,
 }
 
 /// A graph that functions work on.
@@ -83,13 +89,27 @@ impl Session {
     }
 
     /// Runs one statement. Errors of planning come here, errors of running through the stream.
+    ///
+    /// Dropping the future, or the stream, cancels the statement; what it was doing then has no effect, except for a write
+    /// that is committing already.
     pub async fn execute(self: &Arc<Self>, sql: &str) -> Result<Execution> {
-        self.run(sql, None, None).await
+        self.execute_until(sql, None).await
     }
 
-    /// Runs a prepared statement with values for its parameters, over the tables as they are now.
-    pub async fn execute_prepared(self: &Arc<Self>, prepared: &Prepared, values: ParamValues) -> Result<Execution> {
-        self.run(&prepared.sql, Some(&prepared.statement), Some(values)).await
+    /// Runs one statement that ends at `deadline`, or at the session's statement timeout when that is earlier.
+    pub async fn execute_until(self: &Arc<Self>, sql: &str, deadline: Option<Instant>) -> Result<Execution> {
+        self.run(sql, None, None, deadline).await
+    }
+
+    /// Runs a prepared statement with values for its parameters, over the tables as they are now; `deadline` as in
+    /// [`Self::execute_until`].
+    pub async fn execute_prepared(
+        self: &Arc<Self>,
+        prepared: &Prepared,
+        values: ParamValues,
+        deadline: Option<Instant>,
+    ) -> Result<Execution> {
+        self.run(&prepared.sql, Some(&prepared.statement), Some(values), deadline).await
     }
 
     async fn run(
@@ -97,8 +117,11 @@ impl Session {
         sql: &str,
         prepared: Option<&PreparedStatement>,
         values: Option<ParamValues>,
+        deadline: Option<Instant>,
     ) -> Result<Execution> {
-        let (query, stopper) = self.coordinator.begin(sql)?;
+        let listing = self.list(sql)?;
+        let timeout = self.timeout_ms().and_then(|ms| Instant::now().checked_add(Duration::from_millis(ms)));
+        let deadline = timeout.into_iter().chain(deadline).min().map(Deadline::from_std);
         let (progress, watcher) = watch::channel(QueryProgress::default());
         let rows = async {
             let statement = match prepared {
@@ -112,29 +135,44 @@ impl Session {
                 Work::Query(plan) => Arc::clone(plan.schema().inner()),
                 _ => schema,
             };
-            Ok((schema, is_query, self.rows(Run { query, progress }, work).await?))
+            let run = Run { listing: Arc::clone(&listing), progress, deadline, worker: None };
+            Ok((schema, is_query, self.rows(run, work).await?))
         };
         // Planning reads footers and lists stores: it can be cancelled like the rest.
+        let stopper = listing.stopper();
         let planned = tokio::select! {
             rows = caught(rows) => rows.unwrap_or_else(|panic| Err(panic.into())),
-            () = stopper.stopped() => Err(stopper.reason().into()),
+            () = stopper.stopped() => Err(stopper.reason().unwrap_or_else(timed_out).into()),
+            () = reached(deadline) => {
+                stopper.stop(timed_out());
+                Err(timed_out().into())
+            }
         };
+        let query = listing.query();
         let (schema, is_query, rows) = planned.map_err(|mut error: QueryError| {
-            self.coordinator.history.end(query, QueryState::Failed(error.error.message.clone()));
-            self.coordinator.end(query);
+            listing.end(QueryState::Failed(error.error.message.clone()));
             error.query = Some(query);
             error
         })?;
+        Ok(Execution { query, schema, is_query, stream: guard(rows, listing, deadline), progress: watcher })
+    }
+
+    /// A new statement, listed as running.
+    fn list(self: &Arc<Self>, sql: &str) -> Result<Arc<Listing>> {
+        let (query, stopper) = self.coordinator.begin(sql)?;
         let session = Arc::clone(self);
         let cleanup = Box::new(move || session.coordinator.end(query));
-        let history = Arc::clone(&self.coordinator.history);
-        let stream = guard(rows, query, stopper, self.timeout_ms(), history, cleanup);
-        Ok(Execution { query, schema, is_query, stream, progress: watcher })
+        Ok(Listing::new(query, stopper, Arc::clone(&self.coordinator.history), cleanup))
     }
 
     async fn rows(&self, run: Run, work: Work) -> Result<ResultStream> {
         match work {
-            Work::Done(rows) => Ok(stream::iter(rows.batches.into_iter().map(Ok)).boxed()),
+            Work::Done(rows) => {
+                // It has had its effect: from here on nothing says that it was cancelled, or that its client went away.
+                run.listing.stopper().commit()?;
+                run.listing.record(QueryState::Done);
+                Ok(stream::iter(rows.batches.into_iter().map(Ok)).boxed())
+            }
             Work::Query(plan) => {
                 let rows = self.query(run, &plan).await?;
                 Ok(keeping(plan, rows))
@@ -142,18 +180,23 @@ impl Session {
             Work::Explain { mode, plan } => self.explain(run, mode, &plan).await,
             Work::Cache { order, plan } => self.cache(run, order, &plan).await,
             Work::Write(mut write) => {
-                let query = run.query;
-                write.begin(query)?;
+                let listing = Arc::clone(&run.listing);
+                write.begin(listing.query())?;
+                let run = Run { worker: Some(write.worker()), ..run };
                 let manifest = self.query(run, write.plan()).await?;
-                Ok(commit_after(*write, manifest, query))
+                let background = Arc::clone(self.coordinator.resources.stores().uploads());
+                Ok(commit_after(*write, manifest, listing, background))
             }
         }
     }
 
     async fn query(&self, run: Run, plan: &LogicalPlan) -> Result<ResultStream> {
-        let query = run.query;
+        let query = run.query();
         match self.planned(plan).await? {
-            Planned::Coordinator { plan, .. } => Ok(dispatch::local_rows(query, plan, self.local_context(query))?),
+            Planned::Coordinator { plan, .. } => {
+                let context = self.local_context(query, run.worker);
+                Ok(dispatch::local_rows(query, plan, context)?)
+            }
             Planned::Stages(graph) => {
                 let submitted = self.submit(run, graph).await?;
                 let history = Arc::clone(&self.coordinator.history);
@@ -174,7 +217,7 @@ impl Session {
         };
         plans.iter().try_for_each(|plan| cache::check_whole(&order, plan))?;
         if let (Planned::Stages(graph), true) = (planned, order.columns.is_some()) {
-            let query = run.query;
+            let query = run.query();
             let submitted = self.submit_with(run, graph, true).await?;
             dispatch::outcome(query, submitted.outcome, &self.coordinator.history).await?;
         }
@@ -182,11 +225,14 @@ impl Session {
         Ok(stream::iter([Ok(row)]).boxed())
     }
 
-    /// What a plan runs with in this process.
-    fn local_context(&self, query: QueryId) -> Arc<TaskContext> {
+    /// What a plan runs with in this process. Every file that it writes holds `worker`.
+    fn local_context(&self, query: QueryId, worker: Option<TaskTrackerToken>) -> Arc<TaskContext> {
         let context = TaskContext::from(&*self.context().state_ref().read());
         let uploads = Arc::clone(self.coordinator.resources.stores().uploads());
-        let log = UploadLog::new(move |path, upload| uploads.note(query, path.clone(), upload.to_owned()));
+        let log = UploadLog::new(move |path, upload| {
+            let _held = &worker;
+            uploads.note(query, path.clone(), upload.to_owned());
+        });
         let config = context.session_config().clone().with_extension(Arc::new(log));
         Arc::new(context.with_session_config(config))
     }
@@ -201,7 +247,8 @@ impl Session {
 
     async fn submit_with(&self, run: Run, graph: StageGraph, uses_cache: bool) -> Result<Submitted> {
         let coordinator = &self.coordinator;
-        coordinator.history.update(run.query, |record| record.functions = graph.sizing.functions as u64);
+        let query = run.query();
+        coordinator.history.update(query, |record| record.functions = graph.sizing.functions as u64);
         let engine = coordinator.engine().await?;
         let mut stores = Vec::new();
         for stage in &graph.stages {
@@ -209,44 +256,59 @@ impl Session {
         }
         stores.dedup();
         let dispatch = Dispatch {
-            query: run.query,
+            query,
             config: &coordinator.config,
             graph: &graph,
             stores,
             extensions: &onward_executor::function::extensions(),
-            timeout_ms: self.timeout_ms(),
+            timeout_ms: run.deadline.map(|deadline| {
+                u64::try_from(deadline.saturating_duration_since(Deadline::now()).as_millis()).unwrap_or(u64::MAX)
+            }),
             uses_cache,
             progress: run.progress,
         };
         let outcome = dispatch::submit(&engine, dispatch)?;
+        if let Some(worker) = run.worker {
+            let ended = engine.ended(query);
+            tokio::spawn(async move {
+                ended.await;
+                drop(worker);
+            });
+        }
         Ok(Submitted { engine, graph, outcome })
     }
 
+    /// EXPLAIN shows at once. EXPLAIN ANALYZE runs like any query, and shows what it took when its rows are there.
     async fn explain(&self, run: Run, mode: ExplainMode, plan: &LogicalPlan) -> Result<ResultStream> {
         let planned = self.planned(plan).await?;
-        let (kind, text) = match (mode, planned) {
-            (ExplainMode::Text, planned) => ("stages", explain::text(&planned)),
-            (ExplainMode::Dot, planned) => ("dot", explain::dot(&planned)),
+        let query = run.query();
+        let text = match (mode, planned) {
+            (ExplainMode::Text, planned) => return Ok(shown(explained("stages", &explain::text(&planned)))),
+            (ExplainMode::Dot, planned) => return Ok(shown(explained("dot", &explain::dot(&planned)))),
             (ExplainMode::Analyze, Planned::Coordinator { plan, reason }) => {
-                let context = self.context().task_ctx();
-                let mut rows = dispatch::local_rows(run.query, Arc::clone(&plan), context)?;
-                while let Some(batch) = rows.next().await {
-                    batch?;
-                }
-                let plan = DisplayableExecutionPlan::with_metrics(plan.as_ref());
-                ("coordinator with metrics", format!("coordinator: {reason}\n{}", plan.indent(false)))
+                let mut rows = dispatch::local_rows(query, Arc::clone(&plan), self.context().task_ctx())?;
+                stream::once(async move {
+                    while let Some(batch) = rows.next().await {
+                        batch?;
+                    }
+                    let plan = DisplayableExecutionPlan::with_metrics(plan.as_ref());
+                    let text = format!("coordinator: {reason}\n{}", plan.indent(false));
+                    explained("coordinator with metrics", &text)
+                })
+                .boxed()
             }
             (ExplainMode::Analyze, Planned::Stages(graph)) => {
-                let (query, started) = (run.query, Instant::now());
+                let (history, started) = (Arc::clone(&self.coordinator.history), Instant::now());
                 let submitted = self.submit(run, graph).await?;
-                let outcome = dispatch::outcome(query, submitted.outcome, &self.coordinator.history).await?;
-                ("stages with metrics", explain::analyze(&submitted.graph, &outcome.stages, started.elapsed()))
+                stream::once(async move {
+                    let outcome = dispatch::outcome(query, submitted.outcome, &history).await?;
+                    let text = explain::analyze(&submitted.graph, &outcome.stages, started.elapsed());
+                    explained("stages with metrics", &text)
+                })
+                .boxed()
             }
         };
-        let columns: [ArrayRef; 2] = [kind, text.trim_end()].map(|text| Arc::new(StringArray::from(vec![text])) as _);
-        let batch = RecordBatch::try_new(LogicalPlan::explain_schema(), columns.to_vec());
-        let batch = batch.map_err(DataFusionError::from)?;
-        Ok(stream::iter([Ok(batch)]).boxed())
+        Ok(text)
     }
 
     /// The session's statement timeout (`SET onward.statement_timeout_ms`), in milliseconds; `None` = no limit.
@@ -277,6 +339,31 @@ impl Session {
 fn keeping(plan: LogicalPlan, rows: ResultStream) -> ResultStream {
     stream::unfold((rows, plan), |(mut rows, plan)| async move { rows.next().await.map(|row| (row, (rows, plan))) })
         .boxed()
+}
+
+impl Run {
+    fn query(&self) -> QueryId {
+        self.listing.query()
+    }
+}
+
+/// The row of an EXPLAIN.
+fn explained(kind: &str, text: &str) -> Result<RecordBatch> {
+    let columns: [ArrayRef; 2] = [kind, text.trim_end()].map(|text| Arc::new(StringArray::from(vec![text])) as _);
+    let batch = RecordBatch::try_new(LogicalPlan::explain_schema(), columns.to_vec());
+    Ok(batch.map_err(DataFusionError::from)?)
+}
+
+fn shown(row: Result<RecordBatch>) -> ResultStream {
+    stream::iter([row]).boxed()
+}
+
+/// Resolves at `deadline`, never without one.
+async fn reached(deadline: Option<Deadline>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
 }
 
 impl Drop for Session {

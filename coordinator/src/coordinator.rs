@@ -87,12 +87,14 @@ impl Coordinator {
         Session::open(Arc::clone(self), &options).map(Arc::new)
     }
 
-    /// Cancels a query; false when it is not running.
+    /// Cancels a query. False: it is not running, or it is a write that commits, whose result is its answer. True: it
+    /// will have no effect.
     pub fn cancel(&self, query: QueryId) -> bool {
         self.stop(query, WireError::new(ErrorKind::Cancelled, format!("query {query} was cancelled")))
     }
 
-    /// Waits up to `drain` for running queries, then ends them, all functions, and removes temporary files.
+    /// Waits up to `drain` for running queries, then ends them, all functions, and removes temporary files. Writes that
+    /// commit are not ended but waited for.
     pub async fn shutdown(&self, drain: Duration) {
         self.is_closing.store(true, Ordering::Relaxed);
         let mut running = self.running_count.subscribe();
@@ -108,10 +110,14 @@ impl Coordinator {
         if let Some(engine) = self.engine.get() {
             engine.host().shutdown().await;
         }
-        // What the ended queries uploaded and nobody will see is taken back; a store that does not answer is not waited for.
+        // Commits come to their end, and what the ended queries staged and nobody will see is taken back; a store that does
+        // not answer is not waited for.
         let limit = Duration::from_millis(self.config.drain_timeout_ms);
         if tokio::time::timeout(limit, self.resources.stores().uploads().settled()).await.is_err() {
-            tracing::warn!("uploads could not be aborted in time; a lifecycle rule of the bucket should");
+            tracing::warn!(
+                "writes could not be finished or taken back in drain_timeout_ms: the next start removes local files, a \
+                 lifecycle rule of the bucket should abort uploads"
+            );
         }
     }
 
@@ -167,8 +173,9 @@ impl Coordinator {
 
     fn stop(&self, query: QueryId, reason: WireError) -> bool {
         let stopper = self.running.lock().get(&query).cloned();
-        let Some(stopper) = stopper else { return false };
-        stopper.stop(reason.clone());
+        if !stopper.is_some_and(|stopper| stopper.stop(reason.clone())) {
+            return false;
+        }
         if let Some(engine) = self.engine.get() {
             engine.cancel(query, reason);
         }

@@ -3,8 +3,9 @@
 //! What it is: one [`Coordinator`] per process, with its embedded host; [`Session`]s that clients hold; [`Execution`]s that
 //! stream rows. What it is not: a network server (`endpoint/`) or an operator library (DataFusion).
 //!
-//! Guarantees: a statement's rows are complete and of one run, or an error comes; dropping an [`Execution`]'s stream ends its
-//! query on all functions; an error keeps the kind it had where it happened.
+//! Guarantees: a statement's rows are complete and of one run, or an error comes; dropping the future of a statement, or its
+//! [`Execution`]'s stream, ends its query on all functions; a statement that was cancelled has no effect, and one that commits
+//! what it wrote cannot be cancelled; an error keeps the kind it had where it happened.
 
 mod api;
 pub mod catalog;
@@ -16,6 +17,9 @@ pub mod scheduler;
 pub mod session;
 pub mod system;
 pub mod write;
+
+#[cfg(test)]
+mod tests;
 
 pub use api::{
     CoordinatorOptions, Execution, Prepared, QueryError, QueryProgress, Result, ResultStream, SessionOptions,

@@ -65,7 +65,8 @@ impl Service {
         }
     }
 
-    /// Cancels the queries of all endpoints of `info`.
+    /// Cancels the queries of all endpoints of `info`. A write was committed before its client got an `info`: it cannot be
+    /// cancelled any more.
     pub(crate) fn cancel(&self, info: &FlightInfo) -> CancelStatus {
         let tickets = info.endpoint.iter().filter_map(handle_of);
         // Every endpoint must be cancelled, so no short cut.
@@ -89,6 +90,7 @@ impl Service {
 
     fn close_session(&self, client: &Arc<ClientSession>) {
         self.sessions.close(client);
+        self.results.client_gone(client);
     }
 }
 

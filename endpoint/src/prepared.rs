@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
+use std::time::Instant;
 
 use arrow_flight::IpcMessage;
 use arrow_flight::SchemaAsIpc;
@@ -132,21 +133,26 @@ impl Statement {
         parameters::values(&self.prepared.parameters, &bound)
     }
 
-    /// Runs the statement once for each entry of `values`, one after the other, as one execution with all rows.
+    /// Runs the statement once for each entry of `values`, one after the other, as one execution with all rows that ends
+    /// at `deadline`.
     pub(crate) async fn execute(
         &self,
         client: Arc<ClientSession>,
         values: Vec<ParamValues>,
+        deadline: Option<Instant>,
     ) -> Result<Execution, QueryError> {
         let mut values = values.into_iter();
         let first = values.next().unwrap_or_else(|| ParamValues::List(Vec::new()));
-        let mut execution = client.session.execute_prepared(&self.prepared, first).await?;
+        let mut execution = client.session.execute_prepared(&self.prepared, first, deadline).await?;
         if values.len() > 0 {
             let prepared = self.prepared.clone();
             let more = futures::stream::iter(values)
                 .then(move |values| {
                     let (client, prepared) = (client.clone(), prepared.clone());
-                    async move { client.session.execute_prepared(&prepared, values).await.map(|more| more.stream) }
+                    async move {
+                        let more = client.session.execute_prepared(&prepared, values, deadline).await;
+                        more.map(|more| more.stream)
+                    }
                 })
                 .try_flatten();
             execution.stream = execution.stream.chain(more).boxed();

@@ -3,7 +3,7 @@
 //! ```text
 //!   GetFlightInfo --> waiting --DoGet--> sending --last row--> gone
 //!                       |                   |
-//!                       +-- retention, cancel, timeout, dropped stream --> cancelled and gone
+//!                       +-- retention, cancel, timeout, dropped stream, closed connection --> cancelled and gone
 //! ```
 //!
 //! An execution starts at GetFlightInfo, so that it has a query id and can be cancelled before anyone fetches. A ticket
@@ -54,7 +54,7 @@ pub(crate) struct Running {
     expires: Mutex<Instant>,
     ended: CancellationToken,
     /// A session lives as long as its results.
-    _session: Arc<ClientSession>,
+    session: Arc<ClientSession>,
 }
 
 enum State {
@@ -95,7 +95,7 @@ impl Results {
             state: Mutex::new(State::Waiting(execution.stream)),
             expires: Mutex::new(Instant::now() + self.retention),
             ended: CancellationToken::new(),
-            _session: session,
+            session,
         });
         {
             let mut all = self.running.lock();
@@ -104,6 +104,11 @@ impl Results {
                 return Err(status::new(ErrorKind::ResourceExhausted, message, Some(running.query)));
             }
             all.insert(running.handle, running.clone());
+        }
+        // Its client may have gone while this was started: then nobody else ends it.
+        if running.session.is_closed() {
+            self.give_up(&running);
+            return Err(status::cancelled(Some(running.query)));
         }
         if let Some(timeout) = timeout {
             self.watch(&running, timeout);
@@ -166,11 +171,26 @@ impl Results {
         }))
     }
 
-    /// Cancels an execution; false when there is nothing left of it to cancel.
+    /// Cancels an execution; false when there is nothing left of it to cancel: what is no query was over, with whatever it
+    /// did, when its client got the ticket.
     pub(crate) fn cancel(&self, ticket: &[u8]) -> bool {
-        let Some(running) = self.get(ticket) else { return false };
+        let Some(running) = self.get(ticket).filter(|running| running.is_query) else { return false };
         self.end(&running, Ended::Cancelled);
         true
+    }
+
+    /// Ends what waits for the client of a session that was closed. What is being sent ends with its stream.
+    pub(crate) fn client_gone(&self, session: &Arc<ClientSession>) {
+        let is_theirs = |running: &&Arc<Running>| {
+            Arc::ptr_eq(&running.session, session) && !matches!(*running.state.lock(), State::Sending)
+        };
+        let waiting: Vec<_> = self.running.lock().values().filter(is_theirs).cloned().collect();
+        waiting.iter().for_each(|running| self.give_up(running));
+    }
+
+    fn give_up(&self, running: &Running) {
+        self.end(running, Ended::Cancelled);
+        self.forget(running.handle);
     }
 
     /// Gives an unfetched result its full retention time again.

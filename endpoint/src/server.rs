@@ -135,8 +135,13 @@ impl FlightServer {
         if let Some(tls) = tls {
             server = server.tls_config(tls).map_err(failed)?;
         }
-        let sessions = service.sessions.clone();
-        let incoming = Incoming::new(listener, Arc::new(move |connection| sessions.connection_closed(connection)));
+        let (sessions, results) = (service.sessions.clone(), service.results.clone());
+        let on_close = move |connection| {
+            if let Some(client) = sessions.connection_closed(connection) {
+                results.client_gone(&client);
+            }
+        };
+        let incoming = Incoming::new(listener, Arc::new(on_close));
         let flight = FlightServiceServer::new(front)
             .max_decoding_message_size(usize::try_from(config.max_message_bytes).unwrap_or(usize::MAX))
             .max_encoding_message_size(usize::MAX);

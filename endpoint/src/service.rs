@@ -18,7 +18,7 @@ use crate::metadata::Metadata;
 use crate::prepared::PreparedStatements;
 use crate::results::{Results, Running, Timeout};
 use crate::session::{ClientSession, Sessions};
-use crate::statement::{deadline_of, timeout_of};
+use crate::statement::{deadline, deadline_of, timeout_of};
 use crate::{actions, parameters, status};
 
 /// The state behind all calls.
@@ -41,9 +41,9 @@ pub(crate) fn client_of<T>(request: &Request<T>) -> Result<Arc<ClientSession>, S
 
 impl Service {
     /// Rows of an execution, up to the gRPC deadline of the DoGet.
-    fn send(&self, running: Arc<Running>, deadline: Option<Timeout>) -> Result<DoGet, Status> {
-        if let Some(deadline) = deadline {
-            self.results.watch(&running, deadline);
+    fn send(&self, running: Arc<Running>, timeout: Option<Timeout>) -> Result<DoGet, Status> {
+        if let Some(timeout) = timeout {
+            self.results.watch(&running, timeout);
         }
         let schema = running.schema.clone();
         let rows = self.results.fetch(running)?;
@@ -55,7 +55,7 @@ impl Service {
         let statement = self.prepared.get(handle)?;
         let (client, values) = (statement.session()?, statement.values()?);
         let timeout = timeout_of(request.metadata(), &client.session)?;
-        self.start(client.clone(), timeout, statement.execute(client, values)).await
+        self.start(client.clone(), timeout, statement.execute(client, values, deadline(timeout))).await
     }
 }
 
@@ -71,7 +71,8 @@ impl FlightSqlService for Service {
         refuse_transaction(query.transaction_id.as_ref())?;
         let client = client_of(&request)?;
         let timeout = timeout_of(request.metadata(), &client.session)?;
-        let running = self.start(client.clone(), timeout, client.session.execute(&query.query)).await?;
+        let running =
+            self.start(client.clone(), timeout, client.session.execute_until(&query.query, deadline(timeout))).await?;
         Ok(Response::new(self.flight_info(&running, request.into_inner())?))
     }
 
@@ -108,7 +109,7 @@ impl FlightSqlService for Service {
         refuse_transaction(update.transaction_id.as_ref())?;
         let client = client_of(&request)?;
         let timeout = timeout_of(request.metadata(), &client.session)?;
-        self.run_update(timeout, client.session.execute(&update.query)).await
+        self.run_update(timeout, client.session.execute_until(&update.query, deadline(timeout))).await
     }
 
     async fn do_put_prepared_statement_query(
@@ -131,7 +132,7 @@ impl FlightSqlService for Service {
         statement.bind(parameters::read(request.into_inner()).await?)?;
         let (client, values) = (statement.session()?, statement.values()?);
         let timeout = timeout_of(&metadata, &client.session)?;
-        self.run_update(timeout, statement.execute(client, values)).await
+        self.run_update(timeout, statement.execute(client, values, deadline(timeout))).await
     }
 
     /// A later version takes rows from clients.

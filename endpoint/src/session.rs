@@ -39,6 +39,8 @@ pub(crate) struct ClientSession {
     cookie: Handle,
     /// Some call came by cookie or name, so the session outlives its connection.
     is_kept: AtomicBool,
+    /// Its client said so, or its connection is gone.
+    is_closed: AtomicBool,
     /// Milliseconds since the server started.
     used_ms: AtomicU64,
 }
@@ -109,6 +111,7 @@ impl Sessions {
             key: key.clone(),
             cookie: handle,
             is_kept: AtomicBool::new(is_named),
+            is_closed: AtomicBool::new(false),
             used_ms: AtomicU64::new(self.now_ms()),
         });
         open.by_cookie.insert(handle, client.clone());
@@ -120,16 +123,20 @@ impl Sessions {
     /// Ends a session at its client's wish.
     pub(crate) fn close(&self, client: &ClientSession) {
         self.open.lock().remove(client);
+        client.is_closed.store(true, Ordering::SeqCst);
     }
 
-    /// A connection is gone: so is its session, unless the client knows it by cookie.
-    pub(crate) fn connection_closed(&self, connection: ConnectionId) {
+    /// A connection is gone: so is its session, which this gives, unless the client knows it by cookie.
+    pub(crate) fn connection_closed(&self, connection: ConnectionId) -> Option<Arc<ClientSession>> {
         let key = Key::Connection(connection);
         let mut open = self.open.lock();
-        let Some(client) = open.by_key.remove(&key) else { return };
-        if !client.is_kept.load(Ordering::Relaxed) {
-            open.by_cookie.remove(&client.cookie);
+        let client = open.by_key.remove(&key)?;
+        if client.is_kept.load(Ordering::Relaxed) {
+            return None;
         }
+        open.by_cookie.remove(&client.cookie);
+        client.is_closed.store(true, Ordering::SeqCst);
+        Some(client)
     }
 
     /// Ends sessions without a call for `session_idle_timeout_ms`. One that a call or a result holds is not idle.
@@ -166,6 +173,11 @@ impl Open {
 }
 
 impl ClientSession {
+    /// Its client is gone: nobody will fetch what it started.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.is_closed.load(Ordering::SeqCst)
+    }
+
     /// Value of the `set-cookie` header that makes the client forget this session.
     pub(crate) fn expired_cookie() -> String {
         format!("{SESSION_COOKIE}=; Max-Age=0")

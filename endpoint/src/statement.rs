@@ -25,8 +25,8 @@ use crate::status;
 pub const TIMEOUT_HEADER: &str = "x-onward-timeout-ms";
 
 impl Service {
-    /// Starts a statement and keeps its rows for the client. One without rows, or that writes, is over when this
-    /// returns: clients need not fetch what it answers, and their next statement must see what it did.
+    /// Starts a statement, which ends at `timeout`, and keeps its rows for the client. One without rows, or that writes, is
+    /// over when this returns: clients need not fetch what it answers, and their next statement must see what it did.
     pub(crate) async fn start(
         &self,
         client: Arc<ClientSession>,
@@ -42,12 +42,12 @@ impl Service {
             }
             Ok(execution)
         };
-        let execution = within(timeout, start).await?;
+        let execution = start.await.map_err(|error| failure(&error, timeout))?;
         self.results.keep(execution, client, timeout)
     }
 
-    /// Runs a statement to its end: rows it wrote, 0 for definitions and settings, -1 for a query, whose rows are
-    /// thrown away.
+    /// Runs a statement, which ends at `timeout`, to its end: rows it wrote, 0 for definitions and settings, -1 for a
+    /// query, whose rows are thrown away.
     pub(crate) async fn run_update(
         &self,
         timeout: Option<Timeout>,
@@ -66,7 +66,7 @@ impl Service {
             }
             Ok(if execution.is_query { -1 } else { i64::try_from(affected).unwrap_or(i64::MAX) })
         };
-        within(timeout, run).await
+        run.await.map_err(|error| failure(&error, timeout))
     }
 
     /// Answers a GetFlightInfo: one ticket, the query id as application metadata.
@@ -132,28 +132,19 @@ pub(crate) fn deadline_of(metadata: &MetadataMap) -> Option<Timeout> {
     (timeout_ms < u64::from(u32::MAX)).then(|| Timeout::starting_now(timeout_ms))
 }
 
+/// The moment of a timeout, for the coordinator.
+pub(crate) fn deadline(timeout: Option<Timeout>) -> Option<Instant> {
+    timeout.map(|timeout| timeout.deadline)
+}
+
 impl Timeout {
     fn starting_now(timeout_ms: u64) -> Self {
         Self { deadline: Instant::now() + Duration::from_millis(timeout_ms), timeout_ms }
     }
 }
 
-/// Runs `work`, dropping (and so cancelling) it at the deadline.
-async fn within<T>(
-    timeout: Option<Timeout>,
-    work: impl Future<Output = Result<T, QueryError>> + Send,
-) -> Result<T, Status> {
-    let done = match timeout {
-        None => work.await,
-        Some(Timeout { deadline, timeout_ms }) => {
-            tokio::time::timeout_at(deadline.into(), work).await.map_err(|_| status::timed_out(None, timeout_ms))?
-        }
-    };
-    done.map_err(|error| failure(&error, timeout))
-}
-
-/// The status of a failed statement. The coordinator knows the session's timeout too: when it was faster to end the
-/// statement than we were, it still was the timeout that ended it.
+/// The status of a failed statement. It is the coordinator that ends it at its deadline: only it knows whether the
+/// statement can still be ended.
 pub(crate) fn failure(error: &QueryError, timeout: Option<Timeout>) -> Status {
     match timeout {
         Some(timeout) if error.error.kind() == ErrorKind::Cancelled && timeout.deadline <= Instant::now() => {
@@ -172,7 +163,7 @@ fn is_count(schema: &Schema) -> bool {
 mod tests {
     use super::*;
 
-    fn deadline(text: &'static str) -> Option<u64> {
+    fn grpc_deadline(text: &'static str) -> Option<u64> {
         let mut metadata = MetadataMap::new();
         metadata.insert("grpc-timeout", tonic::metadata::MetadataValue::from_static(text));
         deadline_of(&metadata).map(|timeout| timeout.timeout_ms)
@@ -180,13 +171,13 @@ mod tests {
 
     #[test]
     fn grpc_deadlines_are_read_in_every_unit() {
-        assert_eq!(deadline("2S"), Some(2_000));
-        assert_eq!(deadline("1500m"), Some(1_500));
-        assert_eq!(deadline("250000u"), Some(250));
-        assert_eq!(deadline("1H"), Some(3_600_000));
-        assert_eq!(deadline("99999999H"), None);
-        assert_eq!(deadline("x"), None);
-        assert_eq!(deadline(""), None);
+        assert_eq!(grpc_deadline("2S"), Some(2_000));
+        assert_eq!(grpc_deadline("1500m"), Some(1_500));
+        assert_eq!(grpc_deadline("250000u"), Some(250));
+        assert_eq!(grpc_deadline("1H"), Some(3_600_000));
+        assert_eq!(grpc_deadline("99999999H"), None);
+        assert_eq!(grpc_deadline("x"), None);
+        assert_eq!(grpc_deadline(""), None);
     }
 
     #[test]

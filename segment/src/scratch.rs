@@ -23,6 +23,7 @@ const MODE: u32 = 0o700;
 #[derive(Debug)]
 pub struct ScratchDir {
     path: PathBuf,
+    is_abandoned: bool,
     _lock: OwnedFd,
 }
 
@@ -30,8 +31,13 @@ impl ScratchDir {
     /// Removes the directories with this prefix that crashed processes of this user left in `base`, then makes one.
     /// `base` is made when it is not there.
     pub fn create(base: &Path, prefix: &str) -> io::Result<Self> {
+        Self::create_after(base, prefix, |_| true)
+    }
+
+    /// Like [`Self::create`], with the say in what is removed of [`Self::remove_leftovers`].
+    pub fn create_after(base: &Path, prefix: &str, may_go: impl Fn(&Path) -> bool) -> io::Result<Self> {
         fs::create_dir_all(base)?;
-        remove_leftovers(base, prefix);
+        Self::remove_leftovers(base, prefix, may_go);
         for _ in 0..MAX_DRAWS {
             let path = base.join(format!("{prefix}{:0RANDOM_DIGITS$x}", fastrand::u32(..)));
             match fs::DirBuilder::new().mode(MODE).create(&path) {
@@ -41,33 +47,45 @@ impl ScratchDir {
             // Another process that starts now may have taken the fresh directory for a left-over: draw again.
             let Some(lock) = lock(&path) else { continue };
             if fs::metadata(&path).is_ok_and(|at_path| is_same(&at_path, &lock)) {
-                return Ok(Self { path, _lock: lock });
+                return Ok(Self { path, is_abandoned: false, _lock: lock });
             }
         }
         Err(io::ErrorKind::AlreadyExists.into())
+    }
+
+    /// Removes the directories with this prefix that crashed processes of this user left in `base`. `may_go` sees each one
+    /// first and may do what its process could not; one that it refuses stays for the next time.
+    pub fn remove_leftovers(base: &Path, prefix: &str, may_go: impl Fn(&Path) -> bool) {
+        let user = rustix::process::geteuid().as_raw();
+        for entry in fs::read_dir(base).into_iter().flatten().flatten() {
+            let is_made_so = |metadata: fs::Metadata| {
+                metadata.is_dir() && metadata.uid() == user && metadata.mode() & 0o777 & !MODE == 0
+            };
+            let is_ours = is_name_of_ours(&entry.file_name(), prefix) && entry.metadata().is_ok_and(is_made_so);
+            if is_ours
+                && let Some(_lock) = lock(&entry.path())
+                && may_go(&entry.path())
+            {
+                remove(&entry.path(), "what a crashed process left");
+            }
+        }
     }
 
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
     }
+
+    /// Ends like a crash: the directory stays for [`Self::remove_leftovers`] of a later process.
+    pub fn abandon(mut self) {
+        self.is_abandoned = true;
+    }
 }
 
 impl Drop for ScratchDir {
     fn drop(&mut self) {
-        remove(&self.path, "what the process kept there");
-    }
-}
-
-fn remove_leftovers(base: &Path, prefix: &str) {
-    let user = rustix::process::geteuid().as_raw();
-    for entry in fs::read_dir(base).into_iter().flatten().flatten() {
-        let is_made_so = |metadata: fs::Metadata| {
-            metadata.is_dir() && metadata.uid() == user && metadata.mode() & 0o777 & !MODE == 0
-        };
-        let is_ours = is_name_of_ours(&entry.file_name(), prefix) && entry.metadata().is_ok_and(is_made_so);
-        if is_ours && let Some(_lock) = lock(&entry.path()) {
-            remove(&entry.path(), "what a crashed process left");
+        if !self.is_abandoned {
+            remove(&self.path, "what the process kept there");
         }
     }
 }
@@ -129,5 +147,18 @@ mod tests {
         let mut left: Vec<_> = fs::read_dir(base.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         left.sort();
         assert_eq!(left, strangers.map(|(name, _)| name).map(OsStr::new));
+    }
+
+    /// What a crashed process had noted is not lost before somebody could act on it.
+    #[test]
+    fn a_leftover_that_is_refused_stays_until_it_is_not() {
+        let base = tempfile::tempdir().unwrap();
+        let left = ScratchDir::create(base.path(), "onward-test-").unwrap();
+        let path = left.path().to_owned();
+        left.abandon();
+        let second = ScratchDir::create_after(base.path(), "onward-test-", |_| false).unwrap();
+        assert!(path.exists());
+        ScratchDir::remove_leftovers(base.path(), "onward-test-", |seen| seen == path);
+        assert!(!path.exists() && second.path().exists());
     }
 }

@@ -152,8 +152,8 @@ async fn run_scripts(
                 Ok(summary) => summary,
                 // The reader of a pipe has seen enough, as `head` does.
                 Err(RunError::Output(OutputError::Closed)) => return Ok(()),
-                Err(RunError::Interrupted) => {
-                    eprintln!("cancelled");
+                Err(error @ (RunError::Interrupted | RunError::Abandoned)) => {
+                    eprintln!("{error}");
                     return Err(Failure::Code(INTERRUPTED));
                 }
                 Err(RunError::Query(error)) => {

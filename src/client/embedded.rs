@@ -8,7 +8,7 @@ use onward_coordinator::{Coordinator, CoordinatorOptions, Session, SessionOption
 use onward_wire::WireError;
 use tokio::sync::OnceCell;
 
-use super::Running;
+use super::{End, Running};
 
 /// A coordinator with its host and one session.
 pub struct Embedded {
@@ -22,20 +22,21 @@ impl Embedded {
         Self { options, started: OnceCell::new() }
     }
 
-    async fn session(&self) -> Result<&Arc<Session>, WireError> {
+    async fn session(&self) -> Result<&(Arc<Coordinator>, Arc<Session>), WireError> {
         let start = || async {
             let coordinator = Coordinator::start(self.options.clone()).await?;
             let session = coordinator.session(SessionOptions::default())?;
             Ok::<_, onward_coordinator::QueryError>((coordinator, session))
         };
-        let (_, session) = self.started.get_or_try_init(start).await.map_err(|error| error.error)?;
-        Ok(session)
+        self.started.get_or_try_init(start).await.map_err(|error| error.error)
     }
 
     pub(super) async fn execute(&self, sql: &str) -> Result<Running, WireError> {
-        let execution = self.session().await?.execute(sql).await.map_err(|error| error.error)?;
+        let (coordinator, session) = self.session().await?;
+        let execution = session.execute(sql).await.map_err(|error| error.error)?;
         let stream = execution.stream.map_err(|error| error.error).boxed();
-        Ok(Running { schema: execution.schema, stream, progress: Some(execution.progress) })
+        let end = End::Embedded(Arc::clone(coordinator), execution.query);
+        Ok(Running { schema: execution.schema, stream, progress: Some(execution.progress), end })
     }
 
     pub(super) async fn close(&self) {

@@ -3,11 +3,15 @@
 mod embedded;
 mod remote;
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow_flight::{CancelFlightInfoRequest, CancelStatus, FlightClient, FlightInfo};
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::SchemaRef;
 use futures::stream::BoxStream;
-use onward_coordinator::QueryProgress;
-use onward_wire::WireError;
+use onward_coordinator::{Coordinator, QueryProgress};
+use onward_wire::{QueryId, WireError};
 use tokio::sync::watch;
 
 pub use self::embedded::Embedded;
@@ -29,6 +33,32 @@ pub struct Running {
     pub stream: BoxStream<'static, Result<RecordBatch, WireError>>,
     /// How far it is, where that is known.
     pub progress: Option<watch::Receiver<QueryProgress>>,
+    end: End,
+}
+
+/// Who can end a statement.
+enum End {
+    Embedded(Arc<Coordinator>, QueryId),
+    Remote(Box<FlightClient>, FlightInfo),
+}
+
+/// A server that has not answered a cancel after this long is not waited for.
+const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
+
+impl Running {
+    /// Ends the statement: it will have no effect. False when it cannot be ended any more, because it commits, has
+    /// committed, or has given its last row: then the stream tells what came of it.
+    pub async fn cancel(&mut self) -> bool {
+        match &mut self.end {
+            End::Embedded(coordinator, query) => coordinator.cancel(*query),
+            End::Remote(client, info) => {
+                let cancel = client.cancel_flight_info(CancelFlightInfoRequest::new(info.clone()));
+                let answer = tokio::time::timeout(CANCEL_TIMEOUT, cancel).await;
+                // Without an answer the dropped stream ends it.
+                !matches!(answer, Ok(Ok(answer)) if answer.status() == CancelStatus::NotCancellable)
+            }
+        }
+    }
 }
 
 impl Client {
@@ -49,6 +79,11 @@ impl Client {
     /// All of the statement's.
     pub async fn collect(&self, sql: &str) -> Result<Vec<RecordBatch>, WireError> {
         futures::TryStreamExt::try_collect(self.execute(sql).await?.stream).await
+    }
+
+    /// A statement is started, and what is no query run to its end, by somebody who cannot be asked meanwhile.
+    pub fn is_remote(&self) -> bool {
+        matches!(self, Self::Remote(_))
     }
 
     /// Ends the session and, where it runs in this process, the engine.

@@ -16,7 +16,7 @@ use prost::Message;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 use tonic::{Code, Status};
 
-use super::Running;
+use super::{End, Running};
 
 /// Where the server is and who we are.
 #[derive(Clone, Debug, Default)]
@@ -84,6 +84,7 @@ impl Remote {
         } else {
             info.clone().try_decode_schema().map_err(|error| WireError::new(ErrorKind::Internal, error))?
         };
+        let end = End::Remote(Box::new(self.client()?), info.clone());
         let rows = Rows { client: self.client()?, cancel: CancelOnDrop::new(self.client()?, info.clone()) };
         let tickets = info.endpoint.into_iter().filter_map(|endpoint| endpoint.ticket);
         let stream = stream::try_unfold((rows, tickets), async |(mut rows, mut tickets)| match tickets.next() {
@@ -97,7 +98,7 @@ impl Remote {
             }
         });
         let stream = stream.try_flatten().map_err(|error: FlightError| explain(&error)).boxed();
-        Ok(Running { schema: Arc::new(schema), stream, progress: None })
+        Ok(Running { schema: Arc::new(schema), stream, progress: None, end })
     }
 }
 

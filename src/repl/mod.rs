@@ -120,7 +120,7 @@ impl Repl {
                     RunError::Query(error) => eprintln!("error: {}", report::describe(error, statement, None)),
                     RunError::Output(OutputError::Closed) => {}
                     RunError::Output(error) => eprintln!("error: {error}"),
-                    RunError::Interrupted => eprintln!("cancelled"),
+                    RunError::Interrupted | RunError::Abandoned => eprintln!("{error}"),
                 }
                 false
             }

@@ -47,12 +47,16 @@ pub enum RunError {
     /// Its rows could not be written.
     #[error("{0}")]
     Output(#[from] OutputError),
-    /// Ctrl-C.
+    /// Ctrl-C: it had no effect.
     #[error("cancelled")]
     Interrupted,
+    /// Ctrl-C while a server ran a statement that writes: it may have committed before it heard of that.
+    #[error("cancelled, unless the server had committed it already: look before you run it again")]
+    Abandoned,
 }
 
-/// Runs one statement and prints its rows. An interrupt ends the statement, here and on every function.
+/// Runs one statement and prints its rows. An interrupt ends the statement, here and on every function, unless that commits
+/// what it wrote: then it runs to its end, which is what is told.
 ///
 /// # Errors
 /// [`RunError`]. What was printed until then stays.
@@ -68,7 +72,10 @@ pub async fn run(
     tracing::debug!(sql, "sent");
     let executed = tokio::select! {
         executed = client.execute(sql) => executed,
-        () = interrupts.next() => return Err(RunError::Interrupted),
+        () = interrupts.next() => match client.is_remote() && statements::may_write(sql) {
+            true => return Err(RunError::Abandoned),
+            false => return Err(RunError::Interrupted),
+        },
         () = line.follow(None) => unreachable!("the line is drawn until it is dropped"),
     };
     let mut running = executed.map_err(RunError::Query)?;
@@ -82,7 +89,10 @@ pub async fn run(
         let batch = tokio::select! {
             // A flood of batches must not hide the interrupt.
             biased;
-            () = interrupts.next() => return Err(RunError::Interrupted),
+            () = interrupts.next() => match running.cancel().await {
+                true => return Err(RunError::Interrupted),
+                false => continue,
+            },
             batch = running.stream.next() => batch,
             () = line.follow(running.progress.clone()) => None,
         };
@@ -124,7 +134,7 @@ impl RunError {
     /// The engine cancelled it, or the user did.
     pub fn is_cancelled(&self) -> bool {
         match self {
-            Self::Interrupted => true,
+            Self::Interrupted | Self::Abandoned => true,
             Self::Query(error) => error.kind() == ErrorKind::Cancelled,
             Self::Output(_) => false,
         }

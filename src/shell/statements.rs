@@ -37,6 +37,12 @@ pub fn split(sql: &str) -> (Vec<Statement>, bool) {
     }
 }
 
+/// Whether a statement may have an effect that its answer tells: COPY, CREATE, DROP, INSERT, EXECUTE.
+pub fn may_write(statement: &str) -> bool {
+    let word = statement.trim_start().split(|c: char| !c.is_ascii_alphabetic()).next().unwrap_or_default();
+    ["copy", "create", "drop", "execute", "insert"].iter().any(|writes| word.eq_ignore_ascii_case(writes))
+}
+
 struct Scanner<'a> {
     rest: &'a str,
     line: usize,
@@ -172,6 +178,18 @@ mod tests {
         let (statements, is_open) = split("-- x\nselect 1;  /* é */ select\n2; select 3");
         let places: Vec<_> = statements.iter().map(|s| (s.line, s.column)).collect();
         assert_eq!((places, is_open), (vec![(2, 1), (2, 20), (3, 4)], true));
+    }
+
+    #[test]
+    fn a_statement_that_may_write_is_known_by_its_first_word() {
+        assert!(
+            ["insert into t values (1)", "\n COPY(select 1) to 'x.csv'", "Create"].map(may_write).iter().all(|w| *w)
+        );
+        assert!(
+            !["select copy from t", "", "(select 1)", "explain insert into t values (1)"]
+                .map(may_write)
+                .contains(&true)
+        );
     }
 
     #[test]

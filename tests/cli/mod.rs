@@ -1,5 +1,6 @@
 //! The real binary as users run it: exit codes, formats, errors, signals, the shell on a terminal, README's snippets.
 
+mod crash;
 mod embedding;
 mod errors;
 mod formats;

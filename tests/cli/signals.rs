@@ -1,6 +1,7 @@
 //! Ctrl-C ends a run at once and leaves nothing behind.
 
 use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::time::Instant;
 
@@ -37,16 +38,18 @@ fn ctrl_c_cancels_a_statement_here_and_in_functions() {
 
 /// Looks until the process has a child.
 fn wait_for_a_function(parent: &mut Child) {
-    let id = parent.id().to_string();
-    // Fields behind the name in parentheses: state, parent.
-    let is_child = |stat: String| stat.rsplit(')').next().and_then(|rest| rest.split(' ').nth(2)) == Some(id.as_str());
-    let has_child = || {
-        let processes = std::fs::read_dir("/proc").expect("processes").flatten();
-        processes.filter_map(|process| std::fs::read_to_string(process.path().join("stat")).ok()).any(&is_child)
-    };
     let deadline = Instant::now() + PATIENCE;
-    while !has_child() {
+    while children(parent).is_empty() {
         assert!(parent.try_wait().expect("a child").is_none(), "the statement ended");
         assert!(Instant::now() < deadline, "no function was started");
     }
+}
+
+/// Processes that a process started.
+pub fn children(parent: &Child) -> Vec<PathBuf> {
+    let id = parent.id().to_string();
+    // Fields behind the name in parentheses: state, parent.
+    let is_child = |stat: String| stat.rsplit(')').next().and_then(|rest| rest.split(' ').nth(2)) == Some(id.as_str());
+    let processes = std::fs::read_dir("/proc").expect("processes").flatten().map(|process| process.path());
+    processes.filter(|process| std::fs::read_to_string(process.join("stat")).is_ok_and(is_child)).collect()
 }

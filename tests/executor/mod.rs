@@ -45,7 +45,7 @@ async fn the_binary_is_a_function_and_a_killed_one_leaves_nothing() {
         }
         loop {
             match received.recv().await.expect("an event") {
-                HostEvent::Progress { .. } => {}
+                HostEvent::Progress { .. } | HostEvent::AttemptEnded { .. } => {}
                 HostEvent::Prepared { done, .. } if !is_endless => {
                     assert_eq!(done.output.rows(), rows);
                     break host.remove_segments(&[done.output.segments[0].id()]);

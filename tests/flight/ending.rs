@@ -72,6 +72,61 @@ async fn a_dropped_stream_cancels() {
     server.stop().await;
 }
 
+/// A query that is explained by running it is no different.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_goes_away_takes_what_it_explains_with_it() {
+    let server = TestServer::start().await;
+    for functions in [0, 2] {
+        let mut client = server.client().await;
+        query(&mut client, &format!("SET onward.functions = {functions}")).await.expect("a setting");
+        let info = client.execute(format!("EXPLAIN ANALYZE {ENDLESS_SUM}"), None).await.expect("it starts");
+        let stream = open(&mut client, &info).await.expect("a stream");
+        drop((stream, client));
+    }
+    assert_idle(&server.coordinator).await;
+    server.stop().await;
+}
+
+/// A client whose connection is closed takes what it did not fetch with it. One that is known by name may come back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_closed_connection_cancels_what_nobody_fetched() {
+    let server = TestServer::start().await;
+    let mut named = server.client().await;
+    named.set_header(onward_endpoint::SESSION_HEADER, "it-comes-back");
+    let kept = named.execute("SELECT 42".to_owned(), None).await.expect("it starts");
+    drop(named);
+    let mut client = server.client().await;
+    client.execute(ENDLESS_SUM.to_owned(), None).await.expect("it starts");
+    drop(client);
+
+    let mut other = server.client().await;
+    let running = "SELECT count(*) FROM system.queries WHERE state = 'running' AND sql LIKE '%9000000000000000%' \
+                   AND sql NOT LIKE '%system.queries%'";
+    let ended = async {
+        while rows(&mut other, running).await != ["0"] {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, ended).await.expect("it is cancelled");
+    assert_eq!(super::server::text(&fetch(&mut other, &kept).await.expect("rows")), ["42"]);
+    assert_idle(&server.coordinator).await;
+    server.stop().await;
+}
+
+/// A write is over when its client gets the ticket: saying that it was cancelled would be a lie.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_that_has_committed_cannot_be_cancelled() {
+    let server = TestServer::start().await;
+    let mut client = server.client().await;
+    let mut flight = FlightClient::new(server.channel().await);
+    let info = client.execute("CREATE TABLE t AS SELECT 1 AS a".to_owned(), None).await.expect("it runs");
+    let done = flight.cancel_flight_info(CancelFlightInfoRequest::new(info.clone())).await.expect("an answer");
+    assert_eq!(done.status(), CancelStatus::NotCancellable);
+    assert_eq!(super::server::text(&fetch(&mut client, &info).await.expect("its answer")), ["1"]);
+    assert_eq!(rows(&mut client, "SELECT count(*) FROM t").await, ["1"]);
+    server.stop().await;
+}
+
 /// The three ways to limit a statement all end it as DEADLINE_EXCEEDED.
 #[tokio::test(flavor = "multi_thread")]
 async fn timeouts_end_a_statement() {

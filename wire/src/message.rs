@@ -12,6 +12,7 @@
 //!      | <---------------- SegmentOpened (+ fd) --|   one writable descriptor per open output
 //!      | -- Progress ---------------------------> |
 //!      | -- AttemptDone / AttemptFailed --------> |   the host verifies the segments, then they are prepared
+//!      | -- AttemptEnded -----------------------> |   nothing of the attempt runs any more; usually comes before its answer
 //!      | -- ReleaseSegments --------------------> |   no mapping of these is left in the function
 //! ```
 //!
@@ -177,9 +178,6 @@ pub struct Welcome {
     /// Largest message.
     #[prost(uint64, tag = "8")]
     pub max_message_bytes: u64,
-    /// A cancelled attempt that still runs after this long ends the process.
-    #[prost(uint64, tag = "9")]
-    pub cancel_grace_ms: u64,
 }
 
 /// A key and its value: session settings, store options.
@@ -273,7 +271,8 @@ pub struct RunAttempt {
     pub inline_bytes: u64,
 }
 
-/// Stop an attempt; the answer is `AttemptFailed` of kind Cancelled, or `AttemptDone` when it was faster.
+/// Stop an attempt; the answer is `AttemptFailed` of kind Cancelled, or `AttemptDone` when it was faster. An operator that
+/// does not yield runs on until it does: `AttemptEnded` says when.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct CancelAttempt {
     /// Which.
@@ -462,6 +461,15 @@ pub struct AttemptFailed {
     pub error: WireError,
 }
 
+/// No thread of the function works for the attempt any more, and none will: it opens no file and no upload from here on.
+/// Sent once for every attempt that was run, whatever its answer.
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub struct AttemptEnded {
+    /// Which.
+    #[prost(message, required, tag = "1")]
+    pub attempt: Attempt,
+}
+
 /// Finish nothing more and exit.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Shutdown {}
@@ -473,7 +481,7 @@ pub const MAX_DESCRIPTORS: usize = 128;
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct ToHost {
     /// The message.
-    #[prost(oneof = "to_host::Body", tags = "1,2,3,4,5,6,7,8,9,10,11,12,13")]
+    #[prost(oneof = "to_host::Body", tags = "1,2,3,4,5,6,7,8,9,10,11,12,13,14")]
     pub body: Option<to_host::Body>,
 }
 
@@ -521,6 +529,9 @@ pub mod to_host {
         /// See [`super::UseColumns`].
         #[prost(message, tag = "13")]
         UseColumns(super::UseColumns),
+        /// See [`super::AttemptEnded`].
+        #[prost(message, tag = "14")]
+        AttemptEnded(super::AttemptEnded),
     }
 }
 
@@ -588,7 +599,7 @@ macro_rules! enveloped {
 
 enveloped! {
     ToHost, to_host:
-    Hello Progress OpenSegment MapSegments ReleaseSegments AttemptDone AttemptFailed UploadOpened
+    Hello Progress OpenSegment MapSegments ReleaseSegments AttemptDone AttemptFailed UploadOpened AttemptEnded
     FindColumns OpenColumn PublishColumn AbandonColumns UseColumns
 }
 

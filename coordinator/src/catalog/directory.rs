@@ -12,6 +12,7 @@ use onward_segment::ScratchDir;
 use super::durable;
 use super::error::CatalogError;
 use super::store;
+use crate::write::Journal;
 
 /// Names of temporary data directories begin so.
 const TEMPORARY_PREFIX: &str = "onward-data-";
@@ -35,21 +36,25 @@ pub struct DataDirectory {
     /// Open, and therefore locked.
     _lock: File,
     /// A directory of our own that goes away with us.
-    _temporary: Option<ScratchDir>,
+    temporary: Option<ScratchDir>,
 }
 
 impl DataDirectory {
-    /// Takes `path`, creating it; `None` makes one in `temporary_root`, which is removed on drop, or, after a crash, by the
-    /// next one that is made there.
+    /// Takes `path`, creating it; `None` makes one in `temporary_root`, which is removed on drop. What crashed processes
+    /// left in `temporary_root` is removed in any case, after what their writes had staged elsewhere.
     ///
     /// # Errors
     /// [`CatalogError::Locked`] names the process that holds it; [`CatalogError::NotOurs`] says what else lies in it, and
     /// nothing was changed then.
     pub fn open(path: Option<&Path>, temporary_root: &Path) -> Result<Self, CatalogError> {
+        let recover = |left: &Path| Journal::new(left).recover();
         let (path, temporary) = match path {
-            Some(path) => (path.to_owned(), None),
+            Some(path) => {
+                ScratchDir::remove_leftovers(temporary_root, TEMPORARY_PREFIX, recover);
+                (path.to_owned(), None)
+            }
             None => {
-                let temporary = ScratchDir::create(temporary_root, TEMPORARY_PREFIX);
+                let temporary = ScratchDir::create_after(temporary_root, TEMPORARY_PREFIX, recover);
                 let temporary = temporary.map_err(io("creating a directory in", temporary_root))?;
                 (temporary.path().to_owned(), Some(temporary))
             }
@@ -69,12 +74,12 @@ impl DataDirectory {
             }
             durable::create_directories(&tables).map_err(io("creating", &tables))?;
         }
-        Ok(Self { path, _lock: lock, _temporary: temporary })
+        Ok(Self { path, _lock: lock, temporary })
     }
 
     /// It goes away with this process.
     pub fn is_temporary(&self) -> bool {
-        self._temporary.is_some()
+        self.temporary.is_some()
     }
 
     /// Canonical path of the directory.
@@ -131,6 +136,17 @@ pub(super) fn is_empty(directory: &Path) -> io::Result<bool> {
 fn is_marked(directory: &Path) -> bool {
     let mark = std::fs::read_to_string(directory.join(MARK)).unwrap_or_default();
     mark.lines().next() == MARK_TEXT.lines().next()
+}
+
+impl Drop for DataDirectory {
+    fn drop(&mut self) {
+        // A staging directory that could not be removed must not be forgotten with ours.
+        if let Some(temporary) = self.temporary.take()
+            && !Journal::new(&self.path).recover()
+        {
+            temporary.abandon();
+        }
+    }
 }
 
 fn lock(directory: &Path) -> Result<File, CatalogError> {
@@ -235,6 +251,22 @@ mod tests {
             std::fs::remove_file(directory.join("lock")).unwrap();
             drop(open(&directory).unwrap());
             assert!(directory.join("tables/stranger.csv").exists());
+        }
+    }
+
+    /// Whatever data directory the next process has.
+    #[test]
+    fn a_crashed_process_leaves_nothing_that_its_writes_had_staged() {
+        for next_has_its_own in [false, true] {
+            let root = tempfile::tempdir().unwrap();
+            let crashed = ScratchDir::create(root.path(), TEMPORARY_PREFIX).unwrap();
+            let (left, staging) = (crashed.path().to_owned(), root.path().join("out/.onward-7"));
+            std::fs::create_dir_all(&staging).unwrap();
+            Journal::new(&left).begin("7", &staging).unwrap();
+            crashed.abandon();
+            let own = root.path().join("own");
+            let next = DataDirectory::open(next_has_its_own.then_some(own.as_path()), root.path()).unwrap();
+            assert!(!staging.exists() && !left.exists() && next.path().exists());
         }
     }
 

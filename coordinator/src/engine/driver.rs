@@ -1,6 +1,6 @@
 //! The task that owns the scheduler.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -58,13 +58,19 @@ struct Query {
     metrics: Vec<StageRun>,
     requests: StoreRequests,
     cache: CacheUse,
-    running: HashMap<AttemptId, Progress>,
+    /// How far attempts are, and where they run.
+    running: HashMap<AttemptId, (FunctionId, Progress)>,
     reply: oneshot::Sender<Result<Outcome, WireError>>,
+    /// Whoever waits for its end: dropped with it.
+    waiting: Vec<oneshot::Sender<()>>,
     progress: watch::Sender<QueryProgress>,
 }
 
 pub(super) struct Driver {
     scheduler: Scheduler,
+    /// Events that commands caused. They wait until all commands of the event before were carried out: the scheduler has
+    /// counted on those already.
+    caused: VecDeque<Event>,
     host: Arc<Host>,
     started: Instant,
     queries: HashMap<QueryId, Query>,
@@ -75,7 +81,7 @@ pub(super) struct Driver {
 impl Driver {
     pub(super) fn new(limits: SchedulerLimits, host: Arc<Host>) -> Self {
         let (scheduler, started) = (Scheduler::new(limits), Instant::now());
-        Self { scheduler, host, started, queries: HashMap::new(), defined: HashMap::new() }
+        Self { scheduler, caused: VecDeque::new(), host, started, queries: HashMap::new(), defined: HashMap::new() }
     }
 
     /// Runs until the last [`super::Engine`] handle is gone.
@@ -103,11 +109,17 @@ impl Driver {
                 let Submission { spec, stages, progress } = *submission;
                 let metrics = vec![StageRun::default(); stages.len()];
                 let (requests, cache, running) = (StoreRequests::default(), CacheUse::default(), HashMap::new());
-                let query = Query { stages, metrics, requests, cache, running, reply, progress };
+                let waiting = Vec::new();
+                let query = Query { stages, metrics, requests, cache, running, reply, waiting, progress };
                 self.queries.insert(spec.query, query);
                 self.handle(Event::SubmitQuery(spec));
             }
             Request::Cancel(query, reason) => self.handle(Event::CancelQuery { query, reason }),
+            Request::AwaitEnd(query, waiting) => {
+                if let Some(query) = self.queries.get_mut(&query) {
+                    query.waiting.push(waiting);
+                }
+            }
             Request::ReleaseResult(query) => self.handle(Event::ResultReleased { query }),
         }
     }
@@ -121,23 +133,27 @@ impl Driver {
             HostEvent::FunctionLost { function, reason } => {
                 tracing::info!(%function, reason, "function was lost");
                 self.defined.remove(&function);
+                for query in self.queries.values_mut() {
+                    query.running.retain(|_, (place, _)| *place != function);
+                }
                 self.handle(Event::FunctionLost { function, reason });
             }
-            HostEvent::Progress { progress, .. } => {
+            HostEvent::Progress { function, progress } => {
                 let attempt = AttemptId::from(progress.attempt);
                 if let Some(query) = self.queries.get_mut(&attempt.query()) {
-                    query.running.insert(attempt, progress);
+                    query.running.insert(attempt, (function, progress));
                     self.publish_progress(attempt.query());
                 }
             }
             HostEvent::Prepared { function, done } => self.on_prepared(function, done),
-            HostEvent::AttemptFailed { function, attempt, error } => {
+            HostEvent::AttemptFailed { function, attempt, error, has_ended } => {
                 tracing::debug!(%attempt, %function, %error, "attempt failed");
                 if let Some(query) = self.queries.get_mut(&attempt.query()) {
                     query.running.remove(&attempt);
                 }
-                self.handle(Event::AttemptFailed { function, attempt, error });
+                self.handle(Event::AttemptFailed { function, attempt, error, has_ended });
             }
+            HostEvent::AttemptEnded { function, attempt } => self.handle(Event::AttemptEnded { function, attempt }),
         }
     }
 
@@ -159,9 +175,12 @@ impl Driver {
     }
 
     fn handle(&mut self, event: Event) {
-        let now_ms = self.started.elapsed().as_millis() as u64;
-        for command in self.scheduler.handle(now_ms, event) {
-            self.carry_out(command);
+        self.caused.push_back(event);
+        while let Some(event) = self.caused.pop_front() {
+            let now_ms = self.started.elapsed().as_millis() as u64;
+            for command in self.scheduler.handle(now_ms, event) {
+                self.carry_out(command);
+            }
         }
     }
 
@@ -176,6 +195,7 @@ impl Driver {
             }
             Command::RunAttempt { function, attempt, partitions, inputs, inline_bytes } => {
                 let stage = attempt.task.stage;
+                // Queries are forgotten by the scheduler's word only, after their last attempt began.
                 let Some(query) = self.queries.get(&stage.query) else { return };
                 if self.defined.entry(function).or_default().insert(stage) {
                     self.host.define_stage(function, query.stages[stage.stage as usize].clone());
@@ -196,7 +216,7 @@ impl Driver {
                 let outcome = Outcome { result, stats, stages: done.metrics, requests: done.requests, cache: done.cache };
                 if done.reply.send(Ok(outcome)).is_err() {
                     // The client is gone: nobody will release the result.
-                    self.handle(Event::ResultReleased { query });
+                    self.caused.push_back(Event::ResultReleased { query });
                 }
             }
             Command::QueryFailed { query, error, .. } => {
@@ -225,7 +245,7 @@ impl Driver {
             rows: query.metrics.iter().map(|metrics| metrics.rows).sum(),
             bytes: query.metrics.iter().map(|metrics| metrics.bytes).sum(),
         };
-        for running in query.running.values() {
+        for (_, running) in query.running.values() {
             progress.rows += running.rows;
             progress.bytes += running.bytes;
         }
@@ -237,5 +257,120 @@ async fn sleep_until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::{Context, Wake, Waker};
+
+    use futures::FutureExt;
+    use onward_executor::host::HostOptions;
+    use onward_wire::message::AttemptOutput;
+    use onward_wire::{Config, SegmentId};
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::scheduler::{FunctionShape, QuerySpec, StageSpec};
+
+    const FUNCTION: FunctionId = FunctionId(1);
+
+    /// A driver whose functions exist in its events only.
+    fn driver(config: Config) -> (Driver, TempDir) {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().to_str().unwrap().to_owned();
+        let config = Config { segment_dir: path.clone(), spill_dir: path, ..config };
+        let (events, _) = mpsc::unbounded_channel();
+        let limits = SchedulerLimits::from(&config);
+        let options = HostOptions { config: Arc::new(config), program: "/nonexistent".into(), uploads: Arc::default() };
+        (Driver::new(limits, Host::start(options, events).unwrap()), root)
+    }
+
+    /// A query of one task: who hears of its end, and how far it is.
+    fn submit(
+        driver: &mut Driver,
+        query: u64,
+        timeout_ms: Option<u64>,
+    ) -> (oneshot::Receiver<Result<Outcome, WireError>>, watch::Receiver<QueryProgress>) {
+        let shape = FunctionShape { vcpus: 1, memory_bytes: 1 };
+        let stages = vec![StageSpec { inputs: vec![], tasks: vec![vec![0]], is_indeterminate: false }];
+        let spec = QuerySpec { query: QueryId(query), functions: 1, shape, timeout_ms, stages };
+        let (progress, watcher) = watch::channel(QueryProgress::default());
+        let (reply, outcome) = oneshot::channel();
+        let stages = vec![DefineStage { query, ..DefineStage::default() }];
+        driver.on_request(Request::Submit(Box::new(Submission { spec, stages, progress }), reply));
+        (outcome, watcher)
+    }
+
+    fn attempt(query: u64) -> AttemptId {
+        StageId::new(QueryId(query), 0).task(0).attempt(0)
+    }
+
+    fn done(query: u64, segments: &[SegmentId]) -> HostEvent {
+        let segment = |id: &SegmentId| onward_wire::message::SegmentRef { segment: id.0, length_bytes: 1, rows: 1 };
+        let output = AttemptOutput { segments: segments.iter().map(segment).collect(), ..AttemptOutput::default() };
+        let done = AttemptDone { attempt: attempt(query).into(), output, ..AttemptDone::default() };
+        HostEvent::Prepared { function: FUNCTION, done }
+    }
+
+    /// Wakes nobody, but lets `until` pass.
+    struct Dawdler {
+        until: Instant,
+    }
+
+    impl Wake for Dawdler {
+        fn wake(self: Arc<Self>) {
+            while Instant::now() < self.until {
+                std::hint::spin_loop();
+            }
+        }
+    }
+
+    /// A client that is gone makes an event of its query's end. The commands that came with that end are carried out
+    /// before what follows from it: an attempt is sent before it is cancelled.
+    #[tokio::test]
+    async fn commands_are_carried_out_before_the_events_they_cause() {
+        let (mut driver, _root) = driver(Config { max_running_queries: 1, ..Config::default() });
+        let (gone, mut first) = submit(&mut driver, 1, None);
+        drop(gone);
+        driver.on_host_event(HostEvent::FunctionReady { function: FUNCTION, pid: 1 });
+        // The second query waits for the place of the first, and its time is up while the end of the first is told.
+        let (mut outcome, mut second) = submit(&mut driver, 2, Some(200));
+        let waker = Waker::from(Arc::new(Dawdler { until: Instant::now() + Duration::from_millis(250) }));
+        first.borrow_and_update();
+        let mut told = Box::pin(first.changed());
+        assert!(told.poll_unpin(&mut Context::from_waker(&waker)).is_pending());
+        driver.on_host_event(done(1, &[]));
+        assert!(second.changed().await.is_ok(), "its attempt was sent before it was ended");
+        assert!(outcome.try_recv().unwrap().is_err(), "then its time was up");
+    }
+
+    /// What an attempt had done is not counted when it is lost with its function.
+    #[tokio::test]
+    async fn progress_of_a_lost_function_is_forgotten() {
+        let (mut driver, _root) = driver(Config::default());
+        let (_outcome, progress) = submit(&mut driver, 1, None);
+        driver.on_host_event(HostEvent::FunctionReady { function: FUNCTION, pid: 1 });
+        let reported = Progress { attempt: attempt(1).into(), rows: 5, bytes: 50, elapsed_us: 1 };
+        driver.on_host_event(HostEvent::Progress { function: FUNCTION, progress: reported });
+        assert_eq!(progress.borrow().rows, 5);
+        driver.on_host_event(HostEvent::FunctionLost { function: FUNCTION, reason: "killed".to_owned() });
+        driver.publish_progress(QueryId(1));
+        assert_eq!(progress.borrow().rows, 0);
+    }
+
+    /// Whoever waits for the end of a query hears of it when no attempt of it is started any more.
+    #[tokio::test]
+    async fn the_end_of_a_query_is_told_to_those_who_wait() {
+        let (mut driver, _root) = driver(Config::default());
+        let (_outcome, _progress) = submit(&mut driver, 1, None);
+        let (waiting, mut over) = oneshot::channel();
+        driver.on_request(Request::AwaitEnd(QueryId(1), waiting));
+        assert!((&mut over).now_or_never().is_none());
+        driver.on_request(Request::Cancel(QueryId(1), WireError::new(onward_wire::ErrorKind::Cancelled, "bye")));
+        assert!(over.now_or_never().is_some());
+        let (waiting, over) = oneshot::channel();
+        driver.on_request(Request::AwaitEnd(QueryId(1), waiting));
+        assert!(over.now_or_never().is_some(), "it was over before");
     }
 }

@@ -1,89 +1,57 @@
-//! The end of a query, exactly once: whatever ends it first (its last row, an error, a cancel, a timeout, a client that
-//! drops the stream) is recorded, and the rest of the query is cleaned up.
+//! The rows of a statement: they end with its last row, an error, a cancel, a timeout, or a client that drops them,
+//! whatever comes first, and the rest of the statement is cleaned up.
 
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use datafusion::arrow::array::RecordBatch;
 use futures::{FutureExt, Stream, StreamExt};
 use onward_wire::error::WireError;
-use onward_wire::{ErrorKind, QueryId, panics};
-use parking_lot::Mutex;
-use tokio::time::Sleep;
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use onward_wire::{ErrorKind, panics};
+use tokio::time::{Instant, Sleep};
+use tokio_util::sync::WaitForCancellationFutureOwned;
 
+use super::listing::Listing;
 use crate::api::{QueryError, ResultStream};
-use crate::system::{History, QueryState};
-
-/// Ends one query from outside: cancel, timeout, shutdown. Clones end the same query; the first reason wins.
-#[derive(Clone, Debug, Default)]
-pub struct Stopper {
-    token: CancellationToken,
-    reason: Arc<Mutex<Option<WireError>>>,
-}
-
-impl Stopper {
-    /// Ends the query with `reason`; nothing when it is being ended already.
-    pub fn stop(&self, reason: WireError) {
-        self.reason.lock().get_or_insert(reason);
-        self.token.cancel();
-    }
-
-    /// Resolves when `stop` was called.
-    pub fn stopped(&self) -> WaitForCancellationFutureOwned {
-        self.token.clone().cancelled_owned()
-    }
-
-    /// Why the query was ended.
-    pub fn reason(&self) -> WireError {
-        let reason = self.reason.lock().clone();
-        reason.unwrap_or_else(|| WireError::new(ErrorKind::Cancelled, "the query was cancelled"))
-    }
-}
-
-/// What to do when a query ended: forget its stopper, release its segments.
-pub type Cleanup = Box<dyn FnOnce() + Send>;
+use crate::scheduler::TIMED_OUT;
+use crate::system::QueryState;
 
 struct GuardedStream {
+    /// Before the listing: what the plan still holds (files, spills, mapped segments) goes before the statement counts
+    /// as over.
     rows: ResultStream,
-    query: QueryId,
-    stopper: Stopper,
     stopped: Pin<Box<WaitForCancellationFutureOwned>>,
     deadline: Option<Pin<Box<Sleep>>>,
-    history: Arc<History>,
-    cleanup: Option<Cleanup>,
+    /// `None` after the end. A commit holds it too: dropped while that runs, the statement ends with the commit.
+    listing: Option<Arc<Listing>>,
 }
 
-/// The rows of `query`: they end at the first error or after `timeout_ms`; the end is recorded and the clean-up runs exactly once, at the latest
-/// when the stream is dropped.
-pub fn guard(
-    rows: ResultStream,
-    query: QueryId,
-    stopper: Stopper,
-    timeout_ms: Option<u64>,
-    history: Arc<History>,
-    cleanup: Cleanup,
-) -> ResultStream {
-    let stopped = Box::pin(stopper.stopped());
-    let deadline = timeout_ms.map(|timeout_ms| Box::pin(tokio::time::sleep(Duration::from_millis(timeout_ms))));
-    Box::pin(GuardedStream { rows, query, stopper, stopped, deadline, history, cleanup: Some(cleanup) })
+/// The rows of a listed statement. They end at the first error or at `deadline`, unless the statement is committing then.
+pub fn guard(rows: ResultStream, listing: Arc<Listing>, deadline: Option<Instant>) -> ResultStream {
+    let stopped = Box::pin(listing.stopper().stopped());
+    let deadline = deadline.map(|deadline| Box::pin(tokio::time::sleep_until(deadline)));
+    Box::pin(GuardedStream { rows, stopped, deadline, listing: Some(listing) })
+}
+
+/// What a statement ends with at its deadline.
+pub fn timed_out() -> WireError {
+    WireError::new(ErrorKind::Cancelled, TIMED_OUT)
 }
 
 impl GuardedStream {
     fn end(&mut self, state: QueryState) {
-        if let Some(cleanup) = self.cleanup.take() {
-            self.history.end(self.query, state);
-            // What the plan still holds (files, spills, mapped segments) goes before the query counts as cleaned up.
+        if let Some(listing) = self.listing.take() {
+            listing.record(state.clone());
             self.rows = Box::pin(futures::stream::empty());
-            cleanup();
+            listing.end(state);
         }
     }
 
     fn fail(&mut self, error: WireError) -> QueryError {
+        let query = self.listing.as_ref().map(|listing| listing.query());
         self.end(QueryState::Failed(error.message.clone()));
-        QueryError { error, query: Some(self.query) }
+        QueryError { error, query }
     }
 }
 
@@ -91,24 +59,22 @@ impl Stream for GuardedStream {
     type Item = Result<RecordBatch, QueryError>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        if self.cleanup.is_none() {
-            return Poll::Ready(None);
-        }
+        let Some(listing) = self.listing.clone() else { return Poll::Ready(None) };
         if self.deadline.as_mut().is_some_and(|deadline| deadline.poll_unpin(cx).is_ready()) {
-            self.stopper.stop(WireError::new(
-                ErrorKind::Cancelled,
-                "the statement took longer than its timeout (onward.statement_timeout_ms)",
-            ));
+            self.deadline = None;
+            // Refused while it commits: then the commit's result is the answer.
+            listing.stopper().stop(timed_out());
         }
-        if self.stopped.poll_unpin(cx).is_ready() {
-            let reason = self.stopper.reason();
+        if self.stopped.poll_unpin(cx).is_ready()
+            && let Some(reason) = listing.stopper().reason()
+        {
             return Poll::Ready(Some(Err(self.fail(reason))));
         }
         let next = panics::catch(|| self.rows.poll_next_unpin(cx));
-        let next = next.unwrap_or_else(|error| Poll::Ready(Some(Err(QueryError { error, query: Some(self.query) }))));
+        let next = next.unwrap_or_else(|error| Poll::Ready(Some(Err(QueryError { error, query: None }))));
         match futures::ready!(next) {
             Some(Ok(batch)) => {
-                self.history.update(self.query, |record| record.rows += batch.num_rows() as u64);
+                listing.add_rows(batch.num_rows());
                 Poll::Ready(Some(Ok(batch)))
             }
             Some(Err(error)) => Poll::Ready(Some(Err(self.fail(error.error)))),
@@ -120,28 +86,31 @@ impl Stream for GuardedStream {
     }
 }
 
-impl Drop for GuardedStream {
-    fn drop(&mut self) {
-        self.end(QueryState::Failed("the client dropped the result before its end".to_owned()));
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    use super::*;
-    use crate::system::QueryRecord;
+    use onward_wire::QueryId;
 
-    fn guarded(rows: ResultStream) -> (ResultStream, Stopper, Arc<AtomicUsize>) {
-        let (stopper, history, cleaned) =
-            (Stopper::default(), Arc::new(History::default()), Arc::<AtomicUsize>::default());
+    use super::*;
+    use crate::engine::Stopper;
+    use crate::system::{History, QueryRecord};
+
+    /// A listing, and how often it was cleaned up.
+    fn listed() -> (Arc<Listing>, Arc<AtomicUsize>) {
+        let (history, cleaned) = (Arc::new(History::default()), Arc::<AtomicUsize>::default());
         history.begin(QueryRecord::new(QueryId(1), "select 1"));
         let count = Arc::clone(&cleaned);
         let cleanup = Box::new(move || {
             count.fetch_add(1, Ordering::Relaxed);
         });
-        (guard(rows, QueryId(1), stopper.clone(), None, history, cleanup), stopper, cleaned)
+        (Listing::new(QueryId(1), Stopper::default(), history, cleanup), cleaned)
+    }
+
+    fn guarded(rows: ResultStream) -> (ResultStream, Stopper, Arc<AtomicUsize>) {
+        let (listing, cleaned) = listed();
+        let stopper = listing.stopper().clone();
+        (guard(rows, listing, None), stopper, cleaned)
     }
 
     #[tokio::test]
@@ -150,7 +119,7 @@ mod tests {
         stopper.stop(WireError::new(ErrorKind::Cancelled, "first"));
         stopper.stop(WireError::new(ErrorKind::Cancelled, "second"));
         let error = rows.next().await.expect("an item").expect_err("an error");
-        assert_eq!(error.error.message, "first");
+        assert_eq!((error.error.message.as_str(), error.query), ("first", Some(QueryId(1))));
         assert!(rows.next().await.is_none());
         drop(rows);
         assert_eq!(cleaned.load(Ordering::Relaxed), 1);
@@ -169,6 +138,34 @@ mod tests {
     fn a_dropped_stream_is_cleaned_up() {
         let (rows, _, cleaned) = guarded(Box::pin(futures::stream::pending()));
         drop(rows);
+        assert_eq!(cleaned.load(Ordering::Relaxed), 1);
+    }
+
+    /// A statement is over at its deadline, however it waits; one that commits is over when it has committed.
+    #[tokio::test]
+    async fn a_deadline_ends_a_statement_that_does_not_commit() {
+        let late = Some(Instant::now());
+        let (listing, _) = listed();
+        let mut rows = guard(Box::pin(futures::stream::pending()), listing, late);
+        assert_eq!(rows.next().await.expect("an item").expect_err("an error").error, timed_out());
+
+        let (listing, cleaned) = listed();
+        listing.stopper().commit().unwrap();
+        let mut rows = guard(Box::pin(futures::stream::empty()), listing, late);
+        assert!(rows.next().await.is_none());
+        assert_eq!(cleaned.load(Ordering::Relaxed), 1);
+    }
+
+    /// Whoever still works for a statement, a commit, ends it: not the client that dropped its rows meanwhile.
+    #[test]
+    fn a_stream_that_is_dropped_during_a_commit_leaves_the_end_to_it() {
+        let (listing, cleaned) = listed();
+        let committing = Arc::clone(&listing);
+        committing.stopper().commit().unwrap();
+        drop(guard(Box::pin(futures::stream::pending()), listing, None));
+        assert_eq!(cleaned.load(Ordering::Relaxed), 0);
+        committing.end(QueryState::Done);
+        drop(committing);
         assert_eq!(cleaned.load(Ordering::Relaxed), 1);
     }
 }

@@ -12,8 +12,11 @@
 
 mod driver;
 mod guard;
+mod listing;
 mod result;
+mod stopper;
 
+use std::future::Future;
 use std::sync::Arc;
 
 use onward_executor::host::{Host, HostOptions};
@@ -25,8 +28,10 @@ use crate::api::QueryProgress;
 use crate::scheduler::{QuerySpec, SchedulerLimits};
 
 pub use driver::Outcome;
-pub use guard::{Stopper, guard};
+pub use guard::{guard, timed_out};
+pub use listing::Listing;
 pub use result::read_result;
+pub use stopper::Stopper;
 
 /// A query for the driver.
 pub struct Submission {
@@ -41,6 +46,8 @@ pub struct Submission {
 enum Request {
     Submit(Box<Submission>, oneshot::Sender<Result<Outcome, WireError>>),
     Cancel(QueryId, WireError),
+    /// The sender is dropped once no attempt of the query is started any more.
+    AwaitEnd(QueryId, oneshot::Sender<()>),
     ReleaseResult(QueryId),
 }
 
@@ -85,6 +92,20 @@ impl Engine {
     pub fn cancel(&self, query: QueryId, reason: WireError) {
         // A closed queue means that the driver, and with it every query, has ended.
         let _ = self.requests.send(Request::Cancel(query, reason));
+    }
+
+    /// Resolves when the query, submitted before, is over and nothing in any function works for it any more: all its
+    /// attempts have ended, or their processes were reaped.
+    pub fn ended(&self, query: QueryId) -> impl Future<Output = ()> + Send + use<> {
+        let (waiting, over) = oneshot::channel();
+        // A closed queue means that the driver has ended, and with it the host: its functions are being reaped.
+        let _ = self.requests.send(Request::AwaitEnd(query, waiting));
+        let functions = self.host.query_ended(query);
+        async move {
+            // It is dropped, never sent.
+            let _: Result<(), _> = over.await;
+            functions.await;
+        }
     }
 
     /// Lets go of a finished query's result segments.

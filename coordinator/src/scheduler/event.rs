@@ -86,6 +86,16 @@ pub enum Event {
         attempt: AttemptId,
         /// Why.
         error: WireError,
+        /// The function is free. Where it is not, because an operator of the attempt has not yielded yet,
+        /// `AttemptEnded` or `FunctionLost` follows.
+        has_ended: bool,
+    },
+    /// Nothing in the function works any more for an attempt that failed before.
+    AttemptEnded {
+        /// Where it ran.
+        function: FunctionId,
+        /// Which.
+        attempt: AttemptId,
     },
     /// Time passed: due at [`super::Scheduler::next_wakeup`].
     Tick,
@@ -120,7 +130,8 @@ pub enum Command {
         /// Output up to this size may travel inline.
         inline_bytes: u64,
     },
-    /// Stop an attempt; the answer is the same as to `RunAttempt`.
+    /// Stop an attempt; the answer is the same as to `RunAttempt`. The function takes nothing new before the attempt has
+    /// ended, because one that does not end is stopped, with everything it runs.
     CancelAttempt {
         /// Where it runs.
         function: FunctionId,

@@ -18,7 +18,7 @@ pub struct SchedulerLimits {
     pub max_queued_queries: usize,
     /// A function that had nothing to do for this long is stopped.
     pub function_idle_timeout_ms: u64,
-    /// A function that has not answered a cancel after this long is stopped.
+    /// A function where an attempt that failed or was cancelled still runs on after this long is stopped.
     pub cancel_grace_ms: u64,
     /// Inline output of one attempt.
     pub inline_attempt_bytes: u64,

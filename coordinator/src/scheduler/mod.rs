@@ -14,7 +14,9 @@
 //! - the first prepared output of a task is committed, no other one ever is; inputs name committed attempts only;
 //! - every segment that was reported is released once: when its last reader committed, when its query ended, when it
 //!   was superseded; those of a result on [`Event::ResultReleased`];
-//! - one attempt at a time per function; limits of [`SchedulerLimits`] hold.
+//! - one attempt at a time per function, and none while an attempt that failed or was cancelled still runs on there: a
+//!   function that is stopped because of that takes no other attempt with it;
+//! - limits of [`SchedulerLimits`] hold.
 //!
 //! | file | subject |
 //! | --- | --- |
@@ -47,6 +49,10 @@ pub use limits::SchedulerLimits;
 
 use pool::{Activity, Pool};
 use query::{Outcome, Query};
+
+/// What a statement past its timeout is told.
+pub const TIMED_OUT: &str =
+    "the statement took longer than its timeout (onward.statement_timeout_ms, or what its client asked for)";
 
 /// See the [module](self).
 #[derive(Debug)]
@@ -100,7 +106,10 @@ impl Scheduler {
             }
             Event::FunctionLost { function, reason } => self.function_lost(function, reason),
             Event::Prepared { function, attempt, output } => self.prepared(function, attempt, output),
-            Event::AttemptFailed { function, attempt, error } => self.attempt_failed(function, attempt, error),
+            Event::AttemptFailed { function, attempt, error, has_ended } => {
+                self.attempt_failed(function, attempt, error, has_ended);
+            }
+            Event::AttemptEnded { function, attempt } => self.pool.finish(function, attempt, self.now_ms),
             Event::Tick => {}
         }
         self.time_out_queries();
@@ -196,8 +205,11 @@ impl Scheduler {
         }
     }
 
-    fn attempt_failed(&mut self, function: FunctionId, attempt: AttemptId, error: WireError) {
-        self.pool.finish(function, attempt, self.now_ms);
+    fn attempt_failed(&mut self, function: FunctionId, attempt: AttemptId, error: WireError, has_ended: bool) {
+        match has_ended {
+            true => self.pool.finish(function, attempt, self.now_ms),
+            false => self.pool.end(function, attempt, self.now_ms),
+        }
         if let Some(query) = self.running.get_mut(&attempt.query())
             && let Err(error) = query.failed(attempt, error, self.limits.max_attempts)
         {
@@ -282,8 +294,7 @@ impl Scheduler {
         // Waiting ones first: none of them shall start only to be ended.
         let due: Vec<_> = waiting.chain(running).collect();
         for query in due {
-            let message = "the statement took longer than its timeout (onward.statement_timeout_ms)";
-            self.fail(query, WireError::new(ErrorKind::Cancelled, message));
+            self.fail(query, WireError::new(ErrorKind::Cancelled, TIMED_OUT));
         }
     }
 
@@ -291,12 +302,12 @@ impl Scheduler {
     fn stop_at(&self, activity: Activity) -> Option<u64> {
         match activity {
             Activity::Idle { since_ms } => Some(since_ms.saturating_add(self.limits.function_idle_timeout_ms)),
-            Activity::Running { cancelled_ms, .. } => Some(cancelled_ms?.saturating_add(self.limits.cancel_grace_ms)),
+            Activity::Running { ending_ms, .. } => Some(ending_ms?.saturating_add(self.limits.cancel_grace_ms)),
             Activity::Starting => None,
         }
     }
 
-    /// Stops functions whose time is up: idle ones, or else those that do not answer a cancel.
+    /// Stops functions whose time is up: idle ones, or else those whose attempt does not end.
     fn stop_functions(&mut self, idle: bool) {
         let is_due = |activity| self.stop_at(activity).is_some_and(|stop_at| stop_at <= self.now_ms);
         let due = self
@@ -311,7 +322,7 @@ impl Scheduler {
     }
 
     fn cancel(&mut self, function: FunctionId, attempt: AttemptId) {
-        self.pool.cancel(function, self.now_ms);
+        self.pool.end(function, attempt, self.now_ms);
         self.commands.push(Command::CancelAttempt { function, attempt });
     }
 

@@ -13,8 +13,8 @@ pub(super) enum Activity {
     Starting,
     /// Nothing, since then.
     Idle { since_ms: u64 },
-    /// It runs one attempt; `cancelled_ms` is set when that was told to stop.
-    Running { attempt: AttemptId, cancelled_ms: Option<u64> },
+    /// It runs one attempt; `ending_ms` is set when that was told to stop, or has failed and not stopped yet.
+    Running { attempt: AttemptId, ending_ms: Option<u64> },
 }
 
 #[derive(Debug)]
@@ -115,7 +115,7 @@ impl Pool {
     pub(super) fn run(&mut self, function: FunctionId, attempt: AttemptId) {
         if let Some(function) = self.functions.get_mut(&function) {
             debug_assert!(matches!(function.activity, Activity::Idle { .. }), "one attempt at a time");
-            function.activity = Activity::Running { attempt, cancelled_ms: None };
+            function.activity = Activity::Running { attempt, ending_ms: None };
             self.running_vcpus += function.shape.vcpus;
         }
     }
@@ -129,12 +129,13 @@ impl Pool {
         }
     }
 
-    /// `function` was told to stop its attempt.
-    pub(super) fn cancel(&mut self, function: FunctionId, now_ms: u64) {
-        if let Some(Function { activity: Activity::Running { cancelled_ms, .. }, .. }) =
+    /// `attempt` shall end, or has failed, and runs on in `function`; nothing when it does not.
+    pub(super) fn end(&mut self, function: FunctionId, attempt: AttemptId, now_ms: u64) {
+        if let Some(Function { activity: Activity::Running { attempt: running, ending_ms }, .. }) =
             self.functions.get_mut(&function)
+            && *running == attempt
         {
-            cancelled_ms.get_or_insert(now_ms);
+            ending_ms.get_or_insert(now_ms);
         }
     }
 

@@ -1,29 +1,39 @@
 //! [`Write`]: a write from its plan to its commit.
 
 use std::collections::HashSet;
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use datafusion::arrow::array::RecordBatch;
 use datafusion::common::Result;
 use datafusion::error::DataFusionError;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::object_store::path::Path as StorePath;
-use onward_cache::UploadedParts;
 use onward_cache::paths::{local_path, local_path_of_url};
 use onward_executor::write::{StagedPlace, read_manifest};
 use onward_wire::QueryId;
+use tokio::runtime::Handle;
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::journal::Journal;
+use super::leftovers::Leftovers;
 use super::local::{self, MadeDirectories, Rename, failed};
 use super::place::Place;
-use super::remote;
+use super::remote::{self, Upload};
 use crate::catalog::definition::{Definition, Managed};
 use crate::catalog::{CatalogError, OnExists, Part, TableName};
 use crate::session::SharedResources;
 
-/// A write that has not ended. Dropping it before it is committed removes what was staged; uploads to object stores are
-/// taken back in the background.
+/// Tries to make a staging directory, each lost to a write that just now took back the directory around it.
+const MAX_TRIES: usize = 16;
+/// What attempts that lost their race still stage is removed before the answer to a commit, when they end this soon.
+const SETTLE_TIME: Duration = Duration::from_millis(100);
+
+/// A write that has not ended. Dropping it before it is committed removes what was staged, as soon as nobody works for
+/// it any more; in the background, when that is later.
 #[derive(Debug)]
 pub struct Write {
     plan: LogicalPlan,
@@ -35,11 +45,15 @@ pub struct Write {
     staging: Option<PathBuf>,
     rows: u64,
     renames: Vec<Rename>,
-    uploads: Vec<(StorePath, UploadedParts)>,
+    uploads: Vec<Upload>,
     /// Notes its uploads, from `begin` to its end.
     query: Option<QueryId>,
     /// Uploads that are objects now, or were taken back.
-    ended: HashSet<String>,
+    ended: HashSet<(StorePath, String)>,
+    /// Whoever may still stage files or begin uploads holds a token of it.
+    workers: TaskTracker,
+    /// Where clean-up runs in the background; set by `begin`.
+    runtime: Option<Handle>,
     is_committed: bool,
 }
 
@@ -95,6 +109,8 @@ impl Write {
             uploads: vec![],
             query: None,
             ended: HashSet::new(),
+            workers: TaskTracker::new(),
+            runtime: None,
             is_committed: false,
         }
     }
@@ -109,6 +125,7 @@ impl Write {
     /// # Errors
     /// Names the directory that cannot be made.
     pub fn begin(&mut self, query: QueryId) -> Result<()> {
+        self.runtime = Handle::try_current().ok();
         self.query = Some(query);
         self.shared.stores().uploads().begin(query);
         let (Some(directory), Some(staging)) = (self.place.directory.clone(), self.place.staging()) else {
@@ -123,11 +140,27 @@ impl Write {
         if let Some(part) = self.then.part() {
             self.shared.catalog().files().begin(&part)?;
         }
-        self.made.make(&directory)?;
         self.journal().begin(&self.place.id, &staging).map_err(failed("writing", &staging))?;
         self.staging = Some(staging.clone());
-        std::fs::create_dir(&staging).map_err(failed("writing to", &directory))?;
-        Ok(())
+        self.make_staging(&directory, &staging)
+    }
+
+    fn make_staging(&mut self, directory: &Path, staging: &Path) -> Result<()> {
+        for _ in 0..MAX_TRIES {
+            self.made.make(directory)?;
+            match std::fs::create_dir(staging) {
+                // Another write that was taken back made the directory, and has just removed it again.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                made => return Ok(made.map_err(failed("writing to", directory))?),
+            }
+        }
+        Err(failed("writing to", directory)(io::ErrorKind::NotFound.into()).into())
+    }
+
+    /// Held by whoever may still stage a file or begin an upload for this write: nothing is taken back before it is
+    /// dropped.
+    pub fn worker(&self) -> TaskTrackerToken {
+        self.workers.token()
     }
 
     /// Takes one batch of the plan's result: files that a committed attempt staged.
@@ -138,7 +171,9 @@ impl Write {
                 StagedPlace::Path(staged) => {
                     self.renames.push(Rename { staged: local_path(&staged), path: local_path(&file.path) });
                 }
-                StagedPlace::Upload(upload) => self.uploads.push((file.path, upload)),
+                StagedPlace::Upload(parts) => {
+                    self.uploads.push(Upload { path: file.path, parts, bytes: file.bytes });
+                }
             }
         }
         Ok(())
@@ -152,25 +187,38 @@ impl Write {
     /// Nothing new is visible after an error.
     pub async fn commit(mut self) -> Result<u64> {
         self.renames.sort_by(|a, b| a.path.cmp(&b.path));
-        self.uploads.sort_by(|(a, _), (b, _)| a.cmp(b));
+        self.uploads.sort_by(|a, b| a.path.cmp(&b.path));
         if !self.uploads.is_empty() {
             let store = self.shared.stores().handle(&self.place.url)?;
             let uploads = std::mem::take(&mut self.uploads);
-            self.ended = uploads.iter().map(|(_, upload)| upload.upload.clone()).collect();
-            remote::publish(&store, &uploads).await.map_err(|error| self.named(error))?;
+            self.ended = uploads.iter().map(Upload::name).collect();
+            // Names in a directory are made up for this write.
+            let has_own_names = !self.place.is_single_file;
+            remote::publish(&store, &uploads, has_own_names).await.map_err(|error| self.named(error))?;
         }
         // The rest is local and blocks.
         let work = tokio::task::spawn_blocking(move || {
-            let is_managed = !matches!(self.then, Then::Nothing);
-            let renames = std::mem::take(&mut self.renames);
-            local::publish(&renames, &mut self.made, is_managed)?;
-            self.finish()
+            let published = self.publish();
+            (self, published)
         });
-        work.await.map_err(|error| DataFusionError::ExecutionJoin(Box::new(error)))?
+        let joined = |error| DataFusionError::ExecutionJoin(Box::new(error));
+        let (write, published) = work.await.map_err(joined)?;
+        write.workers.close();
+        // Later than that it is removed in the background.
+        let _ = tokio::time::timeout(SETTLE_TIME, write.workers.wait()).await;
+        tokio::task::spawn_blocking(move || drop(write)).await.map_err(joined)?;
+        published
+    }
+
+    fn publish(&mut self) -> Result<u64> {
+        let is_managed = !matches!(self.then, Then::Nothing);
+        let renames = std::mem::take(&mut self.renames);
+        local::publish(&renames, &mut self.made, is_managed)?;
+        self.finish()
     }
 
     /// The catalog names the files. A part directory is there even when there are no rows.
-    fn finish(mut self) -> Result<u64> {
+    fn finish(&mut self) -> Result<u64> {
         let catalog = self.shared.catalog();
         if let Some(part) = self.then.part() {
             catalog.files().sync(&part)?;
@@ -198,23 +246,6 @@ impl Write {
         Ok(self.rows)
     }
 
-    /// Takes back, in the background, what was uploaded and did not become an object: all of it, or what attempts made
-    /// that were not committed.
-    fn abort_uploads(&mut self) {
-        let open = self.shared.stores().uploads();
-        let mut uploads = self.query.map(|query| open.end(query)).unwrap_or_default();
-        let added = std::mem::take(&mut self.uploads).into_iter().map(|(path, upload)| (path, upload.upload));
-        uploads.extend(added);
-        uploads.sort();
-        uploads.dedup();
-        uploads.retain(|(_, upload)| !self.ended.contains(upload));
-        if !uploads.is_empty()
-            && let Ok(store) = self.shared.stores().handle(&self.place.url)
-        {
-            open.spawn(async move { remote::abort(&store, &uploads).await });
-        }
-    }
-
     fn journal(&self) -> Journal {
         Journal::new(self.shared.catalog().directory().path())
     }
@@ -226,18 +257,47 @@ impl Write {
 
 impl Drop for Write {
     fn drop(&mut self) {
-        if let Some(staging) = self.staging.take() {
-            let _ = std::fs::remove_dir_all(&staging);
-            self.journal().end(&self.place.id);
-        }
-        self.abort_uploads();
-        if self.is_committed {
+        // Nothing was touched before `begin`.
+        let Some(query) = self.query.take() else { return };
+        let is_kept = self.is_committed;
+        let uploads = std::mem::take(&mut self.uploads).into_iter();
+        let mut leftovers = Leftovers {
+            shared: Arc::clone(&self.shared),
+            url: self.place.url.clone(),
+            id: self.place.id.clone(),
+            staging: self.staging.take(),
+            // Files of a part that the catalog does not name are nobody's.
+            part: self.then.part().filter(|_| !is_kept),
+            made: if is_kept { MadeDirectories::default() } else { std::mem::take(&mut self.made) },
+            query,
+            uploads: uploads.map(|upload| upload.name()).collect(),
+            ended: std::mem::take(&mut self.ended),
+        };
+        let background = Arc::clone(self.shared.stores().uploads());
+        self.workers.close();
+        let Some(runtime) = self.runtime.take().filter(|_| !self.workers.is_empty()) else {
+            leftovers.remove_files();
+            let uploads = leftovers.take_uploads();
+            if !uploads.is_empty()
+                && let Ok(runtime) = Handle::try_current()
+            {
+                background.spawn_on(&runtime, async move { leftovers.abort(uploads).await });
+            }
             return;
-        }
-        if let Some(part) = self.then.part().filter(|_| self.query.is_some()) {
-            self.shared.catalog().files().remove([&part]);
-        }
-        self.made.remove_empty();
+        };
+        let workers = self.workers.clone();
+        background.spawn_on(&runtime, async move {
+            workers.wait().await;
+            let removed = tokio::task::spawn_blocking(move || {
+                leftovers.remove_files();
+                leftovers
+            });
+            // An error means that the runtime ends: the journal remembers.
+            if let Ok(mut leftovers) = removed.await {
+                let uploads = leftovers.take_uploads();
+                leftovers.abort(uploads).await;
+            }
+        });
     }
 }
 

@@ -9,6 +9,7 @@ use onward_executor::write::WriteTarget;
 use onward_wire::message::KeyValue;
 use url::Url;
 
+use super::journal::staging_in;
 use crate::catalog::{CatalogError, Format, FormatOptions, Location, random_name};
 
 /// Where a statement writes to.
@@ -52,7 +53,7 @@ impl Place {
 
     /// The local directory for staged files: hidden, next to the final ones, so that a rename moves no bytes.
     pub fn staging(&self) -> Option<PathBuf> {
-        self.directory.as_ref().map(|directory| directory.join(format!(".onward-{}", self.id)))
+        self.directory.as_ref().map(|directory| staging_in(directory, &self.id))
     }
 
     /// The target of a plan.

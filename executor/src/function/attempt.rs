@@ -23,6 +23,7 @@ use super::link::Link;
 use super::metrics;
 use super::segments::{AttemptSink, Segments};
 use super::stage::{AttemptPlan, Stage};
+use super::work;
 
 /// What all attempts of a process share.
 pub(super) struct Shared {
@@ -34,7 +35,7 @@ pub(super) struct Shared {
     pub(super) flush_bytes: u64,
 }
 
-/// An attempt while it runs.
+/// An attempt while anything works for it: whoever does holds it (see [`super::work`]).
 pub(super) struct Attempt {
     id: AttemptId,
     started: Instant,
@@ -42,6 +43,8 @@ pub(super) struct Attempt {
     tasks: Mutex<Vec<AbortHandle>>,
     /// Rows and bytes.
     reported: Mutex<(u64, u64)>,
+    /// Called when nothing works for it any more.
+    end: Mutex<Option<Box<dyn FnOnce() + Send>>>,
 }
 
 /// A finished attempt: its message, and the files that are still this process's until the message is sent.
@@ -51,18 +54,16 @@ pub(super) struct Finished {
 }
 
 impl Attempt {
-    pub(super) fn new(id: AttemptId) -> Arc<Self> {
+    /// `end` is called when the last one who works for it is gone.
+    pub(super) fn new(id: AttemptId, end: impl FnOnce() + Send + 'static) -> Arc<Self> {
         Arc::new(Self {
             id,
             started: Instant::now(),
             writer: OnceLock::new(),
             tasks: Mutex::default(),
             reported: Mutex::default(),
+            end: Mutex::new(Some(Box::new(end))),
         })
-    }
-
-    pub(super) fn id(&self) -> AttemptId {
-        self.id
     }
 
     /// Stops a task of this attempt together with it.
@@ -132,10 +133,12 @@ impl Attempt {
         Ok(Finished { done, sink })
     }
 
-    /// Tells the host of uploads. One that it does not hear of any more is gone, and so is this function soon.
-    fn upload_log(&self, shared: &Shared) -> UploadLog {
-        let (link, attempt) = (Arc::clone(&shared.link), self.id.into());
+    /// Tells the host of uploads. One that it does not hear of any more is gone, and so is this function soon. Every file
+    /// that is being written holds the log, and so this attempt.
+    fn upload_log(self: &Arc<Self>, shared: &Shared) -> UploadLog {
+        let (link, attempt) = (Arc::clone(&shared.link), Arc::clone(self));
         UploadLog::new(move |path, upload| {
+            let attempt = attempt.id.into();
             let _ = link.send(UploadOpened { attempt, path: path.to_string(), upload: upload.to_owned() });
         })
     }
@@ -149,14 +152,14 @@ impl Attempt {
     ) -> Result<()> {
         if lanes.len() == 1 {
             for lane in lanes {
-                run_partition(Arc::clone(self), Arc::clone(plan), 0, Arc::clone(context), lane).await?;
+                run_partition(Arc::clone(plan), 0, Arc::clone(context), lane).await?;
             }
             return Ok(());
         }
         let mut tasks = JoinSet::new();
         for (partition, lane) in lanes.into_iter().enumerate() {
-            let run = run_partition(Arc::clone(self), Arc::clone(plan), partition, Arc::clone(context), lane);
-            self.add_task(tasks.spawn(run));
+            let run = run_partition(Arc::clone(plan), partition, Arc::clone(context), lane);
+            self.add_task(tasks.spawn(work::of(Arc::clone(self), run)));
         }
         while let Some(ended) = tasks.join_next().await {
             ended.map_err(|error| self.task_error(error))??;
@@ -177,9 +180,16 @@ impl Attempt {
     }
 }
 
-/// Runs one partition. It keeps its attempt alive, which is how a cancelled one that does not stop is noticed.
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        if let Some(end) = self.end.get_mut().take() {
+            end();
+        }
+    }
+}
+
+/// Runs one partition.
 async fn run_partition(
-    _attempt: Arc<Attempt>,
     plan: Arc<dyn ExecutionPlan>,
     partition: usize,
     context: Arc<TaskContext>,
@@ -268,7 +278,7 @@ mod tests {
     async fn a_panic_is_the_attempts_error() {
         for partitions in [1, 3] {
             let id = StageId::new(QueryId(1), 0).task(0).attempt(0);
-            let (attempt, plan) = (Attempt::new(id), panicking(partitions));
+            let (attempt, plan) = (Attempt::new(id, || ()), panicking(partitions));
             let options = WriterOptions { flush_bytes: 1 << 20, inline_bytes: 1 << 20, batch_rows: 8192 };
             let writer = AttemptWriter::new(plan.schema(), OutputMapping::Preserve, Arc::new(NoFiles), options);
             let lanes = (0..partitions as u32).map(|partition| writer.lane(partition)).collect();

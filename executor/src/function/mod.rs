@@ -9,7 +9,8 @@
 //! memory pool, spill directory, object stores, footers) is built once, while the host answers the handshake.
 //!
 //! Guarantees: every attempt gets exactly one answer; one that was cancelled is answered at once and dropped when it next
-//! yields; files of an attempt that failed are released only after its last writer is gone.
+//! yields; `AttemptEnded` is said once, when the last thread that works for the attempt has left it; files of an attempt
+//! that failed are released only after its last writer is gone.
 
 mod attempt;
 mod columns;
@@ -19,15 +20,18 @@ mod memory;
 mod metrics;
 mod segments;
 mod stage;
+mod work;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use onward_cache::scan::WarmScans;
-use onward_wire::message::{AttemptFailed, DefineStage, Hello, RunAttempt, ToFunction, ToHost, Welcome, to_function};
+use onward_wire::message::{
+    AttemptEnded, AttemptFailed, DefineStage, Hello, RunAttempt, ToFunction, ToHost, Welcome, to_function,
+};
 use onward_wire::{AttemptId, Config, ENGINE_VERSION, ErrorKind, FunctionId, QueryId, StageId, WireError};
 use parking_lot::Mutex;
 use tokio::net::UnixStream;
@@ -123,6 +127,7 @@ pub fn run(options: FunctionOptions) -> ExitCode {
 }
 
 async fn serve(options: FunctionOptions) -> Result<(), FunctionError> {
+    work::follow_spawned_tasks();
     let registry = std::thread::spawn(Registry::build);
     let (sender, mut receiver) = connect(&options.socket).await?;
     let welcome = greet(&sender, &mut receiver, options.token).await?;
@@ -153,7 +158,6 @@ async fn serve(options: FunctionOptions) -> Result<(), FunctionError> {
         stages: HashMap::new(),
         attempts: Arc::default(),
         workers,
-        cancel_grace: Duration::from_millis(welcome.cancel_grace_ms),
     };
     function.serve(&link, &mut receiver).await
 }
@@ -200,7 +204,6 @@ struct Function {
     stages: HashMap<StageId, Arc<Stage>>,
     attempts: Arc<Mutex<Attempts>>,
     workers: Runtime,
-    cancel_grace: Duration,
 }
 
 impl Function {
@@ -238,18 +241,25 @@ impl Function {
 
     fn run(&mut self, request: RunAttempt) {
         let id = AttemptId::from(request.attempt);
+        let link = Arc::clone(&self.shared.link);
+        let attempt = Attempt::new(id, move || tell(&link, id, AttemptEnded { attempt: id.into() }));
         let Some(stage) = self.stages.get(&id.task.stage).cloned() else {
+            drop(attempt);
             let error = WireError::new(ErrorKind::Internal, format!("{id} came before its stage"));
             return answer(&self.shared.link, id, Err(error));
         };
-        let (attempt, shared, attempts) = (Attempt::new(id), Arc::clone(&self.shared), Arc::clone(&self.attempts));
+        let (shared, attempts) = (Arc::clone(&self.shared), Arc::clone(&self.attempts));
         let mut table = self.attempts.lock();
         table.running.insert(id, Arc::clone(&attempt));
         let task = self.workers.spawn({
             let attempt = Arc::clone(&attempt);
             async move {
-                let result = attempt.run(&shared, &stage, request).await;
-                let is_ours = attempts.lock().running.remove(&id).is_some();
+                let result = work::of(Arc::clone(&attempt), attempt.run(&shared, &stage, request)).await;
+                let ours = attempts.lock().running.remove(&id);
+                let is_ours = ours.is_some();
+                // Says that it ended, unless a task of it is still at work: before the answer, so that who hears the
+                // answer need not wait for the other.
+                drop((ours, attempt));
                 if is_ours {
                     answer(&shared.link, id, result);
                 }
@@ -261,46 +271,44 @@ impl Function {
         }
     }
 
+    /// An operator that never yields cannot be stopped inside the process: the coordinator, which is not told that the
+    /// attempt ended, ends the function after a while.
     fn cancel(&self, id: AttemptId) {
         let attempt = self.attempts.lock().running.remove(&id);
         if let Some(attempt) = attempt {
             attempt.abort();
+            drop(attempt);
             answer(&self.shared.link, id, Err(cancelled(id)));
-            tokio::spawn(end_if_it_runs_on(Arc::downgrade(&attempt), Arc::clone(&self.shared.link), self.cancel_grace));
         }
     }
 }
 
-/// Tells the host how an attempt ended. A function that cannot say it ends: its host then runs the attempt again.
+/// Tells the host how an attempt ended.
 fn answer(link: &Link, id: AttemptId, result: Result<Finished, WireError>) {
     let failed = |error| AttemptFailed { attempt: id.into(), error };
-    let sent = match result {
+    match result {
         Ok(Finished { done, sink }) => match link.send(done) {
             // From here on the files are the host's.
-            Ok(()) => {
-                sink.hand_over();
-                Ok(())
-            }
+            Ok(()) => sink.hand_over(),
             Err(error @ SocketError::TooLarge { .. }) => {
-                link.send(failed(WireError::new(ErrorKind::ResourceExhausted, error)))
+                tell(link, id, failed(WireError::new(ErrorKind::ResourceExhausted, error)));
             }
-            Err(error) => Err(error),
+            Err(error) => cannot_tell(link, id, &error),
         },
-        Err(error) => link.send(failed(error)),
-    };
-    if let Err(error) = sent {
-        tracing::warn!(attempt = %id, %error, "an attempt's end could not be reported: the function ends");
-        link.close();
+        Err(error) => tell(link, id, failed(error)),
     }
 }
 
-/// An operator that never yields cannot be stopped inside the process: the process ends, and its host starts another.
-async fn end_if_it_runs_on(attempt: Weak<Attempt>, link: Arc<Link>, grace: Duration) {
-    tokio::time::sleep(grace).await;
-    if let Some(attempt) = attempt.upgrade() {
-        tracing::warn!(attempt = %attempt.id(), ?grace, "a cancelled attempt does not stop: the function ends");
-        link.close();
+fn tell(link: &Link, id: AttemptId, message: impl Into<ToHost>) {
+    if let Err(error) = link.send(message) {
+        cannot_tell(link, id, &error);
     }
+}
+
+/// A function that cannot say what became of an attempt ends: its host then runs the attempt again.
+fn cannot_tell(link: &Link, id: AttemptId, error: &SocketError) {
+    tracing::warn!(attempt = %id, %error, "what became of an attempt could not be reported: the function ends");
+    link.close();
 }
 
 /// Reports until nothing runs any more.

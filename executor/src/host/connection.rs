@@ -6,10 +6,11 @@ use std::sync::Arc;
 use onward_cache::paths::store_path;
 use onward_segment::{MappedSegment, SegmentError, SegmentStore};
 use onward_wire::message::{
-    AttemptDone, AttemptFailed, MAX_DESCRIPTORS, MapSegments, OpenSegment, RequestFailed, SegmentOpened,
+    AttemptDone, AttemptEnded, AttemptFailed, MAX_DESCRIPTORS, MapSegments, OpenSegment, RequestFailed, SegmentOpened,
     SegmentsMapped, ToFunction, ToHost, UploadOpened, to_host,
 };
 use onward_wire::{AttemptId, ErrorKind, FunctionId, SegmentId, WireError};
+use tokio_util::task::TaskTracker;
 
 use super::columns::ColumnService;
 use super::function::Function;
@@ -24,19 +25,24 @@ pub(super) struct Connection<'a> {
     /// Segments that running attempts write.
     opened: HashMap<AttemptId, Vec<SegmentId>>,
     columns: ColumnService,
+    /// Files that are being made for it. One may still come when the function is gone and nobody waits for it any more.
+    making: TaskTracker,
 }
 
 impl<'a> Connection<'a> {
     pub(super) fn new(host: &'a Shared, function: Arc<Function>, sender: Sender<ToFunction>) -> Self {
         let columns = ColumnService::new(Arc::clone(&host.columns), function.id, sender.clone());
-        Self { host, function, sender, opened: HashMap::new(), columns }
+        Self { host, function, sender, opened: HashMap::new(), columns, making: TaskTracker::new() }
     }
 
     /// Handles one message; an error says why the function cannot stay.
     pub(super) async fn handle(&mut self, message: ToHost) -> Result<(), String> {
         match message.body {
             Some(to_host::Body::Progress(progress)) => {
-                self.host.emit(HostEvent::Progress { function: self.id(), progress })
+                // It may come after the attempt's answer.
+                if self.function.is_running(progress.attempt.into()) {
+                    self.host.emit(HostEvent::Progress { function: self.id(), progress });
+                }
             }
             Some(to_host::Body::OpenSegment(request)) => return self.open_segment(request).await,
             Some(to_host::Body::MapSegments(request)) => return self.map_segments(request).await,
@@ -49,6 +55,7 @@ impl<'a> Connection<'a> {
             }
             Some(to_host::Body::AttemptDone(done)) => self.attempt_done(done),
             Some(to_host::Body::AttemptFailed(failed)) => self.attempt_failed(failed),
+            Some(to_host::Body::AttemptEnded(AttemptEnded { attempt })) => self.attempt_ended(attempt.into()),
             Some(to_host::Body::UploadOpened(UploadOpened { attempt, path, upload })) => {
                 let path = store_path(&path).map_err(|error| format!("it uploads to no object: {error}"))?;
                 self.host.uploads.note(AttemptId::from(attempt).query(), path, upload);
@@ -64,8 +71,11 @@ impl<'a> Connection<'a> {
         Ok(())
     }
 
-    /// Takes back everything the function held. Its process must be reaped: nothing may still be mapped there.
+    /// Takes back everything the function held, with the files that are only being made for it now. Its process must be
+    /// reaped: nothing may still be mapped there.
     pub(super) async fn take_back(self) {
+        self.making.close();
+        self.making.wait().await;
         self.host.store.release_holder(self.function.id);
         self.columns.take_back().await;
     }
@@ -86,7 +96,7 @@ impl<'a> Connection<'a> {
         }
         // Allocating a file that is not pooled clears its pages: too long for a thread that others wait for.
         let (store, id) = (Arc::clone(self.store()), self.id());
-        match tokio::task::spawn_blocking(move || store.create(id, capacity_bytes)).await {
+        match self.making.spawn_blocking(move || store.create(id, capacity_bytes)).await {
             Ok(Ok(created)) => {
                 self.opened.entry(attempt).or_default().push(created.id);
                 let opened = SegmentOpened { request, segment: created.id.0, capacity_bytes: created.capacity_bytes };
@@ -126,7 +136,7 @@ impl<'a> Connection<'a> {
     fn attempt_done(&mut self, done: AttemptDone) {
         let attempt = AttemptId::from(done.attempt);
         let opened = self.opened.remove(&attempt).unwrap_or_default();
-        let is_running = self.function.end(attempt);
+        let is_running = self.function.answer(attempt);
         let verified = if is_running { self.verify(&done, &opened) } else { Ok(()) };
         let is_kept =
             |id: &SegmentId| is_running && verified.is_ok() && done.output.segments.iter().any(|kept| kept.id() == *id);
@@ -142,7 +152,7 @@ impl<'a> Connection<'a> {
             Ok(()) => self.host.emit(HostEvent::Prepared { function: self.id(), done }),
             Err(error) => {
                 tracing::warn!(function = %self.id(), %attempt, %error, "an attempt's output is not whole");
-                self.host.emit(HostEvent::AttemptFailed { function: self.id(), attempt, error });
+                self.fail_attempt(attempt, error);
             }
         }
     }
@@ -167,8 +177,93 @@ impl<'a> Connection<'a> {
         let attempt = AttemptId::from(attempt);
         // The function may still have them mapped: each file is free once it said otherwise, or is reaped.
         self.opened.remove(&attempt).into_iter().flatten().for_each(|id| self.store().discard(id));
-        if self.function.end(attempt) {
-            self.host.emit(HostEvent::AttemptFailed { function: self.id(), attempt, error });
+        if self.function.answer(attempt) {
+            self.fail_attempt(attempt, error);
         }
+    }
+
+    fn fail_attempt(&self, attempt: AttemptId, error: WireError) {
+        let has_ended = !self.function.is_present(attempt);
+        self.host.emit(HostEvent::AttemptFailed { function: self.id(), attempt, error, has_ended });
+    }
+
+    fn attempt_ended(&self, attempt: AttemptId) {
+        if self.function.end(attempt) {
+            self.host.emit(HostEvent::AttemptEnded { function: self.id(), attempt });
+        }
+        self.host.ended.notify_waiters();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use onward_wire::message::Progress;
+    use onward_wire::{Config, QueryId, StageId};
+    use tokio::net::UnixStream;
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::host::{Host, HostOptions};
+    use crate::socket;
+
+    fn attempt() -> AttemptId {
+        StageId::new(QueryId(1), 0).task(0).attempt(0)
+    }
+
+    /// Runs `test` with a host, where one thread makes files, and a function without a process that runs [`attempt`].
+    fn with_function(test: impl AsyncFnOnce(&Host, Connection<'_>, &mut mpsc::UnboundedReceiver<HostEvent>)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().max_blocking_threads(1).enable_all().build();
+        runtime.unwrap().block_on(async {
+            let root = tempfile::tempdir().unwrap();
+            let path = root.path().to_str().unwrap().to_owned();
+            let config = Config { segment_dir: path.clone(), spill_dir: path, ..Config::default() };
+            let (events, mut received) = mpsc::unbounded_channel();
+            let options =
+                HostOptions { config: Arc::new(config), program: "/nonexistent".into(), uploads: Arc::default() };
+            let host = Host::start(options, events).unwrap();
+            let function = Arc::new(Function::new(FunctionId(1), 1, 1 << 20));
+            function.begin(attempt());
+            let (stream, _peer) = UnixStream::pair().unwrap();
+            let (sender, _flusher, _receiver) = socket::split::<ToFunction, ToHost>(stream, 1 << 20);
+            test(&host, Connection::new(&host.shared, function, sender), &mut received).await;
+        });
+    }
+
+    /// A function that is reaped while a file is made for it never holds that file: its bytes would count for ever.
+    #[test]
+    fn a_file_that_is_being_made_for_a_reaped_function_is_taken_back() {
+        with_function(async |host, mut connection, _| {
+            let (go_on, busy) = std::sync::mpsc::channel::<()>();
+            let occupied = tokio::task::spawn_blocking(move || busy.recv());
+            let open = OpenSegment { request: 1, attempt: attempt().into(), capacity_bytes: 1 << 20 };
+            let mut serving = Box::pin(connection.handle(open.into()));
+            assert!(futures::poll!(&mut serving).is_pending());
+            // As when the function is killed: what it asked for is not waited for any more.
+            drop(serving);
+            let mut taking_back = Box::pin(connection.take_back());
+            assert!(futures::poll!(&mut taking_back).is_pending(), "the file is still to come");
+            drop(go_on);
+            taking_back.await;
+            occupied.await.unwrap().unwrap_err();
+            let usage = host.store().usage();
+            assert_eq!((usage.segments, usage.leases, usage.created_files), (0, 0, 1), "{usage:?}");
+        });
+    }
+
+    /// Progress that was on its way when the attempt ended would count as running for ever.
+    #[test]
+    fn progress_after_the_answer_is_not_passed_on() {
+        with_function(async |_, mut connection, events| {
+            let progress = Progress { attempt: attempt().into(), rows: 1, bytes: 1, elapsed_us: 1 };
+            connection.handle(progress.into()).await.unwrap();
+            assert!(matches!(events.try_recv(), Ok(HostEvent::Progress { .. })));
+            let error = WireError::new(ErrorKind::Internal, "broken");
+            connection.handle(AttemptFailed { attempt: attempt().into(), error }.into()).await.unwrap();
+            assert!(matches!(events.try_recv(), Ok(HostEvent::AttemptFailed { has_ended: false, .. })));
+            connection.handle(progress.into()).await.unwrap();
+            assert!(events.try_recv().is_err());
+            connection.handle(AttemptEnded { attempt: attempt().into() }.into()).await.unwrap();
+            assert!(matches!(events.try_recv(), Ok(HostEvent::AttemptEnded { .. })));
+        });
     }
 }

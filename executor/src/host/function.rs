@@ -30,8 +30,10 @@ pub(super) struct Function {
 
 #[derive(Default)]
 struct Work {
-    /// Attempts that were sent and have not ended, and when they were sent.
+    /// Attempts that were sent and not answered, and when they were sent.
     running: HashMap<AttemptId, Instant>,
+    /// Attempts that were sent and that something in the process may still work for, whatever was answered.
+    present: HashSet<AttemptId>,
     /// Queries it has stages of.
     queries: HashSet<QueryId>,
     /// Stages that could not be sent.
@@ -77,12 +79,29 @@ impl Function {
     pub(super) fn begin(&self, attempt: AttemptId) {
         let mut work = self.work.lock();
         work.running.insert(attempt, Instant::now());
+        work.present.insert(attempt);
         work.queries.insert(attempt.query());
     }
 
-    /// Notes that an attempt ended; false when it had ended before.
-    pub(super) fn end(&self, attempt: AttemptId) -> bool {
+    /// Notes that an attempt was answered; false when it was before.
+    pub(super) fn answer(&self, attempt: AttemptId) -> bool {
         self.work.lock().running.remove(&attempt).is_some()
+    }
+
+    /// Notes that nothing works for an attempt any more; true when it was answered before.
+    pub(super) fn end(&self, attempt: AttemptId) -> bool {
+        let mut work = self.work.lock();
+        work.present.remove(&attempt) && !work.running.contains_key(&attempt)
+    }
+
+    /// Something in the process may still work for it.
+    pub(super) fn is_present(&self, attempt: AttemptId) -> bool {
+        self.work.lock().present.contains(&attempt)
+    }
+
+    /// Something in the process may still work for the query.
+    pub(super) fn works_for(&self, query: QueryId) -> bool {
+        self.work.lock().present.iter().any(|attempt| attempt.query() == query)
     }
 
     pub(super) fn is_running(&self, attempt: AttemptId) -> bool {

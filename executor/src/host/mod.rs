@@ -22,6 +22,7 @@ mod supervise;
 
 use std::collections::HashMap;
 use std::fmt;
+use std::future::Future;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -35,7 +36,7 @@ use onward_wire::message::{
 use onward_wire::{AttemptId, Config, ErrorKind, FunctionId, QueryId, SegmentId, StageId, WireError};
 use parking_lot::Mutex;
 use tokio::net::UnixListener;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -99,6 +100,16 @@ pub enum HostEvent {
         attempt: AttemptId,
         /// Why.
         error: WireError,
+        /// Nothing in the function works for it any more. Where something does, an operator that has not yielded yet,
+        /// [`HostEvent::AttemptEnded`] follows.
+        has_ended: bool,
+    },
+    /// Nothing in the function works any more for an attempt that was answered before.
+    AttemptEnded {
+        /// Where.
+        function: FunctionId,
+        /// Which.
+        attempt: AttemptId,
     },
 }
 
@@ -150,6 +161,8 @@ struct Shared {
     store: Arc<SegmentStore>,
     columns: Arc<ColumnTier>,
     functions: Mutex<HashMap<FunctionId, Arc<Function>>>,
+    /// Told when an attempt ended or a function is gone.
+    ended: Notify,
     expected: Arc<Expected>,
     launcher: Launcher,
     supervisors: TaskTracker,
@@ -195,6 +208,7 @@ impl Host {
             store,
             columns: Arc::new(columns),
             functions: Mutex::default(),
+            ended: Notify::new(),
             expected,
             launcher,
             supervisors: TaskTracker::new(),
@@ -268,14 +282,16 @@ impl Host {
         let stage = attempt_id.task.stage;
         let result = function.undefined(stage).map_or_else(|| send(&function, attempt), Err);
         if let Err(error) = result
-            && function.end(attempt_id)
+            && function.answer(attempt_id)
         {
-            self.shared.emit(HostEvent::AttemptFailed { function: id, attempt: attempt_id, error });
+            // It never reached the function.
+            function.end(attempt_id);
+            self.shared.emit(HostEvent::AttemptFailed { function: id, attempt: attempt_id, error, has_ended: true });
         }
     }
 
     /// Stops an attempt: [`HostEvent::AttemptFailed`] of kind Cancelled follows, or [`HostEvent::Prepared`] when it was
-    /// faster.
+    /// faster. [`HostEvent::AttemptEnded`] says when an operator that does not yield has stopped.
     pub fn cancel_attempt(&self, function: FunctionId, attempt: AttemptId) {
         if let Some(function) = self.function(function) {
             // Lost functions report themselves.
@@ -289,6 +305,22 @@ impl Host {
         for function in functions {
             if function.forget(query) {
                 let _ = send(&function, ForgetQuery { query: query.0 });
+            }
+        }
+    }
+
+    /// Resolves when no function works for `query` any more: every attempt that was sent has ended, or its process was
+    /// reaped. Nothing is staged or uploaded for the query from then on, if no attempt of it is sent later.
+    pub fn query_ended(&self, query: QueryId) -> impl Future<Output = ()> + Send + use<> {
+        // Not the host: who waits must not keep its functions alive.
+        let shared = Arc::clone(&self.shared);
+        async move {
+            loop {
+                let ended = shared.ended.notified();
+                if !shared.functions.lock().values().any(|function| function.works_for(query)) {
+                    return;
+                }
+                ended.await;
             }
         }
     }

@@ -34,6 +34,7 @@ pub(super) async fn supervise(host: Arc<Shared>, function: Arc<Function>) {
     // Freeing the blocks of large spills takes a while.
     let _ = tokio::task::spawn_blocking(move || remove_spills(id, &spill)).await;
     host.functions.lock().remove(&id);
+    host.ended.notify_waiters();
     tracing::debug!(function = %id, reason, "a function is gone");
     host.emit(HostEvent::FunctionLost { function: id, reason });
 }
@@ -192,7 +193,6 @@ fn welcome(host: &Shared, function: &Function, spill: &Path) -> Welcome {
         inline_attempt_bytes: config.inline_attempt_bytes,
         flush_bytes: config.flush_bytes,
         max_message_bytes: config.max_message_bytes,
-        cancel_grace_ms: config.cancel_grace_ms,
     }
 }
 

@@ -128,6 +128,59 @@ async fn cancel_reaches_a_busy_attempt() {
     fixture.end().await;
 }
 
+/// A cancelled attempt is answered at once, and has ended when its last operator has yielded: not before, whoever
+/// spawned the task of that operator. Until then something may still write what it stages.
+#[tokio::test]
+async fn a_cancelled_attempt_that_does_not_yield_ends_later() {
+    // One call works for seconds. Over two partitions it does so in tasks of DataFusion's.
+    let distance = "levenshtein(repeat('a', 40000 + value::int), repeat('b', 40000))";
+    let alone = format!("select {distance} from range(0, 1)");
+    let spawned = format!("select max({distance}) from (select value from range(0, 1) union all select 2)");
+    for (query, sql, partitions) in [(1, alone, 1), (2, spawned, 2)] {
+        let mut fixture = Fixture::new();
+        fixture.start(1, 2).await;
+        let stage = Stage::new(query, 0, OutputKind::Preserve, 1);
+        fixture.host.define_stage(FunctionId(1), stage.define(&plan(&sql, partitions).await));
+        fixture.host.run_attempt(FunctionId(1), stage.run(0, 0, &[0], vec![], 1 << 10));
+        let working = fixture.any_event().await;
+        assert!(matches!(working, HostEvent::Progress { .. }), "{working:?}");
+        let mut ended = Box::pin(fixture.host.query_ended(QueryId(query)));
+        assert!(futures::poll!(&mut ended).is_pending());
+
+        fixture.host.cancel_attempt(FunctionId(1), stage.attempt(0, 0));
+        match fixture.event().await {
+            HostEvent::AttemptFailed { attempt, error, has_ended, .. } => {
+                assert_eq!((attempt, error.kind()), (stage.attempt(0, 0), ErrorKind::Cancelled));
+                assert!(!has_ended, "{sql}");
+            }
+            other => panic!("{other:?}"),
+        }
+        assert!(futures::poll!(&mut ended).is_pending());
+        match fixture.any_event().await {
+            HostEvent::AttemptEnded { attempt, .. } => assert_eq!(attempt, stage.attempt(0, 0)),
+            other => panic!("{other:?}"),
+        }
+        tokio::time::timeout(PATIENCE, ended).await.expect("nothing works for the query any more");
+        fixture.end().await;
+    }
+}
+
+/// A function that is gone works for no query: what its attempts would still have done is not waited for.
+#[tokio::test]
+async fn a_lost_function_works_for_nobody() {
+    let mut fixture = Fixture::new();
+    let pid = fixture.start(1, 1).await;
+    let stage = Stage::new(1, 0, OutputKind::Preserve, 1);
+    fixture.host.define_stage(FunctionId(1), stage.define(&plan(ENDLESS, 1).await));
+    fixture.host.run_attempt(FunctionId(1), stage.run(0, 0, &[0], vec![], 0));
+    let ended = fixture.host.query_ended(QueryId(1));
+    signal(pid, rustix::process::Signal::KILL);
+    tokio::time::timeout(PATIENCE, ended).await.expect("nothing works for the query any more");
+    assert!(!is_alive(pid), "it was reaped before");
+    fixture.lost().await;
+    fixture.end().await;
+}
+
 /// Several attempts run at once in one function, each with its own answer.
 #[tokio::test]
 async fn attempts_run_side_by_side() {

@@ -91,14 +91,18 @@ impl Fixture {
         Self { host, events: received, root }
     }
 
-    /// The next event that is not progress.
+    /// The next event that is neither progress nor the end of an attempt that was answered.
     async fn event(&mut self) -> HostEvent {
         loop {
-            match tokio::time::timeout(PATIENCE, self.events.recv()).await.expect("an event").expect("a host") {
-                HostEvent::Progress { .. } => {}
+            match self.any_event().await {
+                HostEvent::Progress { .. } | HostEvent::AttemptEnded { .. } => {}
                 event => return event,
             }
         }
+    }
+
+    async fn any_event(&mut self) -> HostEvent {
+        tokio::time::timeout(PATIENCE, self.events.recv()).await.expect("an event").expect("a host")
     }
 
     /// Starts a function and waits for it; gives its process id.

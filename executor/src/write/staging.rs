@@ -33,7 +33,7 @@ pub(super) struct StagingStore {
     attempt: String,
     /// Task and partition: the same for all attempts.
     partition: String,
-    /// Hears of uploads as they begin.
+    /// Hears of uploads as they begin. Everything that may still stage a file holds it: the attempt ends with the last.
     log: Option<Arc<UploadLog>>,
     files: Arc<Mutex<Vec<StagedFile>>>,
     /// Files begun.
@@ -180,12 +180,13 @@ impl ObjectStore for StagingStore {
         let upload = self.inner.put_multipart_opts(&staged, opts).await;
         let upload = upload.map_err(|error| self.failure.named(&path, is_local, error))?;
         Ok(Box::new(StagedUpload {
-            upload,
+            upload: Some(upload),
             path,
             staged,
             deferred,
             bytes: 0,
             is_local,
+            log: self.log.clone(),
             files: Arc::clone(&self.files),
             failure: Arc::clone(&self.failure),
         }))
@@ -215,12 +216,14 @@ impl ObjectStore for StagingStore {
 /// One file on its way.
 #[derive(Debug)]
 struct StagedUpload {
-    upload: Box<dyn MultipartUpload>,
+    /// `None` once it is complete, or was given up.
+    upload: Option<Box<dyn MultipartUpload>>,
     path: Path,
     staged: Path,
     deferred: Option<DeferredUpload>,
     bytes: u64,
     is_local: bool,
+    log: Option<Arc<UploadLog>>,
     files: Arc<Mutex<Vec<StagedFile>>>,
     failure: Arc<Failure>,
 }
@@ -230,12 +233,22 @@ impl MultipartUpload for StagedUpload {
     fn put_part(&mut self, data: PutPayload) -> UploadPart {
         self.bytes += data.content_length() as u64;
         let (path, is_local, failure) = (self.path.clone(), self.is_local, Arc::clone(&self.failure));
-        let part = self.upload.put_part(data);
+        let Some(upload) = &mut self.upload else { return Box::pin(async { Err(over()) }) };
+        let part = upload.put_part(data);
         Box::pin(async move { part.await.map_err(|error| failure.named(&path, is_local, error)) })
     }
 
     async fn complete(&mut self) -> Result<PutResult> {
-        let result = self.upload.complete().await;
+        let mut upload = self.upload.take().ok_or_else(over)?;
+        // The local store renames on another thread, whether or not its caller is cancelled meanwhile: the attempt has
+        // not ended before that is done.
+        let log = self.log.clone();
+        let completed = tokio::spawn(async move {
+            let result = upload.complete().await;
+            drop((upload, log));
+            result
+        });
+        let result = completed.await.unwrap_or_else(|error| Err(error.into()));
         let result = result.map_err(|error| self.failure.named(&self.path, self.is_local, error))?;
         let place = match &self.deferred {
             None => StagedPlace::Path(self.staged.clone()),
@@ -250,8 +263,16 @@ impl MultipartUpload for StagedUpload {
     }
 
     async fn abort(&mut self) -> Result<()> {
-        self.upload.abort().await
+        match self.upload.take() {
+            Some(mut upload) => upload.abort().await,
+            None => Ok(()),
+        }
     }
+}
+
+/// The error of a writer that goes on after the end of its file.
+fn over() -> Error {
+    Error::Generic { store: "onward", source: "the file was completed or given up before".into() }
 }
 
 /// Gives one [`StagingStore`] for every URL.

@@ -142,6 +142,8 @@ impl SegmentStore {
             Some((number, bytes)) => match file::open_writable(self.shared.memory.path(), number) {
                 Ok(file) => (number, Tier::Memory, bytes, file),
                 Err(error) => {
+                    // Out of descriptors, most likely. A file that no slot and no pool knows would use memory unseen.
+                    file::remove(self.shared.memory.path(), number);
                     self.shared.state.lock().memory_bytes -= bytes;
                     return Err(error);
                 }

@@ -150,6 +150,24 @@ fn the_pool_has_a_limit() {
     assert_eq!(files(&dir.path().join("memory")), 4, "four idle files");
 }
 
+/// A pooled file that cannot be opened (out of descriptors) is in no slot and no pool: it must not stay either.
+#[test]
+fn a_pooled_file_that_cannot_be_opened_is_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(dir.path(), 8, 0);
+    store.remove(committed(&store, 1));
+    let runs = fs::read_dir(dir.path().join("memory")).unwrap();
+    let file =
+        runs.map(|run| run.unwrap().path()).find_map(|run| Some(fs::read_dir(run).unwrap().next()?.unwrap().path()));
+    let file = file.expect("the pooled file");
+    fs::remove_file(&file).unwrap();
+    std::os::unix::fs::symlink("nowhere", &file).unwrap();
+    store.create(WRITER, FILE_BYTES).unwrap_err();
+    assert!(fs::symlink_metadata(&file).is_err());
+    assert_eq!((store.usage().memory_bytes, store.usage().pooled_bytes, store.usage().segments), (0, 0, 0));
+    store.create(WRITER, FILE_BYTES).unwrap();
+}
+
 #[test]
 fn only_what_was_verified_can_be_leased() {
     let dir = tempfile::tempdir().unwrap();

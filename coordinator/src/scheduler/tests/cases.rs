@@ -114,6 +114,51 @@ fn timeouts_end_queries_and_deaf_functions() {
     assert_eq!(world.send(Event::Tick), [Command::StopFunction { function: FunctionId(1) }]);
 }
 
+/// A world where a cancelled attempt of query 2 runs on in the only function, and query 3 waits for it.
+fn a_cancelled_attempt_runs_on() -> (World, FunctionId) {
+    let mut world = warm(1, SchedulerLimits { max_functions: 1, ..limits() });
+    world.submit(query(2, 1, &[(&[], 1)]));
+    let (function, _) = world.running().next().expect("it runs");
+    let reason = WireError::new(ErrorKind::Cancelled, "bye");
+    world.send(Event::CancelQuery { query: QueryId(2), reason: reason.clone() });
+    assert_eq!(world.fail_and_run_on(function, reason), []);
+    let commands = world.submit(query(3, 1, &[(&[], 1)]));
+    assert_eq!(commands, [Command::QueryStarted { query: QueryId(3) }], "it waits");
+    (world, function)
+}
+
+#[test]
+fn a_function_is_free_once_its_cancelled_attempt_has_ended() {
+    let (mut world, function) = a_cancelled_attempt_runs_on();
+    assert_eq!(runs(&world.end_attempt(function)), [(function, 0)]);
+}
+
+/// A cancelled attempt that does not yield costs no other query a try: its function is stopped alone.
+#[test]
+fn a_function_whose_cancelled_attempt_does_not_end_takes_no_other_attempt_with_it() {
+    let (mut world, function) = a_cancelled_attempt_runs_on();
+    world.now_ms += limits().cancel_grace_ms;
+    assert_eq!(world.scheduler.next_wakeup(), Some(world.now_ms));
+    let commands = world.send(Event::Tick);
+    let next = FunctionId(function.0 + 1);
+    assert_eq!(commands[0], Command::StopFunction { function });
+    assert!(matches!(&commands[1..], [Command::StartFunction { function, .. }] if *function == next), "{commands:?}");
+    world.ready(next);
+    world.finish(next, 1);
+    let Some((End::Done, stats)) = &world.queries[&QueryId(3)].end else { panic!("it is done") };
+    assert_eq!(stats.attempts, 1, "no try of it was lost");
+}
+
+/// The same for an attempt that failed by itself while one of its operators runs on.
+#[test]
+fn a_function_where_a_failed_attempt_runs_on_takes_nothing_new() {
+    let mut world = warm(1, SchedulerLimits { max_functions: 1, ..limits() });
+    world.submit(query(2, 1, &[(&[], 1)]));
+    let (function, _) = world.running().next().expect("it runs");
+    assert_eq!(world.fail_and_run_on(function, lost()), []);
+    assert_eq!(runs(&world.end_attempt(function)), [(function, 0)], "the next try");
+}
+
 #[test]
 fn idle_functions_make_room_for_another_shape() {
     let mut world = warm(2, SchedulerLimits { max_functions: 2, ..limits() });

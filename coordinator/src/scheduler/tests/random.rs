@@ -15,6 +15,8 @@ enum Action {
     Finish(Index, u64),
     FailRetryable(Index, bool),
     FailForGood(Index),
+    FailAndRunOn(Index, bool),
+    EndAttempt(Index),
     ReportLate(Index, u64),
     RepeatReport(Index),
     Cancel(Index),
@@ -31,6 +33,8 @@ fn action() -> impl Strategy<Value = Action> {
         12 => (any::<Index>(), 0..3u64).prop_map(|(index, segments)| Finish(index, segments)),
         2 => (any::<Index>(), any::<bool>()).prop_map(|(index, counts)| FailRetryable(index, counts)),
         1 => any::<Index>().prop_map(FailForGood),
+        2 => (any::<Index>(), any::<bool>()).prop_map(|(index, counts)| FailAndRunOn(index, counts)),
+        2 => any::<Index>().prop_map(EndAttempt),
         2 => (any::<Index>(), 0..3u64).prop_map(|(index, segments)| ReportLate(index, segments)),
         1 => any::<Index>().prop_map(RepeatReport),
         1 => any::<Index>().prop_map(Cancel),
@@ -118,6 +122,16 @@ fn act(world: &mut World, action: Action, queries: &mut Vec<QuerySpec>) {
                 world.fail(function, WireError::new(ErrorKind::InvalidQuery, "division by zero"));
             }
         }
+        Action::FailAndRunOn(index, counts_as_failure) => {
+            if let Some((function, _)) = pick(index, world.running()) {
+                world.fail_and_run_on(function, WireError { counts_as_failure, ..lost() });
+            }
+        }
+        Action::EndAttempt(index) => {
+            if let Some(function) = pick(index, world.ending()) {
+                world.end_attempt(function);
+            }
+        }
         Action::ReportLate(index, segments) => {
             if !world.given_up.is_empty() {
                 let position = index.index(world.given_up.len());
@@ -156,9 +170,11 @@ fn settle(world: &mut World) {
     for step in 0.. {
         assert!(step < steps, "it does not end: {world:#?}");
         let function = starting(world).next();
-        let running = world.running().next();
+        let (running, ending) = (world.running().next(), world.ending().next());
         if let Some(function) = function {
             world.ready(function);
+        } else if let Some(function) = ending {
+            world.end_attempt(function);
         } else if let Some((function, _)) = running {
             world.finish(function, 1);
         } else {

@@ -41,7 +41,16 @@ pub fn lost() -> WireError {
 pub enum Doing {
     Starting,
     Nothing,
-    Running { attempt: AttemptId, inline_bytes: u64, cancelled_ms: Option<u64> },
+    Running {
+        attempt: AttemptId,
+        inline_bytes: u64,
+        cancelled_ms: Option<u64>,
+    },
+    /// The attempt failed and runs on.
+    Ending {
+        attempt: AttemptId,
+        since_ms: u64,
+    },
 }
 
 #[derive(Debug)]
@@ -115,7 +124,7 @@ impl World {
         match self.functions.remove(&function).expect("known").1 {
             Doing::Starting => self.failed_starts += 1,
             Doing::Running { attempt, inline_bytes, .. } => self.given_up.push((function, attempt, inline_bytes)),
-            Doing::Nothing => {}
+            Doing::Nothing | Doing::Ending { .. } => {}
         }
         self.send(Event::FunctionLost { function, reason: "killed".to_owned() })
     }
@@ -146,7 +155,30 @@ impl World {
         let (_, doing) = self.functions.get_mut(&function).expect("known");
         let Doing::Running { attempt, .. } = *doing else { panic!("{function} runs nothing") };
         *doing = Doing::Nothing;
-        self.send(Event::AttemptFailed { function, attempt, error })
+        self.send(Event::AttemptFailed { function, attempt, error, has_ended: true })
+    }
+
+    /// The attempt that `function` runs fails, and an operator of it does not notice.
+    pub fn fail_and_run_on(&mut self, function: FunctionId, error: WireError) -> Vec<Command> {
+        let since_ms = self.now_ms;
+        let (_, doing) = self.functions.get_mut(&function).expect("known");
+        let Doing::Running { attempt, cancelled_ms, .. } = *doing else { panic!("{function} runs nothing") };
+        *doing = Doing::Ending { attempt, since_ms: cancelled_ms.unwrap_or(since_ms) };
+        self.send(Event::AttemptFailed { function, attempt, error, has_ended: false })
+    }
+
+    /// The attempt that ran on in `function` has ended.
+    pub fn end_attempt(&mut self, function: FunctionId) -> Vec<Command> {
+        let (_, doing) = self.functions.get_mut(&function).expect("known");
+        let Doing::Ending { attempt, .. } = *doing else { panic!("nothing runs on in {function}") };
+        *doing = Doing::Nothing;
+        self.send(Event::AttemptEnded { function, attempt })
+    }
+
+    /// Functions whose attempt failed and runs on.
+    pub fn ending(&self) -> impl Iterator<Item = FunctionId> + '_ {
+        let ending = self.functions.iter().filter(|(_, (_, doing))| matches!(doing, Doing::Ending { .. }));
+        ending.map(|(function, _)| *function)
     }
 
     pub fn running(&self) -> impl Iterator<Item = (FunctionId, AttemptId)> + '_ {
@@ -168,6 +200,9 @@ impl World {
                     let cancelled_ms = cancelled_ms.expect("a function that works is not stopped");
                     assert!(self.now_ms >= cancelled_ms + self.limits.cancel_grace_ms, "stopped before its grace");
                     self.given_up.push((*function, attempt, inline_bytes));
+                }
+                Doing::Ending { since_ms, .. } => {
+                    assert!(self.now_ms >= since_ms + self.limits.cancel_grace_ms, "stopped before its grace");
                 }
                 doing => assert_eq!(doing, Doing::Nothing),
             },
@@ -260,7 +295,8 @@ impl World {
             assert!(!has_other && !can_start, "{attempt} doubles up on {function}");
         }
         used.insert(function);
-        let busy = self.functions.values().filter(|(_, doing)| matches!(doing, Doing::Running { .. }));
+        let is_busy = |doing: &Doing| matches!(doing, Doing::Running { .. } | Doing::Ending { .. });
+        let busy = self.functions.values().filter(|(_, doing)| is_busy(doing));
         let vcpus: u32 = busy.map(|(shape, _)| shape.vcpus).sum();
         let vcpu_limit = self.limits.total_vcpus.max(shape.vcpus * query.spec.functions as u32);
         assert!(own == 0 || own < query.spec.functions, "{own} attempts at once");

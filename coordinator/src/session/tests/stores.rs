@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use futures::TryStreamExt;
 use object_store::memory::InMemory;
-use object_store::{ObjectStore, ObjectStoreExt};
+use object_store::multipart::MultipartStore;
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt, PutPayload};
 use onward_cache::StoreHandle;
 use url::Url;
 
@@ -39,6 +41,23 @@ async fn uploads_are_visible_after_the_commit_and_read_back() {
     assert_eq!(f.rows("select sum(column1) from 's3://bucket/d*/*.parquet'").await, ["3"]);
     memory.delete(&"dir/x.parquet".into()).await.unwrap();
     assert!(f.error("select * from 's3://bucket/dir/x.parquet'").await.message.contains("s3://bucket/dir/x.parquet"));
+}
+
+/// A function that has not heard of the end of its query begins one more upload: it is taken back with the others.
+#[tokio::test]
+async fn an_upload_that_begins_after_the_end_of_its_write_is_taken_back() {
+    let (f, memory) = with_bucket();
+    let statement = f.session.plan("copy (values (1)) to 's3://bucket/x.parquet'").await.unwrap();
+    let Work::Write(mut write) = f.session.work(statement, None).await.unwrap() else { panic!("COPY is a write") };
+    write.begin(onward_wire::QueryId(1)).unwrap();
+    let worker = write.worker();
+    drop(write);
+    let (path, uploads) = (Path::from("x.parquet"), f.session.shared().stores().uploads());
+    let upload = memory.create_multipart(&path).await.unwrap();
+    uploads.note(onward_wire::QueryId(1), path.clone(), upload.clone());
+    drop(worker);
+    uploads.settled().await;
+    memory.put_part(&path, &upload, 0, PutPayload::new()).await.expect_err("it was aborted");
 }
 
 #[tokio::test]

@@ -2,8 +2,22 @@
 
 use onward_wire::ErrorKind;
 
-use super::{Fixture, kind};
+use super::{Fixture, kind, tree};
 use crate::session::Work;
+use crate::write::Write;
+
+/// The write of a statement, begun.
+async fn begin(f: &Fixture, sql: &str) -> Write {
+    let statement = f.session.plan(sql).await.unwrap();
+    let Work::Write(mut write) = f.session.work(statement, None).await.unwrap() else { panic!("{sql} is a write") };
+    write.begin(onward_wire::QueryId(1)).unwrap();
+    *write
+}
+
+/// Staging directories that the journal remembers.
+fn remembered(f: &Fixture) -> usize {
+    tree(&f.root.path().join("data/writes")).len()
+}
 
 #[tokio::test]
 async fn a_single_file_keeps_the_order_and_replaces_the_old_one() {
@@ -88,6 +102,55 @@ async fn a_late_attempt_cannot_bring_a_dead_write_back() {
     let error = super::collect_plan(&f.session, &plan).await.unwrap_err();
     assert_eq!(onward_planner::error::classify(&error).kind(), ErrorKind::Cancelled, "{error}");
     assert_eq!(f.tree(), [] as [&str; 0]);
+}
+
+/// Functions may still write when their query is over: the directory they write to goes when the last of them is done,
+/// and the journal remembers it until then.
+#[tokio::test]
+async fn what_was_staged_is_removed_when_nobody_works_for_the_write_any_more() {
+    let f = Fixture::new();
+    let write = begin(&f, "copy (values (1)) to 'new/x.csv'").await;
+    let (worker, plan) = (write.worker(), write.plan().clone());
+    drop(write);
+    // It has not heard of the end.
+    super::collect_plan(&f.session, &plan).await.unwrap();
+    let staged = f.tree().into_iter().filter(|name| name.contains("/.onward-") && !name.ends_with('/'));
+    assert_eq!((staged.count(), remembered(&f)), (1, 1));
+    drop(worker);
+    f.session.shared().stores().uploads().settled().await;
+    assert_eq!((f.tree(), remembered(&f)), (vec![], 0));
+}
+
+/// An attempt that lost its race does not hold up the answer of the statement, and leaves nothing.
+#[tokio::test]
+async fn a_commit_is_answered_while_an_attempt_that_lost_runs_on() {
+    let f = Fixture::new();
+    let mut write = begin(&f, "copy (values (1)) to 'x.csv'").await;
+    for batch in super::collect_plan(&f.session, write.plan()).await.unwrap() {
+        write.add(&batch).unwrap();
+    }
+    let worker = write.worker();
+    assert_eq!(write.commit().await.unwrap(), 1);
+    assert_eq!((f.tree().len(), remembered(&f)), (2, 1), "the file and the staging directory: {:?}", f.tree());
+    drop(worker);
+    f.session.shared().stores().uploads().settled().await;
+    assert_eq!((f.tree(), remembered(&f)), (vec!["x.csv".to_owned()], 0));
+}
+
+/// What could not be removed is remembered for the next start.
+#[tokio::test]
+async fn a_staging_directory_that_stays_is_not_forgotten() {
+    let f = Fixture::new();
+    let write = begin(&f, "copy (values (1)) to 'x.csv'").await;
+    let staging = f.path("").join(f.tree()[0].trim_end_matches('/'));
+    std::fs::remove_dir(&staging).unwrap();
+    std::fs::write(&staging, "not a directory any more").unwrap();
+    drop(write);
+    assert_eq!((f.tree().len(), remembered(&f)), (1, 1));
+    std::fs::remove_file(&staging).unwrap();
+    std::fs::create_dir(&staging).unwrap();
+    let f = f.restart();
+    assert_eq!((f.tree(), remembered(&f)), (vec![], 0));
 }
 
 #[tokio::test]
