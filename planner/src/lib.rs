@@ -20,6 +20,7 @@ pub mod explain;
 #[cfg(test)]
 mod golden;
 pub mod graph;
+pub mod json_array;
 pub mod plan;
 pub mod rules;
 pub mod scalar_subquery;
