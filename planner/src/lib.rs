@@ -21,6 +21,7 @@ pub mod explain;
 mod golden;
 pub mod graph;
 pub mod json_array;
+mod placeholders;
 pub mod plan;
 pub mod rules;
 pub mod scalar_subquery;
