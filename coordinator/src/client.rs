@@ -3,12 +3,9 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use datafusion::arrow::array::{ArrayRef, StringArray};
-use datafusion::arrow::record_batch::RecordBatch;
-use datafusion::common::{DataFusionError, ParamValues};
+use datafusion::common::ParamValues;
 use datafusion::execution::TaskContext;
 use datafusion::logical_expr::LogicalPlan;
-use datafusion::physical_plan::display::DisplayableExecutionPlan;
 use datafusion::prelude::SessionContext;
 use futures::{StreamExt, stream};
 use onward_cache::UploadLog;
@@ -16,17 +13,18 @@ use onward_executor::write::WriteExec;
 use onward_planner::session::{OnwardOptions, PlanExtensions, onward_options, session_config};
 use onward_planner::statement::ExplainMode;
 use onward_planner::{PlanRequest, Planned, StageGraph, explain, plan_query};
+use onward_wire::QueryId;
 use onward_wire::panics::caught;
-use onward_wire::{QueryId, WireError};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 
+use crate::analyze::{self, Analysis, Started, Submitted};
 use crate::api::{Execution, Prepared, QueryError, QueryProgress, Result, ResultStream, SessionOptions};
 use crate::coordinator::Coordinator;
 use crate::dispatch::{self, Dispatch};
-use crate::engine::{Engine, Outcome, guard};
+use crate::engine::guard;
 use crate::session::{SqlSession, Statement, Work};
 use crate::system::QueryState;
-use crate::write::commit_after;
+use crate::write::{Write, commit_after};
 
 /// One client's session: settings, temporary state. Cheap to share.
 pub struct Session {
@@ -38,13 +36,6 @@ pub struct Session {
 struct Run {
     query: QueryId,
     progress: watch::Sender<QueryProgress>,
-}
-
-/// A graph that functions work on.
-struct Submitted {
-    engine: Engine,
-    graph: StageGraph,
-    outcome: oneshot::Receiver<Result<Outcome, WireError>>,
 }
 
 impl Session {
@@ -104,6 +95,8 @@ impl Session {
             };
             let (schema, is_query) = (Arc::clone(&statement.schema), statement.is_query);
             let work = self.sql.work(statement, values).await?;
+            // EXPLAIN ANALYZE of a write gives rows, and is over without anyone fetching them.
+            let is_query = is_query && !matches!(work, Work::AnalyzeWrite(_));
             // A parameter may have had no type before it had a value.
             let schema = match &work {
                 Work::Query(plan) => Arc::clone(plan.schema().inner()),
@@ -133,7 +126,13 @@ impl Session {
         match work {
             Work::Done(rows) => Ok(stream::iter(rows.batches.into_iter().map(Ok)).boxed()),
             Work::Query(plan) => self.query(run, &plan).await,
-            Work::Explain { mode, plan } => self.explain(run, mode, &plan).await,
+            Work::Explain { mode: ExplainMode::Analyze, plan } => self.analyze(run, &plan, None).await,
+            Work::Explain { mode, plan } => self.explain(mode, &plan).await,
+            Work::AnalyzeWrite(mut write) => {
+                write.begin(run.query)?;
+                let plan = write.plan().clone();
+                self.analyze(run, &plan, Some(*write)).await
+            }
             Work::Write(mut write) => {
                 let query = run.query;
                 write.begin(query)?;
@@ -190,31 +189,25 @@ impl Session {
         Ok(Submitted { engine, graph, outcome })
     }
 
-    async fn explain(&self, run: Run, mode: ExplainMode, plan: &LogicalPlan) -> Result<ResultStream> {
+    async fn explain(&self, mode: ExplainMode, plan: &LogicalPlan) -> Result<ResultStream> {
         let planned = self.planned(plan).await?;
-        let (kind, text) = match (mode, planned) {
-            (ExplainMode::Text, planned) => ("stages", explain::text(&planned)),
-            (ExplainMode::Dot, planned) => ("dot", explain::dot(&planned)),
-            (ExplainMode::Analyze, Planned::Coordinator { plan, reason }) => {
-                let context = self.context().task_ctx();
-                let mut rows = dispatch::local_rows(run.query, Arc::clone(&plan), context)?;
-                while let Some(batch) = rows.next().await {
-                    batch?;
-                }
-                let plan = DisplayableExecutionPlan::with_metrics(plan.as_ref());
-                ("coordinator with metrics", format!("coordinator: {reason}\n{}", plan.indent(false)))
-            }
-            (ExplainMode::Analyze, Planned::Stages(graph)) => {
-                let (query, started) = (run.query, Instant::now());
-                let submitted = self.submit(run, graph).await?;
-                let outcome = dispatch::outcome(query, submitted.outcome, &self.coordinator.history).await?;
-                ("stages with metrics", explain::analyze(&submitted.graph, &outcome.stages, started.elapsed()))
-            }
+        let (kind, text) = match mode {
+            ExplainMode::Dot => ("dot", explain::dot(&planned)),
+            ExplainMode::Text | ExplainMode::Analyze => ("stages", explain::text(&planned)),
         };
-        let columns: [ArrayRef; 2] = [kind, text.trim_end()].map(|text| Arc::new(StringArray::from(vec![text])) as _);
-        let batch = RecordBatch::try_new(LogicalPlan::explain_schema(), columns.to_vec());
-        let batch = batch.map_err(DataFusionError::from)?;
-        Ok(stream::iter([Ok(batch)]).boxed())
+        Ok(stream::iter([analyze::row(kind, &text)]).boxed())
+    }
+
+    async fn analyze(&self, run: Run, plan: &LogicalPlan, write: Option<Write>) -> Result<ResultStream> {
+        let (query, begun) = (run.query, Instant::now());
+        let plan = match self.planned(plan).await? {
+            Planned::Coordinator { plan, reason } => {
+                let rows = dispatch::local_rows(query, Arc::clone(&plan), self.local_context(query))?;
+                Started::Local { plan, reason, rows }
+            }
+            Planned::Stages(graph) => Started::Stages(self.submit(run, graph).await?),
+        };
+        Ok(analyze::rows(Analysis { query, begun, plan, write }, Arc::clone(&self.coordinator.history)))
     }
 
     /// The session's statement timeout (`SET onward.statement_timeout_ms`), in milliseconds; `None` = no limit.

@@ -6,6 +6,7 @@
 //! Guarantees: a statement's rows are complete and of one run, or an error comes; dropping an [`Execution`]'s stream ends its
 //! query on all functions; an error keeps the kind it had where it happened.
 
+mod analyze;
 mod api;
 pub mod catalog;
 mod client;
