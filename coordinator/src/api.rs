@@ -79,8 +79,8 @@ pub struct Execution {
     pub query: QueryId,
     /// Schema of its rows.
     pub schema: SchemaRef,
-    /// As in [`Prepared::is_query`]: false for definitions, settings and writes, which the endpoint runs to their end
-    /// even when the client never fetches.
+    /// As in [`Prepared::is_query`], but for EXPLAIN ANALYZE of a write: false for definitions, settings and whatever
+    /// writes, which the endpoint runs to their end even when the client never fetches.
     pub is_query: bool,
     /// Its rows. For INSERT, COPY and CREATE TABLE AS: one row, column `count` (UInt64).
     pub stream: ResultStream,

@@ -3,12 +3,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use datafusion::arrow::array::{ArrayRef, StringArray};
-use datafusion::arrow::record_batch::RecordBatch;
-use datafusion::common::{DataFusionError, ParamValues};
+use datafusion::common::ParamValues;
 use datafusion::execution::TaskContext;
 use datafusion::logical_expr::LogicalPlan;
-use datafusion::physical_plan::display::DisplayableExecutionPlan;
 use datafusion::prelude::SessionContext;
 use futures::{StreamExt, stream};
 use onward_cache::UploadLog;
@@ -16,20 +13,21 @@ use onward_executor::write::WriteExec;
 use onward_planner::session::{OnwardOptions, PlanExtensions, onward_options, session_config};
 use onward_planner::statement::ExplainMode;
 use onward_planner::{PlanRequest, Planned, StageGraph, explain, plan_query};
+use onward_wire::QueryId;
 use onward_wire::panics::caught;
-use onward_wire::{QueryId, WireError};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 use tokio::time::Instant as Deadline;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
+use crate::analyze::{self, Analysis, Started, Submitted};
 use crate::api::{Execution, Prepared, QueryError, QueryProgress, Result, ResultStream, SessionOptions};
 use crate::coordinator::Coordinator;
 use crate::dispatch::{self, Dispatch};
-use crate::engine::{Engine, Listing, Outcome, guard, timed_out};
+use crate::engine::{Listing, guard, timed_out};
 use crate::session::cache::{self, CacheOrder};
 use crate::session::{PreparedStatement, SqlSession, Work};
 use crate::system::QueryState;
-use crate::write::commit_after;
+use crate::write::{Write, commit_after};
 
 /// One client's session: settings, temporary state. Cheap to share.
 pub struct Session {
@@ -45,13 +43,6 @@ struct Run {
     deadline: Option<Deadline>,
     /// Held as long as anybody may work for a write.
     worker: Option<TaskTrackerToken>,
-}
-
-/// A graph that functions work on.
-struct Submitted {
-    engine: Engine,
-    graph: StageGraph,
-    outcome: oneshot::Receiver<Result<Outcome, WireError>>,
 }
 
 impl Session {
@@ -130,6 +121,8 @@ impl Session {
             };
             let (schema, is_query) = (Arc::clone(&statement.schema), statement.is_query);
             let work = self.sql.work(statement, values).await?;
+            // EXPLAIN ANALYZE of a write gives rows, and is over without anyone fetching them.
+            let is_query = is_query && !matches!(work, Work::AnalyzeWrite(_));
             // A parameter may have had no type before it had a value.
             let schema = match &work {
                 Work::Query(plan) => Arc::clone(plan.schema().inner()),
@@ -177,8 +170,18 @@ impl Session {
                 let rows = self.query(run, &plan).await?;
                 Ok(keeping(plan, rows))
             }
-            Work::Explain { mode, plan } => self.explain(run, mode, &plan).await,
             Work::Cache { order, plan } => self.cache(run, order, &plan).await,
+            Work::Explain { mode: ExplainMode::Analyze, plan } => {
+                let rows = self.analyze(run, &plan, None).await?;
+                Ok(keeping(plan, rows))
+            }
+            Work::Explain { mode, plan } => self.explain(mode, &plan).await,
+            Work::AnalyzeWrite(mut write) => {
+                write.begin(run.query())?;
+                let run = Run { worker: Some(write.worker()), ..run };
+                let plan = write.plan().clone();
+                self.analyze(run, &plan, Some(*write)).await
+            }
             Work::Write(mut write) => {
                 let listing = Arc::clone(&run.listing);
                 write.begin(listing.query())?;
@@ -278,37 +281,29 @@ impl Session {
         Ok(Submitted { engine, graph, outcome })
     }
 
-    /// EXPLAIN shows at once. EXPLAIN ANALYZE runs like any query, and shows what it took when its rows are there.
-    async fn explain(&self, run: Run, mode: ExplainMode, plan: &LogicalPlan) -> Result<ResultStream> {
+    async fn explain(&self, mode: ExplainMode, plan: &LogicalPlan) -> Result<ResultStream> {
         let planned = self.planned(plan).await?;
-        let query = run.query();
-        let text = match (mode, planned) {
-            (ExplainMode::Text, planned) => return Ok(shown(explained("stages", &explain::text(&planned)))),
-            (ExplainMode::Dot, planned) => return Ok(shown(explained("dot", &explain::dot(&planned)))),
-            (ExplainMode::Analyze, Planned::Coordinator { plan, reason }) => {
-                let mut rows = dispatch::local_rows(query, Arc::clone(&plan), self.context().task_ctx())?;
-                stream::once(async move {
-                    while let Some(batch) = rows.next().await {
-                        batch?;
-                    }
-                    let plan = DisplayableExecutionPlan::with_metrics(plan.as_ref());
-                    let text = format!("coordinator: {reason}\n{}", plan.indent(false));
-                    explained("coordinator with metrics", &text)
-                })
-                .boxed()
-            }
-            (ExplainMode::Analyze, Planned::Stages(graph)) => {
-                let (history, started) = (Arc::clone(&self.coordinator.history), Instant::now());
-                let submitted = self.submit(run, graph).await?;
-                stream::once(async move {
-                    let outcome = dispatch::outcome(query, submitted.outcome, &history).await?;
-                    let text = explain::analyze(&submitted.graph, &outcome.stages, started.elapsed());
-                    explained("stages with metrics", &text)
-                })
-                .boxed()
-            }
+        let (kind, text) = match mode {
+            ExplainMode::Dot => ("dot", explain::dot(&planned)),
+            ExplainMode::Text | ExplainMode::Analyze => ("stages", explain::text(&planned)),
         };
-        Ok(text)
+        Ok(stream::iter([analyze::row(kind, &text)]).boxed())
+    }
+
+    /// Runs like any statement, and shows what it took when its rows are there.
+    async fn analyze(&self, run: Run, plan: &LogicalPlan, write: Option<Write>) -> Result<ResultStream> {
+        let (listing, begun) = (Arc::clone(&run.listing), Instant::now());
+        let background = Arc::clone(self.coordinator.resources.stores().uploads());
+        let plan = match self.planned(plan).await? {
+            Planned::Coordinator { plan, reason } => {
+                let query = run.query();
+                let rows = dispatch::local_rows(query, Arc::clone(&plan), self.local_context(query, run.worker))?;
+                Started::Local { plan, reason, rows }
+            }
+            Planned::Stages(graph) => Started::Stages(self.submit(run, graph).await?),
+        };
+        let analysis = Analysis { listing, begun, plan, write, background };
+        Ok(analyze::rows(analysis, Arc::clone(&self.coordinator.history)))
     }
 
     /// The session's statement timeout (`SET onward.statement_timeout_ms`), in milliseconds; `None` = no limit.
@@ -345,17 +340,6 @@ impl Run {
     fn query(&self) -> QueryId {
         self.listing.query()
     }
-}
-
-/// The row of an EXPLAIN.
-fn explained(kind: &str, text: &str) -> Result<RecordBatch> {
-    let columns: [ArrayRef; 2] = [kind, text.trim_end()].map(|text| Arc::new(StringArray::from(vec![text])) as _);
-    let batch = RecordBatch::try_new(LogicalPlan::explain_schema(), columns.to_vec());
-    Ok(batch.map_err(DataFusionError::from)?)
-}
-
-fn shown(row: Result<RecordBatch>) -> ResultStream {
-    stream::iter([row]).boxed()
 }
 
 /// Resolves at `deadline`, never without one.

@@ -95,7 +95,7 @@ impl Service {
 }
 
 /// The handle in an endpoint's ticket, when it is the ticket of a statement.
-fn handle_of(endpoint: &FlightEndpoint) -> Option<Bytes> {
+pub(crate) fn handle_of(endpoint: &FlightEndpoint) -> Option<Bytes> {
     let any = Any::decode(endpoint.ticket.as_ref()?.ticket.clone()).ok()?;
     let ticket: TicketStatementQuery = any.unpack().ok()??;
     Some(ticket.statement_handle)

@@ -21,6 +21,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::auth::Auth;
 use crate::client_types::client_schema;
 use crate::metadata::Metadata;
+use crate::progress::Polled;
 use crate::service::{Service, client_of};
 use crate::session::ClientSession;
 use crate::status;
@@ -139,11 +140,17 @@ impl FlightService for Front {
         Ok(cookie.on(self.flight_info(request).await?))
     }
 
-    /// A statement's rows can be fetched as soon as it has started, so the first answer is the last.
     async fn poll_flight_info(&self, mut request: Request<FlightDescriptor>) -> Result<Response<PollInfo>, Status> {
         let cookie = self.admit(&mut request)?;
-        let response = self.flight_info(request).await?;
-        Ok(cookie.on(response.map(|info| PollInfo::new().with_info(info))))
+        let poll = match command_of(&request.get_ref().cmd)? {
+            Command::TicketStatementQuery(ticket) => self.service.poll(&ticket, request.into_inner()).await?,
+            _ => {
+                request.extensions_mut().insert(Polled);
+                let info = self.flight_info(request).await?.into_inner();
+                self.service.poll_started(info).await
+            }
+        };
+        Ok(cookie.on(Response::new(poll)))
     }
 
     async fn get_schema(&self, mut request: Request<FlightDescriptor>) -> Result<Response<SchemaResult>, Status> {

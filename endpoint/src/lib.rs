@@ -15,6 +15,7 @@
 //! Guarantees
 //! - A statement is planned and started by GetFlightInfo: its errors come there, and its query id is the
 //!   `app_metadata`. Definitions, settings and writes are over when GetFlightInfo answers, fetched or not.
+//! - PollFlightInfo starts a statement as well and tells how far it is ([`Progress`]) until it is over.
 //! - A ticket is random, works once, and is kept `result_retention_ms`. Dropping the stream, CancelFlightInfo,
 //!   CancelQuery, a statement timeout ([`TIMEOUT_HEADER`], `SET onward.statement_timeout_ms`) or a gRPC deadline ends the query.
 //! - `SET` lasts as long as the connection, or as the session cookie of a client that keeps cookies, or as the session named
@@ -30,6 +31,7 @@
 //! | `statement`, `prepared`, `parameters` | running SQL; prepared statements; values bound to them |
 //! | `results`, `client_types`, `encode` | executions that wait or are sent; rows as clients can use them |
 //! | `metadata` | catalogs, tables, types, server info |
+//! | `progress` | PollFlightInfo |
 //! | `actions` | cancel, renew, session actions |
 
 mod actions;
@@ -44,6 +46,7 @@ mod metadata;
 mod options;
 mod parameters;
 mod prepared;
+mod progress;
 mod results;
 mod server;
 mod service;
@@ -52,6 +55,7 @@ mod statement;
 pub mod status;
 
 pub use error::EndpointError;
+pub use progress::Progress;
 pub use server::{FlightServer, ServerOptions, TlsFiles};
 pub use session::{SESSION_COOKIE, SESSION_HEADER};
 pub use statement::TIMEOUT_HEADER;

@@ -16,10 +16,10 @@ use std::time::{Duration, Instant};
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::SchemaRef;
 use futures::{Stream, StreamExt};
-use onward_coordinator::{Coordinator, Execution, ResultStream};
+use onward_coordinator::{Coordinator, Execution, QueryProgress, ResultStream};
 use onward_wire::{ErrorKind, QueryId};
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
@@ -53,6 +53,10 @@ pub(crate) struct Running {
     state: Mutex<State>,
     expires: Mutex<Instant>,
     ended: CancellationToken,
+    /// Closed when its functions are done with it, or when none work for it.
+    progress: watch::Receiver<QueryProgress>,
+    /// Of a write that its client polls for: cancelled when it is over.
+    written: Option<CancellationToken>,
     /// A session lives as long as its results.
     session: Arc<ClientSession>,
 }
@@ -79,23 +83,27 @@ impl Results {
         Arc::new(Self { coordinator, retention, running: Mutex::default(), freed: Notify::new() })
     }
 
-    /// Keeps an execution for its client; past `timeout` it is cancelled, fetched or not.
+    /// Keeps an execution for its client; past `timeout` it is cancelled, fetched or not. `written` tells the end of a write
+    /// that goes on.
     pub(crate) fn keep(
         self: &Arc<Self>,
         execution: Execution,
         session: Arc<ClientSession>,
         timeout: Option<Timeout>,
+        written: Option<CancellationToken>,
     ) -> Result<Arc<Running>, Status> {
         let running = Arc::new(Running {
             handle: Handle::random()?,
             query: execution.query,
             schema: execution.schema,
             timeout,
-            is_query: execution.is_query,
+            is_query: execution.is_query || written.is_some(),
             state: Mutex::new(State::Waiting(execution.stream)),
             expires: Mutex::new(Instant::now() + self.retention),
             ended: CancellationToken::new(),
             session,
+            progress: execution.progress,
+            written,
         });
         {
             let mut all = self.running.lock();
@@ -256,6 +264,11 @@ impl Results {
     }
 }
 
+/// What a ticket that nothing belongs to is answered with.
+pub(crate) fn no_such_result() -> Status {
+    status::new(ErrorKind::NotFound, "there is no such result: it was fetched, cancelled or has expired", None)
+}
+
 fn fetched_already(query: QueryId) -> Status {
     status::new(ErrorKind::NotFound, "the result was fetched already: a ticket can be used once", Some(query))
 }
@@ -275,6 +288,45 @@ impl Drop for Sending {
 }
 
 impl Running {
+    /// How far it is.
+    pub(crate) fn progress(&self) -> QueryProgress {
+        self.progress.borrow().clone()
+    }
+
+    /// Functions work for it, or it is a write that is not over. A query of the coordinator works only while it is fetched.
+    pub(crate) fn is_working(&self) -> bool {
+        match &self.written {
+            Some(written) => !written.is_cancelled(),
+            None => self.progress.has_changed().is_ok(),
+        }
+    }
+
+    /// Waits until it is further than now, or over, or until `limit` has passed.
+    ///
+    /// # Errors
+    /// Why it was ended.
+    pub(crate) async fn news(&self, limit: Duration) -> Result<(), Status> {
+        let mut progress = self.progress.clone();
+        progress.mark_unchanged();
+        let changed = async {
+            if progress.changed().await.is_err() {
+                self.written(limit).await;
+            }
+        };
+        tokio::select! {
+            () = self.ended.cancelled() => Err(self.end_status()),
+            _ = tokio::time::timeout(limit, changed) => Ok(()),
+        }
+    }
+
+    /// Waits until a write is over, or until `limit` has passed; not at all for a query.
+    pub(crate) async fn written(&self, limit: Duration) {
+        if let Some(written) = &self.written {
+            // That it goes on is no error.
+            let _ = tokio::time::timeout(limit, written.cancelled()).await;
+        }
+    }
+
     fn end_status(&self) -> Status {
         match *self.state.lock() {
             State::Ended(why) => why.status(self.query),

@@ -8,7 +8,6 @@ use arrow_flight::sql::*;
 use arrow_flight::{Action, ActionType, FlightDescriptor, FlightInfo, PutResult, Result as FlightResult, Ticket};
 use futures::StreamExt;
 use futures::stream::BoxStream;
-use onward_wire::ErrorKind;
 use prost::Message;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
@@ -16,10 +15,11 @@ use tonic::{Request, Response, Status};
 use crate::encode::flight_data;
 use crate::metadata::Metadata;
 use crate::prepared::PreparedStatements;
-use crate::results::{Results, Running, Timeout};
+use crate::progress::is_polled;
+use crate::results::{Results, Running, Timeout, no_such_result};
 use crate::session::{ClientSession, Sessions};
 use crate::statement::{deadline, deadline_of, timeout_of};
-use crate::{actions, parameters, status};
+use crate::{actions, parameters};
 
 /// The state behind all calls.
 pub(crate) struct Service {
@@ -55,7 +55,8 @@ impl Service {
         let statement = self.prepared.get(handle)?;
         let (client, values) = (statement.session()?, statement.values()?);
         let timeout = timeout_of(request.metadata(), &client.session)?;
-        self.start(client.clone(), timeout, statement.execute(client, values, deadline(timeout))).await
+        let execution = statement.execute(client, values, deadline(timeout));
+        self.start(client.clone(), timeout, is_polled(request), execution).await
     }
 }
 
@@ -71,15 +72,13 @@ impl FlightSqlService for Service {
         refuse_transaction(query.transaction_id.as_ref())?;
         let client = client_of(&request)?;
         let timeout = timeout_of(request.metadata(), &client.session)?;
-        let running =
-            self.start(client.clone(), timeout, client.session.execute_until(&query.query, deadline(timeout))).await?;
+        let execution = client.session.execute_until(&query.query, deadline(timeout));
+        let running = self.start(client.clone(), timeout, is_polled(&request), execution).await?;
         Ok(Response::new(self.flight_info(&running, request.into_inner())?))
     }
 
     async fn do_get_statement(&self, ticket: TicketStatementQuery, request: Request<Ticket>) -> Result<DoGet, Status> {
-        let running = self.results.get(&ticket.statement_handle).ok_or_else(|| {
-            status::new(ErrorKind::NotFound, "there is no such result: it was fetched, cancelled or has expired", None)
-        })?;
+        let running = self.results.get(&ticket.statement_handle).ok_or_else(no_such_result)?;
         self.send(running, deadline_of(request.metadata()))
     }
 

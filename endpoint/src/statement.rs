@@ -8,10 +8,12 @@ use arrow_flight::sql::{ProstMessageExt, TicketStatementQuery};
 use arrow_flight::{FlightDescriptor, FlightEndpoint, FlightInfo, Ticket};
 use datafusion::arrow::array::{AsArray, RecordBatch};
 use datafusion::arrow::datatypes::{DataType, Schema, UInt64Type};
-use futures::{StreamExt, TryStreamExt};
-use onward_coordinator::{Execution, QueryError, Session};
-use onward_wire::ErrorKind;
+use futures::{FutureExt, StreamExt, TryStreamExt};
+use onward_coordinator::{Execution, QueryError, ResultStream, Session};
+use onward_wire::{ErrorKind, WireError};
 use prost::Message;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use tonic::Status;
 use tonic::metadata::MetadataMap;
 
@@ -26,24 +28,31 @@ pub const TIMEOUT_HEADER: &str = "x-onward-timeout-ms";
 
 impl Service {
     /// Starts a statement, which ends at `timeout`, and keeps its rows for the client. One without rows, or that writes, is
-    /// over when this returns: clients need not fetch what it answers, and their next statement must see what it did.
+    /// over when this returns: clients need not fetch what it answers, and their next statement must see what it did. Only a
+    /// write whose client polls goes on meanwhile.
     pub(crate) async fn start(
         &self,
         client: Arc<ClientSession>,
         timeout: Option<Timeout>,
+        is_polled: bool,
         execution: impl Future<Output = Result<Execution, QueryError>> + Send,
     ) -> Result<Arc<Running>, Status> {
         self.refuse_while_draining()?;
         let start = async {
             let mut execution = execution.await?;
-            if !execution.is_query {
+            let mut written = None;
+            if !execution.is_query && is_polled {
+                let over = CancellationToken::new();
+                execution.stream = driven(execution.stream, over.clone());
+                written = Some(over);
+            } else if !execution.is_query {
                 let rows: Vec<RecordBatch> = execution.stream.try_collect().await?;
                 execution.stream = futures::stream::iter(rows.into_iter().map(Ok)).boxed();
             }
-            Ok(execution)
+            Ok((execution, written))
         };
-        let execution = start.await.map_err(|error| failure(&error, timeout))?;
-        self.results.keep(execution, client, timeout)
+        let (execution, written) = start.await.map_err(|error| failure(&error, timeout))?;
+        self.results.keep(execution, client, timeout, written)
     }
 
     /// Runs a statement, which ends at `timeout`, to its end: rows it wrote, 0 for definitions and settings, -1 for a
@@ -152,6 +161,23 @@ pub(crate) fn failure(error: &QueryError, timeout: Option<Timeout>) -> Status {
         }
         _ => status::from_query_error(error),
     }
+}
+
+/// `rows` made by a task of their own, whoever fetches them, and `over` cancelled when they are there. Dropping the stream
+/// ends the task.
+fn driven(rows: ResultStream, over: CancellationToken) -> ResultStream {
+    let over = over.drop_guard();
+    let task = AbortOnDropHandle::new(tokio::spawn(async move {
+        let rows = rows.try_collect::<Vec<_>>().await;
+        drop(over);
+        rows
+    }));
+    let rows = task.map(|ended| match ended {
+        Ok(Ok(rows)) => futures::stream::iter(rows.into_iter().map(Ok)).boxed(),
+        Ok(Err(error)) => futures::stream::iter([Err(error)]).boxed(),
+        Err(error) => futures::stream::iter([Err(WireError::new(ErrorKind::Internal, error).into())]).boxed(),
+    });
+    rows.into_stream().flatten().boxed()
 }
 
 /// Writes answer with one number.

@@ -21,6 +21,8 @@ pub mod explain;
 #[cfg(test)]
 mod golden;
 pub mod graph;
+pub mod json_array;
+mod placeholders;
 pub mod plan;
 pub mod rules;
 pub mod scalar_subquery;

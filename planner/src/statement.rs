@@ -9,7 +9,10 @@ use datafusion::sql::parser::{DFParser, DFParserBuilder, ExplainStatement, State
 use datafusion::sql::sqlparser::ast::UtilityOption;
 use datafusion::sql::sqlparser::dialect::dialect_from_str;
 use datafusion::sql::sqlparser::keywords::Keyword;
-use datafusion::sql::sqlparser::tokenizer::Token;
+use datafusion::sql::sqlparser::parser::ParserError;
+use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
+
+use crate::placeholders;
 
 use crate::cache_statement::{self, CacheStatement, SHOW_CACHE};
 
@@ -40,7 +43,7 @@ pub enum ExplainMode {
     Analyze,
 }
 
-/// Parses `sql`: any number of statements, separated by `;`.
+/// Parses `sql`: any number of statements, separated by `;`. Placeholders `?` are `$1`, `$2`, ... in what it gives.
 ///
 /// # Errors
 /// DataFusion's parser errors, with line and column.
@@ -57,8 +60,9 @@ pub fn parse_with(sql: &str, options: &SqlParserOptions) -> Result<Vec<Statement
     let Some(dialect) = dialect_from_str(&name) else {
         return plan_err!("`{name}` is not an SQL dialect; see datafusion.sql_parser.dialect");
     };
+    let tokens = Tokenizer::new(dialect.as_ref(), sql).tokenize_with_location().map_err(ParserError::from)?;
     let mut parser = OnwardParser {
-        inner: DFParserBuilder::new(sql)
+        inner: DFParserBuilder::new(placeholders::number(tokens)?)
             .with_dialect(dialect.as_ref())
             .with_recursion_limit(options.recursion_limit.get())
             .build()?,

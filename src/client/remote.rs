@@ -7,12 +7,15 @@ use std::time::Duration;
 use arrow_flight::error::FlightError;
 use arrow_flight::flight_service_client::FlightServiceClient;
 use arrow_flight::sql::{CommandStatementQuery, ProstMessageExt};
-use arrow_flight::{CancelFlightInfoRequest, FlightClient, FlightDescriptor, FlightInfo};
+use arrow_flight::{CancelFlightInfoRequest, FlightClient, FlightDescriptor, FlightInfo, PollInfo};
 use datafusion::arrow::datatypes::Schema;
 use futures::{StreamExt, TryStreamExt, stream};
+use onward_coordinator::QueryProgress;
+use onward_endpoint::Progress;
 use onward_endpoint::status::ERROR_KIND_HEADER;
 use onward_wire::{ErrorKind, WireError};
 use prost::Message;
+use tokio::sync::watch;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 use tonic::{Code, Status};
 
@@ -27,15 +30,21 @@ pub struct RemoteOptions {
     pub token: Option<String>,
     /// PEM file with the authorities that may sign the server's certificate; `None` takes the system's.
     pub ca_file: Option<PathBuf>,
+    /// Ask how far a statement is while it runs.
+    pub follows_progress: bool,
 }
 
 /// A connection to a server.
 pub struct Remote {
     channel: FlightServiceClient<Channel>,
     token: Option<String>,
+    follows_progress: bool,
 }
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The shortest time between two questions about progress; the server waits for news besides.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Where distributions keep the certificates of the authorities they trust.
 const SYSTEM_AUTHORITIES: [&str; 4] = [
@@ -62,7 +71,7 @@ impl Remote {
             )
         })?;
         let channel = FlightServiceClient::new(channel).max_decoding_message_size(usize::MAX);
-        Ok(Self { channel, token: options.token.clone() })
+        Ok(Self { channel, token: options.token.clone(), follows_progress: options.follows_progress })
     }
 
     fn client(&self) -> Result<FlightClient, WireError> {
@@ -75,10 +84,7 @@ impl Remote {
     }
 
     pub(super) async fn execute(&self, sql: &str) -> Result<Running, WireError> {
-        let mut client = self.client()?;
-        let command = CommandStatementQuery { query: sql.to_owned(), transaction_id: None };
-        let descriptor = FlightDescriptor::new_cmd(command.as_any().encode_to_vec());
-        let info = client.get_flight_info(descriptor).await.map_err(|error| explain(&error))?;
+        let (info, next) = self.start(sql).await?;
         let schema = if info.schema.is_empty() {
             Schema::empty()
         } else {
@@ -98,8 +104,59 @@ impl Remote {
             }
         });
         let stream = stream.try_flatten().map_err(|error: FlightError| explain(&error)).boxed();
-        Ok(Running { schema: Arc::new(schema), stream, progress: None, end })
+        let progress = next.map(|next| self.client().map(|client| follow(client, next))).transpose()?;
+        Ok(Running { schema: Arc::new(schema), stream, progress, end })
     }
+
+    /// Starts a statement: what it answers, and what to poll about it, if that is wanted and there is something.
+    async fn start(&self, sql: &str) -> Result<(FlightInfo, Option<FlightDescriptor>), WireError> {
+        let mut client = self.client()?;
+        let command = CommandStatementQuery { query: sql.to_owned(), transaction_id: None };
+        let mut descriptor = FlightDescriptor::new_cmd(command.as_any().encode_to_vec());
+        let mut is_polling = self.follows_progress;
+        while is_polling {
+            match client.poll_flight_info(descriptor.clone()).await {
+                Ok(PollInfo { info: Some(info), flight_descriptor, .. }) if !info.endpoint.is_empty() => {
+                    return Ok((info, flight_descriptor));
+                }
+                Ok(PollInfo { flight_descriptor: Some(next), .. }) => descriptor = next,
+                Ok(PollInfo { info, .. }) => return Ok((info.unwrap_or_default(), None)),
+                // A server of another make may not know it, and has done nothing then.
+                Err(FlightError::Tonic(status)) if status.code() == Code::Unimplemented => is_polling = false,
+                Err(error) => return Err(explain(&error)),
+            }
+        }
+        Ok((client.get_flight_info(descriptor).await.map_err(|error| explain(&error))?, None))
+    }
+}
+
+/// Asks how far a statement is until it is over or the receiver is dropped.
+fn follow(mut client: FlightClient, mut descriptor: FlightDescriptor) -> watch::Receiver<QueryProgress> {
+    let (sender, receiver) = watch::channel(QueryProgress::default());
+    tokio::spawn(async move {
+        let mut ticks = tokio::time::interval(PROGRESS_INTERVAL);
+        loop {
+            let poll = async {
+                ticks.tick().await;
+                client.poll_flight_info(descriptor.clone()).await
+            };
+            let polled = tokio::select! {
+                polled = poll => polled,
+                () = sender.closed() => return,
+            };
+            // What goes wrong here goes wrong with the rows as well, and they say so.
+            let Ok(PollInfo { info, flight_descriptor, .. }) = polled else { return };
+            let endpoint = info.and_then(|info| info.endpoint.into_iter().next());
+            if let Some(progress) = endpoint.and_then(|endpoint| Progress::decode(endpoint.app_metadata).ok()) {
+                sender.send_replace(progress.into());
+            }
+            match flight_descriptor {
+                Some(next) => descriptor = next,
+                None => return,
+            }
+        }
+    });
+    receiver
 }
 
 /// What the stream of a result owns.

@@ -1,4 +1,5 @@
-"""Drives `onward sql` on a terminal: terminal.py PROGRAM. Ends with an error when the shell does not do as it should."""
+"""Drives `onward sql` on a terminal: terminal.py PROGRAM [ARGUMENT ...], where arguments connect it to a server. Ends with
+an error when the shell does not do as it should."""
 
 import os
 import pty
@@ -11,11 +12,11 @@ PATIENCE_S = 60
 
 
 class Shell:
-    def __init__(self, program):
+    def __init__(self, program, *arguments):
         self.pid, self.terminal = pty.fork()
         if self.pid == 0:
             os.environ["TERM"] = "xterm"
-            os.execv(program, [program, "sql"])
+            os.execv(program, [program, "sql", *arguments])
         self.seen = ""
 
     def send(self, text):
@@ -51,8 +52,24 @@ class Shell:
         return os.waitstatus_to_exitcode(status)
 
 
-shell = Shell(sys.argv[1])
+shell = Shell(*sys.argv[1:])
 shell.expect(r"onward> ")
+
+# Over a server too, a statement that functions work on says how far it is, and Ctrl-C cancels it.
+if len(sys.argv) > 2:
+    shell.send("set onward.functions = 1;\r")
+    shell.expect(r"onward> ")
+    for statement in ["select sum(value)", "create table t as select sum(value)"]:
+        shell.send(statement + " from generate_series(1, 9000000000000000);\r")
+        shell.expect(r"0/1 tasks, 1 functions")
+        shell.send("\x03")
+        shell.expect(r"cancelled.*onward> ")
+    shell.send("create table t as select 7 as seven;\r")
+    shell.expect(r"onward> ")
+    shell.send("select seven from t;\r")
+    shell.expect(r"\| seven \|.*onward> ")
+    code = shell.leave()
+    sys.exit(f"exit code {code}" if code else 0)
 
 # A statement over two lines runs at its semicolon.
 shell.send("select 20 +\r")

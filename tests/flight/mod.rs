@@ -5,6 +5,7 @@ mod access;
 mod catalog;
 mod ending;
 mod prepared;
+mod progress;
 pub mod python;
 mod server;
 mod sessions;

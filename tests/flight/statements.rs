@@ -131,6 +131,35 @@ async fn updates_count_rows_and_are_done_when_they_answer() {
     server.stop().await;
 }
 
+/// EXPLAIN ANALYZE of a write writes, as in PostgreSQL, in the coordinator (0) and in functions, whether or not its client
+/// fetches what it took. EXPLAIN writes nothing, and neither does one that fails.
+#[tokio::test(flavor = "multi_thread")]
+async fn explain_analyze_of_a_write_writes() {
+    let server = TestServer::start().await;
+    let mut client = server.client().await;
+    for functions in [0, 2] {
+        rows(&mut client, &format!("SET onward.functions = {functions}")).await;
+        let create = format!("CREATE TABLE t{functions} AS SELECT value AS a FROM generate_series(1, 1000)");
+        rows(&mut client, &format!("EXPLAIN {create}")).await;
+        let count = format!("SELECT count(*), sum(a) FROM t{functions}");
+        assert!(query(&mut client, &count).await.is_err(), "EXPLAIN creates nothing");
+        let shown = rows(&mut client, &format!("EXPLAIN ANALYZE {create}")).await.join("\n");
+        assert!(shown.contains("WriteExec") && shown.contains("committed: 1000 rows, in "), "{shown}");
+        assert!(shown.contains("metrics=["), "{shown}");
+        // Not fetched.
+        client.execute(format!("EXPLAIN ANALYZE INSERT INTO t{functions} VALUES (7)"), None).await.expect("it runs");
+        assert_eq!(rows(&mut client, &count).await, ["1001|500507"]);
+        let failing = format!("EXPLAIN ANALYZE INSERT INTO t{functions} SELECT 1 / (a - a) FROM t{functions}");
+        assert!(query(&mut client, &failing).await.is_err());
+        assert_eq!(rows(&mut client, &count).await, ["1001|500507"]);
+        let file = server.path(&format!("out{functions}.csv"));
+        let shown = rows(&mut client, &format!("EXPLAIN ANALYZE COPY t{functions} TO '{file}'")).await.join("\n");
+        assert!(shown.contains("committed: 1001 rows"), "{shown}");
+        assert_eq!(std::fs::read_to_string(&file).expect("the file").lines().count(), 1_002);
+    }
+    server.stop().await;
+}
+
 /// Messages stay below the 4 MiB that clients accept by default, however the rows are spread.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_big_result_fits_default_clients() {

@@ -8,11 +8,13 @@ use datafusion::catalog::Session;
 use datafusion::common::Result;
 use datafusion::common::config::TableOptions;
 use datafusion::datasource::file_format::FileFormat;
+use datafusion::datasource::file_format::json::JsonFormat;
 use datafusion::execution::session_state::SessionState;
 use onward_wire::message::KeyValue;
 use serde::{Deserialize, Serialize};
 
 use super::error::CatalogError;
+use super::json_array::JsonArrayFormat;
 use super::names::did_you_mean;
 
 /// A file format that tables are read from and written to.
@@ -108,13 +110,33 @@ impl Format {
             .get_file_format_factory(self.extension())
             .ok_or_else(|| CatalogError::Invalid(format!("this build has no {self} support")))?;
         let options: HashMap<String, String> = options.0.clone().into_iter().collect();
-        factory.create(state, &options).map_err(|error| {
+        let format = factory.create(state, &options).map_err(|error| {
             let culprit = options.keys().find(|key| !self.has_option(state, key));
             match culprit {
                 Some(key) => self.unknown_option(state, key).into(),
                 None => error,
             }
-        })
+        })?;
+        match format.downcast_ref::<JsonFormat>() {
+            Some(json) if !json.is_newline_delimited() => {
+                Ok(Arc::new(JsonArrayFormat(JsonFormat::default().with_options(json.options().clone()))))
+            }
+            _ => Ok(format),
+        }
+    }
+
+    /// An option with which DataFusion reads files that it does not write, and what it does write.
+    pub fn read_only_option(self, options: &FormatOptions) -> Option<(&'static str, &'static str)> {
+        let is_false = |value: &str| value.trim().eq_ignore_ascii_case("false");
+        match self {
+            Self::Json if options.get("format.newline_delimited").is_some_and(is_false) => {
+                Some(("newline_delimited", "JSON is written as lines of objects"))
+            }
+            Self::Csv if options.get("format.terminator").is_some_and(|value| value != "\n") => {
+                Some(("terminator", "lines of CSV are written with a line feed"))
+            }
+            _ => None,
+        }
     }
 
     fn known_options(self, state: &SessionState) -> Vec<String> {

@@ -25,6 +25,7 @@ mod external;
 mod file_table;
 mod formats;
 mod json;
+mod json_array;
 mod location;
 mod managed;
 mod mismatch;

@@ -1,46 +1,15 @@
-//! Parameters of statements: `$1`, `$name` and `?`.
+//! Parameters of statements: `$1` (which a `?` is once it was parsed) and `$name`.
 
-use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::common::{ParamValues, Result, plan_err};
 use datafusion::logical_expr::LogicalPlan;
-use datafusion::sql::parser::{CopyToSource, Statement as Ast};
-use datafusion::sql::sqlparser::ast::{Expr, Value, VisitMut, visit_expressions_mut};
 
 use super::error::SessionError;
 
 /// A client that binds by position has a value for each number up to the highest.
 const MAX_PARAMETERS: usize = 65_535;
-
-/// Rewrites the `?` of JDBC and ADBC to `$1`, `$2`, ..., which DataFusion can infer types for.
-pub fn number_question_marks(statement: &mut Ast) {
-    let mut next = 0;
-    match statement {
-        Ast::Statement(statement) => number(statement.as_mut(), &mut next),
-        Ast::CopyTo(copy) => {
-            if let CopyToSource::Query(query) = &mut copy.source {
-                number(query.as_mut(), &mut next);
-            }
-        }
-        Ast::Explain(explain) => number_question_marks(&mut explain.statement),
-        Ast::CreateExternalTable(_) | Ast::Reset(_) => {}
-    }
-}
-
-fn number<V: VisitMut>(node: &mut V, next: &mut usize) {
-    let _ = visit_expressions_mut(node, |expr: &mut Expr| {
-        if let Expr::Value(value) = expr
-            && let Value::Placeholder(name) = &mut value.value
-            && name == "?"
-        {
-            *next += 1;
-            *name = format!("${next}");
-        }
-        ControlFlow::<()>::Continue(())
-    });
-}
 
 /// One nullable field per parameter: numbered ones first, in order, then named ones.
 pub fn infer(plan: &LogicalPlan) -> Result<SchemaRef> {

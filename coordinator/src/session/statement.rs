@@ -72,7 +72,6 @@ impl SqlSession {
     }
 
     pub(super) async fn plan_ast(&self, mut statement: Ast) -> Result<LogicalPlan> {
-        parameters::number_question_marks(&mut statement);
         crate::write::adapt_copy(&mut statement)?;
         let state = self.context().state();
         let references = missing::references(&state, &statement);

@@ -11,7 +11,7 @@ use super::context::SqlSession;
 use super::error::SessionError;
 use super::statement::{Statement, count_batch, count_schema};
 use super::{parameters, settings};
-use crate::write::Write;
+use crate::write::{Write, is_declaration};
 
 /// What is left to do for a statement.
 #[derive(Debug)]
@@ -20,8 +20,8 @@ pub enum Work {
     Done(LocalRows),
     /// Compute the rows of this plan (`onward_planner::plan_query`).
     Query(LogicalPlan),
-    /// Show how this plan would run, or run it and show how it did. A write is planned as what functions would run; its
-    /// target is not touched.
+    /// Show how this plan would run, or run it and show how it did. A write that is not run is planned as what functions
+    /// would run; its target is not touched.
     Explain {
         /// How.
         mode: ExplainMode,
@@ -37,6 +37,8 @@ pub enum Work {
     },
     /// Begin, run the plan, add its rows, commit: see [`Write`].
     Write(Box<Write>),
+    /// The same, and show how it ran: EXPLAIN ANALYZE of a write writes, as in PostgreSQL.
+    AnalyzeWrite(Box<Write>),
 }
 
 /// Rows that are there already.
@@ -109,7 +111,10 @@ impl SqlSession {
         let write = match plan {
             LogicalPlan::Copy(copy) => Some(self.copy(copy).await?),
             LogicalPlan::Dml(dml) => Some(self.insert(dml).await?),
-            LogicalPlan::Ddl(DdlStatement::CreateMemoryTable(create)) => self.create_table(create).await?,
+            // Without rows it would take effect here.
+            LogicalPlan::Ddl(DdlStatement::CreateMemoryTable(create)) if !is_declaration(&create) => {
+                self.create_table(create).await?
+            }
             LogicalPlan::Statement(PlanStatement::Execute(execute)) => {
                 let plan = self.bind_prepared(&execute).await?;
                 return Box::pin(self.explain(mode, plan)).await;
@@ -120,11 +125,8 @@ impl SqlSession {
             }
             query => return Ok(Work::Explain { mode, plan: query }),
         };
-        if mode == ExplainMode::Analyze {
-            let statement = "EXPLAIN ANALYZE of a write".to_owned();
-            return Err(SessionError::Unsupported { statement, advice: "analyze its query" }.into());
-        }
         match write {
+            Some(write) if mode == ExplainMode::Analyze => Ok(Work::AnalyzeWrite(Box::new(write))),
             Some(write) => Ok(Work::Explain { mode, plan: write.plan().clone() }),
             None => Ok(Work::Done(LocalRows::none())),
         }

@@ -76,7 +76,7 @@ impl SqlSession {
         if !is_single_file {
             self.check_empty(&place).await?;
         }
-        let mut target = place.target(format, &options);
+        let mut target = place.target(format, &options)?;
         target.partition_by = copy.partition_by;
         target.keeps_partition_columns = keeps.unwrap_or(state.config_options().execution.keep_partition_by_columns);
         target.writes_empty_file = true;

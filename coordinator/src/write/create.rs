@@ -34,7 +34,7 @@ impl SqlSession {
             }
             _ => {}
         }
-        let is_declared = matches!(create.input.as_ref(), LogicalPlan::EmptyRelation(empty) if !empty.produce_one_row);
+        let is_declared = is_declaration(&create);
         let state = self.context().state();
         // Types are known only after coercion (`UNION` of INT and BIGINT).
         let input = state.analyzer().execute_and_check(
@@ -57,7 +57,7 @@ impl SqlSession {
             return Ok(None);
         }
         let place = self.part_place(&managed, FIRST_PART)?;
-        let target = place.target(Format::Parquet, &FormatOptions::default());
+        let target = place.target(Format::Parquet, &FormatOptions::default())?;
         managed.parts.push(FIRST_PART.to_owned());
         let plan = WriteNode::plan(input, target)?;
         let then = Then::Create { name, definition: Box::new(Definition::Managed(managed)), on_exists };
@@ -69,6 +69,11 @@ impl SqlSession {
         let path = self.shared().catalog().directory().tables().join(&managed.directory).join(part);
         Place::new(&Location::directory(&path)?, false)
     }
+}
+
+/// CREATE TABLE with columns and without rows: there is nothing to run.
+pub fn is_declaration(create: &CreateMemoryTable) -> bool {
+    matches!(create.input.as_ref(), LogicalPlan::EmptyRelation(empty) if !empty.produce_one_row)
 }
 
 /// Columns of the table: as declared, or those of the query, all nullable (a query's columns say what this result holds,

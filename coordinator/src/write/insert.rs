@@ -60,7 +60,7 @@ impl SqlSession {
     ) -> Result<Write> {
         let part = format!("p-{}", random_name());
         let place = self.part_place(managed, &part)?;
-        let mut target = place.target(Format::Parquet, &FormatOptions::default());
+        let mut target = place.target(Format::Parquet, &FormatOptions::default())?;
         target.not_null = not_null(columns);
         let plan = WriteNode::plan(input, target)?;
         let is_overwrite = operation == InsertOp::Overwrite;
@@ -91,7 +91,7 @@ impl SqlSession {
         if !options.is_empty() {
             self.shared().stores().register(&StoreSpec { url: place.url.to_string(), options })?;
         }
-        let mut target = place.target(external.format, &external.options);
+        let mut target = place.target(external.format, &external.options)?;
         if !external.extension.is_empty() {
             target.extension = external.extension.trim_start_matches('.').to_owned();
         }

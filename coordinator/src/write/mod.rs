@@ -31,7 +31,8 @@ mod remote;
 mod run;
 
 pub use copy::adapt_copy;
+pub use create::is_declaration;
 pub use journal::Journal;
 pub use pending::Write;
 pub use planner::{query_planner, store_urls};
-pub(crate) use run::commit_after;
+pub(crate) use run::{add_all, commit, commit_after};

@@ -57,10 +57,17 @@ impl Place {
     }
 
     /// The target of a plan.
-    pub fn target(&self, format: Format, options: &FormatOptions) -> WriteTarget {
+    ///
+    /// # Errors
+    /// When files with these options can be read only: what was written could not be read with them.
+    pub fn target(&self, format: Format, options: &FormatOptions) -> Result<WriteTarget> {
+        if let Some((option, instead)) = format.read_only_option(options) {
+            let error = format!("{format} files with the option `{option}` can be read and not be written: {instead}");
+            return Err(CatalogError::Invalid(error).into());
+        }
         let staging = self.staging().and_then(|staging| directory_url(&staging));
         let option = |(key, value): (&str, &str)| KeyValue { key: key.to_owned(), value: value.to_owned() };
-        WriteTarget {
+        Ok(WriteTarget {
             url: self.url.to_string(),
             is_single_file: self.is_single_file,
             staging: staging.map(String::from).unwrap_or_default(),
@@ -72,6 +79,6 @@ impl Place {
             file_prefix: self.id.clone(),
             writes_empty_file: false,
             not_null: vec![],
-        }
+        })
     }
 }

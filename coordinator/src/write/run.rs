@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use datafusion::arrow::array::RecordBatch;
+use datafusion::error::DataFusionError;
 use futures::{StreamExt, stream};
 use onward_cache::OpenUploads;
 use onward_planner::error::classify;
-use onward_wire::WireError;
+use onward_wire::{QueryId, WireError};
 use tokio::runtime::Handle;
 
 use super::pending::Write;
@@ -19,26 +19,33 @@ use crate::system::QueryState;
 /// dropping the stream before the commit begins, leave nothing behind. A commit that has begun goes on to its end,
 /// cannot be cancelled, and is the end of the statement, whether or not anybody reads its row.
 pub(crate) fn commit_after(
-    write: Write,
+    mut write: Write,
     manifest: ResultStream,
     listing: Arc<Listing>,
     background: Arc<OpenUploads>,
 ) -> ResultStream {
-    stream::once(commit(write, manifest, listing, background)).boxed()
+    let written = async move {
+        add_all(&mut write, manifest, listing.query()).await?;
+        commit(write, listing, background).await.map(count)
+    };
+    stream::once(written).boxed()
 }
 
-async fn commit(
-    mut write: Write,
-    mut manifest: ResultStream,
+/// Adds all files of the manifest to `write`.
+pub(crate) async fn add_all(write: &mut Write, mut manifest: ResultStream, query: QueryId) -> Result<(), QueryError> {
+    while let Some(batch) = manifest.next().await {
+        write.add(&batch?).map_err(|error| failed(&error, query))?;
+    }
+    Ok(())
+}
+
+/// Commits, and gives the number of rows written. From here on nobody can stop it half-way.
+pub(crate) async fn commit(
+    write: Write,
     listing: Arc<Listing>,
     background: Arc<OpenUploads>,
-) -> Result<RecordBatch, QueryError> {
-    let query = Some(listing.query());
-    let failed = |error: &_| QueryError { error: classify(error), query };
-    while let Some(batch) = manifest.next().await {
-        write.add(&batch?).map_err(|error| failed(&error))?;
-    }
-    drop(manifest);
+) -> Result<u64, QueryError> {
+    let query = listing.query();
     listing.stopper().commit()?;
     let committing = background.spawn_on(&Handle::current(), async move {
         let rows = write.commit().await;
@@ -48,8 +55,12 @@ async fn commit(
         });
         rows
     });
-    let joined = committing.await.map_err(|error| QueryError { error: broken(&error), query })?;
-    Ok(count(joined.map_err(|error| failed(&error))?))
+    let joined = committing.await.map_err(|error| QueryError { error: broken(&error), query: Some(query) })?;
+    joined.map_err(|error| failed(&error, query))
+}
+
+fn failed(error: &DataFusionError, query: QueryId) -> QueryError {
+    QueryError { error: classify(error), query: Some(query) }
 }
 
 /// The error of a commit that did not say what came of it.

@@ -1,7 +1,11 @@
 //! Plans as bytes: datafusion-proto with our placeholder nodes, and with expressions that are shared in the plan shared
 //! again after decoding (dynamic filters hang on that).
 
-mod nodes;
+mod file_scan;
+mod marked;
+mod stage_input;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashSet;
 use std::sync::{Arc, LazyLock};
@@ -26,7 +30,8 @@ use prost::bytes::Bytes;
 
 use crate::scalar_subquery::single_value;
 use crate::stage_input::StageInputExec;
-use nodes::{OrderedSource, OrderedSourceNode, StageInputNode};
+use marked::{MarkedSource, MarkedSourceNode};
+use stage_input::StageInputNode;
 
 /// Encodes a stage's plan. `extensions` encode the nodes and functions of other crates, in one byte or more; the decoder
 /// needs the same list.
@@ -35,7 +40,7 @@ use nodes::{OrderedSource, OrderedSourceNode, StageInputNode};
 /// When a node, expression or function has no encoding. Such plans run in the coordinator.
 pub fn encode(plan: &Arc<dyn ExecutionPlan>, extensions: &[Arc<dyn PhysicalExtensionCodec>]) -> Result<Bytes> {
     let codec = OnwardCodec { extensions: extensions.to_vec() };
-    let plan = OrderedSource::mark(plan)?;
+    let plan = MarkedSource::mark(plan)?;
     physical_plan_to_bytes_with_proto_converter(plan, &codec, &DeduplicatingProtoConverter {})
 }
 
@@ -68,7 +73,7 @@ fn with_scan_hints(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan
 
 /// First byte of an extension node: one of these, or the position in `extensions` plus one.
 const STAGE_INPUT: u8 = 0;
-const ORDERED_SOURCE: u8 = u8::MAX;
+const MARKED_SOURCE: u8 = u8::MAX;
 
 #[derive(Debug)]
 struct OnwardCodec {
@@ -116,9 +121,9 @@ impl PhysicalExtensionCodec for OnwardCodec {
             buf.extend(StageInputNode::new(input, self, converter)?.encode_to_vec());
             return Ok(());
         }
-        if let Some(source) = node.downcast_ref::<OrderedSource>() {
-            buf.push(ORDERED_SOURCE);
-            buf.extend(OrderedSourceNode::new(source, self, converter)?.encode_to_vec());
+        if let Some(source) = node.downcast_ref::<MarkedSource>() {
+            buf.push(MARKED_SOURCE);
+            buf.extend(MarkedSourceNode::new(source, self, converter)?.encode_to_vec());
             return Ok(());
         }
         self.encode_by_extension(buf, &node.name(), |extension, bytes| {
@@ -139,9 +144,9 @@ impl PhysicalExtensionCodec for OnwardCodec {
                 let node = StageInputNode::decode(rest).map_err(|error| DataFusionError::External(Box::new(error)))?;
                 return Ok(Arc::new(node.into_exec(&context, converter)?));
             }
-            Some((&ORDERED_SOURCE, rest)) => {
+            Some((&MARKED_SOURCE, rest)) => {
                 let node =
-                    OrderedSourceNode::decode(rest).map_err(|error| DataFusionError::External(Box::new(error)))?;
+                    MarkedSourceNode::decode(rest).map_err(|error| DataFusionError::External(Box::new(error)))?;
                 return node.into_exec(inputs, &context, converter);
             }
             _ => {}

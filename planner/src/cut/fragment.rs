@@ -9,7 +9,6 @@ use datafusion::datasource::physical_plan::FileScanConfig;
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::physical_plan::aggregates::AggregateExec;
 use datafusion::physical_plan::buffer::BufferExec;
-use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
 use datafusion::physical_plan::coop::CooperativeExec;
 use datafusion::physical_plan::empty::EmptyExec;
 use datafusion::physical_plan::filter::FilterExec;
@@ -20,7 +19,6 @@ use datafusion::physical_plan::limit::{GlobalLimitExec, LocalLimitExec};
 use datafusion::physical_plan::placeholder_row::PlaceholderRowExec;
 use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::sorts::sort::SortExec;
-use datafusion::physical_plan::sorts::sort_preserving_merge::SortPreservingMergeExec;
 use datafusion::physical_plan::union::{InterleaveExec, UnionExec};
 use datafusion::physical_plan::unnest::UnnestExec;
 use datafusion::physical_plan::windows::{BoundedWindowAggExec, WindowAggExec};
@@ -108,7 +106,9 @@ pub(crate) fn is_sliceable(plan: &Arc<dyn ExecutionPlan>, partition_wise: &[&str
 }
 
 /// A single-partition build side that each task may compute for itself rather than have it sent: a few operators over
-/// constants or over one row per producer, always with the same outcome.
+/// constants or over what every task is sent anyway, row for row, so always with the same outcome. An aggregate is none of
+/// them: a sum of floats depends on the order in which partial sums arrive, and a value that a query computes, such as that of
+/// a scalar subquery, is one value in all of its tasks.
 pub(crate) fn is_cheap_to_repeat(plan: &Arc<dyn ExecutionPlan>) -> Result<bool> {
     if plan.output_partitioning().partition_count() != 1 || indeterminate::is_indeterminate(plan)? {
         return Ok(false);
@@ -121,22 +121,6 @@ pub(crate) fn is_cheap_to_repeat(plan: &Arc<dyn ExecutionPlan>) -> Result<bool> 
             || node.is::<ProjectionExec>()
             || node.is::<FilterExec>()
             || node.is::<CooperativeExec>();
-        if let Some(aggregate) = node.downcast_ref::<AggregateExec>() {
-            is_cheap = aggregate.group_expr().is_empty();
-            // Without groups every producer sends one row, however many producers there are.
-            let gathers = |child: &Arc<dyn ExecutionPlan>| {
-                child.is::<CoalescePartitionsExec>() && child.children()[0].is::<StageInputExec>()
-                    || child.is::<SortPreservingMergeExec>() && child.children()[0].is::<StageInputExec>()
-            };
-            let is_final = !matches!(
-                aggregate.mode(),
-                datafusion::physical_plan::aggregates::AggregateMode::Single
-                    | datafusion::physical_plan::aggregates::AggregateMode::SinglePartitioned
-            );
-            if is_cheap && is_final && gathers(aggregate.input()) {
-                return Ok(TreeNodeRecursion::Jump);
-            }
-        }
         Ok(if is_cheap { TreeNodeRecursion::Continue } else { TreeNodeRecursion::Stop })
     })?;
     Ok(is_cheap)

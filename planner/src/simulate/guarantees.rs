@@ -12,6 +12,7 @@ use onward_wire::message::OutputKind;
 
 use super::tables::Tables;
 use super::{Run, lines, run};
+use crate::{Planned, Stage, explain};
 
 const NO_BROADCAST: &[(&str, &str)] = &[
     ("datafusion.optimizer.hash_join_single_partition_threshold_rows", "0"),
@@ -91,6 +92,31 @@ async fn build_rows_are_emitted_once() {
             let joins: Vec<&str> = plan.lines().filter(|line| line.contains("mode=CollectLeft")).collect();
             let is_safe = |line: &&str| line.contains("join_type=Right") || line.contains("join_type=Inner");
             assert!(joins.iter().all(is_safe), "{sql}:\n{plan}");
+        }
+    }
+}
+
+/// The value of a scalar subquery is computed once, by one task, and sent: repeated in every task, a sum of floats could
+/// differ in its last bits between tasks of one query.
+#[tokio::test]
+async fn a_scalar_subquery_is_computed_by_one_task() {
+    let tables = Tables::new().await;
+    let onward = tables.onward(&[]).await;
+    for (sql, values) in [
+        ("select id from t where x > (select avg(x) from t)", 1),
+        ("select id, x - (select sum(x) / 3 from u) from t", 1),
+        // The rows of `t` meet the second value in one task: nothing is sent to several.
+        ("select id from t where x between (select sum(x) from one) and (select avg(x) + sum(x) from u)", 1),
+        ("select k, sum(x) s from t group by k having sum(x) > (select 0.1 * sum(x) from t)", 1),
+    ] {
+        let done = ran(&onward, sql, 4).await;
+        let is_value = |stage: &&Stage| stage.output == OutputKind::Single && stage.tasks.len() == 1;
+        let computed: Vec<_> = done.graph.stages.iter().filter(is_value).collect();
+        let text = explain::text(&Planned::Stages(done.graph.clone()));
+        assert_eq!(computed.len(), values, "{sql}: single-task stages that are broadcast\n{text}");
+        for stage in done.graph.stages.iter().filter(|stage| stage.tasks.len() > 1) {
+            let is_final = |line: &str| line.contains("AggregateExec: mode=Final, gby=[]");
+            assert!(!shown(&stage.plan).lines().any(is_final), "{sql}: every task computes it\n{text}");
         }
     }
 }

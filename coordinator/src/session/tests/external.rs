@@ -38,6 +38,42 @@ async fn every_format_and_compression_reads_back_what_was_written() {
     }
 }
 
+/// DataFusion splits any large file of JSON into ranges of bytes, and then cannot read a range of an array.
+#[tokio::test]
+async fn a_file_with_one_json_array_is_not_split() {
+    let f = Fixture::new();
+    let objects: Vec<_> = (0..500).map(|id| format!("{{\"id\": {id},\n \"half\": {}}}", f64::from(id) / 2.0)).collect();
+    f.write("t.json", &format!("[{}]", objects.join(",\n")));
+    f.run("set datafusion.optimizer.repartition_file_min_size = 1").await.unwrap();
+    f.run("create external table t stored as json location 't.json' options ('format.newline_delimited' 'false')")
+        .await
+        .unwrap();
+    assert_eq!(f.rows("select count(*), sum(id), max(half) from t where id >= 100").await, ["400|119800|249.5"]);
+    assert_eq!(f.rows("select half from t where id = 7").await, ["3.5"]);
+}
+
+/// Rows that were written otherwise than they are read would spoil a table.
+#[tokio::test]
+async fn files_that_can_be_read_only_are_not_written() {
+    let f = Fixture::new();
+    for (file, text, options) in [
+        ("json/a.json", "[{\"a\": 1}]", "'format.newline_delimited' 'false'"),
+        ("csv/a.csv", "a;1;", "'format.terminator' ';', 'format.has_header' 'true'"),
+    ] {
+        f.write(file, text);
+        let (format, _) = file.split_once('/').unwrap();
+        let stored = format!("stored as {format} location '{format}/' options ({options})");
+        let sql = format!("create external table {format} (a int) {stored}");
+        f.run(&sql).await.unwrap();
+        let copy = format!("copy (select 2 as a) to 'x.{format}' options ({options})");
+        for write in [format!("insert into {format} values (2)"), copy] {
+            let error = f.error(&write).await;
+            assert!(kind(&error) == ErrorKind::InvalidQuery && error.message.contains("not be written"), "{error}");
+        }
+        assert_eq!(f.rows(&format!("select a from {format}")).await, ["1"]);
+    }
+}
+
 #[tokio::test]
 async fn hive_partitions_are_columns_and_are_pruned() {
     let f = Fixture::new();

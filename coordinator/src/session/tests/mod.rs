@@ -113,7 +113,7 @@ pub(super) async fn run_statement(
         Work::Done(rows) => Ok(rows.batches),
         Work::Query(plan) => collect_plan(session, &plan).await,
         Work::Explain { plan, .. } | Work::Cache { plan, .. } => collect_plan(session, &plan).await,
-        Work::Write(mut write) => {
+        Work::Write(mut write) | Work::AnalyzeWrite(mut write) => {
             write.begin(onward_wire::QueryId(1))?;
             for batch in collect_plan(session, write.plan()).await? {
                 write.add(&batch)?;

@@ -43,6 +43,27 @@ async fn parameters_are_inferred_in_order_and_bound() {
     assert!(error.message.contains("$1"), "{error}");
 }
 
+/// Values are bound in the order in which the `?` are written, which is not the order of the syntax tree.
+#[tokio::test]
+async fn question_marks_are_bound_in_the_order_of_the_text() {
+    let f = Fixture::new();
+    f.run("create table t as select value as a from range(0, 20)").await.unwrap();
+    for (sql, values, expected) in [
+        ("select a from t order by a offset ? limit ?", [3, 2], "3 4"),
+        ("select a from t order by a limit ? offset ?", [2, 3], "3 4"),
+        ("with c as (select a from t where a > ?) select a from c where a < ?", [15, 18], "16 17"),
+        ("select case when a = ? then 1 else 0 end from t where a in (7, ?) order by 1", [7, 8], "0 1"),
+        ("select (select max(a) - ? from t) from t where a = ?", [4, 0], "15"),
+        ("select x from (values (?), (?)) as v (x)", [2, 1], "2 1"),
+    ] {
+        let values = ParamValues::from(values.map(|value| ScalarValue::Int64(Some(value))).to_vec());
+        let rows = run(&f.session, sql, Some(values)).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
+        assert_eq!(lines(&rows).join(" "), expected, "{sql}");
+    }
+    let error = f.error("select a from t where a = ? and a < $2").await;
+    assert!(kind(&error) == ErrorKind::InvalidQuery && error.message.contains("one kind"), "{error}");
+}
+
 #[tokio::test]
 async fn sql_prepare_execute_and_deallocate_work() {
     let f = Fixture::new();

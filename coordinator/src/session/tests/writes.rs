@@ -69,6 +69,17 @@ async fn a_null_by_which_rows_are_partitioned_is_refused() {
     assert_eq!(f.tree(), [] as [&str; 0]);
 }
 
+/// A table without rows is created while its statement is planned: EXPLAIN of it must not get there.
+#[tokio::test]
+async fn explain_of_a_definition_has_no_effect() {
+    let f = Fixture::new();
+    for explain in ["explain", "explain analyze"] {
+        let error = f.error(&format!("{explain} create table t (a int)")).await;
+        assert!(kind(&error) == ErrorKind::InvalidQuery && error.message.contains("without a plan"), "{error}");
+    }
+    assert_eq!(kind(&f.error("select * from t").await), ErrorKind::NotFound);
+}
+
 #[tokio::test]
 async fn nothing_is_left_of_a_write_that_failed_or_was_dropped() {
     let f = Fixture::new();
