@@ -1,5 +1,6 @@
 //! Integration tests.
 
+mod cache;
 mod cli;
 mod executor;
 mod flight;

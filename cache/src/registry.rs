@@ -131,6 +131,17 @@ impl MeteredRegistry {
         &self.counters
     }
 
+    /// The same view, counted with it, for a plan: as [`StoreRegistry::expecting`].
+    pub fn expecting(&self, expected: Arc<ExpectedVersions>) -> Arc<Self> {
+        let Self { stores, counters, confinement, .. } = self;
+        Arc::new(Self {
+            stores: stores.clone(),
+            counters: counters.clone(),
+            confinement: confinement.clone(),
+            expected,
+        })
+    }
+
     /// The registry behind it.
     pub fn stores(&self) -> &Arc<StoreRegistry> {
         &self.stores

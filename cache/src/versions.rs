@@ -77,7 +77,8 @@ impl ExpectedVersions {
     /// The versions in `tags`.
     pub fn new(tags: &[ObjectTag]) -> Self {
         let object = |tag: &ObjectTag| {
-            let store = Url::parse(&tag.store).map_or_else(|_| tag.store.clone(), |url| format!("{}/", store_key(&url)));
+            let store =
+                Url::parse(&tag.store).map_or_else(|_| tag.store.clone(), |url| format!("{}/", store_key(&url)));
             // As it was printed: encoding it again would name another object.
             let path = Path::parse(&tag.path).unwrap_or_else(|_| Path::from(tag.path.as_str()));
             let modified = (tag.modified_ns != 0).then_some(tag.modified_ns);

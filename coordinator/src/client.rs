@@ -5,10 +5,13 @@ use std::time::{Duration, Instant};
 
 use datafusion::common::ParamValues;
 use datafusion::execution::TaskContext;
+use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::logical_expr::LogicalPlan;
+use datafusion::physical_plan::ExecutionPlan;
 use datafusion::prelude::SessionContext;
-use futures::{StreamExt, stream};
-use onward_cache::UploadLog;
+use futures::{FutureExt, StreamExt, stream};
+use onward_cache::scan::tags_of;
+use onward_cache::{ExpectedVersions, UploadLog};
 use onward_executor::write::WriteExec;
 use onward_planner::session::{OnwardOptions, PlanExtensions, onward_options, session_config};
 use onward_planner::statement::ExplainMode;
@@ -26,6 +29,7 @@ use crate::dispatch::{self, Dispatch};
 use crate::engine::{Listing, guard, timed_out};
 use crate::session::cache::{self, CacheOrder};
 use crate::session::{PreparedStatement, SqlSession, Work};
+use crate::stale::or_again;
 use crate::system::QueryState;
 use crate::write::{Write, commit_after};
 
@@ -36,6 +40,7 @@ pub struct Session {
 }
 
 /// A statement on its way.
+#[derive(Clone)]
 struct Run {
     listing: Arc<Listing>,
     /// Hears how far it is.
@@ -158,7 +163,7 @@ impl Session {
         Ok(Listing::new(query, stopper, Arc::clone(&self.coordinator.history), cleanup))
     }
 
-    async fn rows(&self, run: Run, work: Work) -> Result<ResultStream> {
+    async fn rows(self: &Arc<Self>, run: Run, work: Work) -> Result<ResultStream> {
         match work {
             Work::Done(rows) => {
                 // It has had its effect: from here on nothing says that it was cancelled, or that its client went away.
@@ -193,11 +198,17 @@ impl Session {
         }
     }
 
-    async fn query(&self, run: Run, plan: &LogicalPlan) -> Result<ResultStream> {
+    async fn query(self: &Arc<Self>, run: Run, plan: &LogicalPlan) -> Result<ResultStream> {
+        let (session, run_again, plan_again) = (Arc::clone(self), run.clone(), plan.clone());
+        let again = async move { session.query_once(run_again, &plan_again).await };
+        Ok(or_again(self.query_once(run, plan).await?, again.boxed()))
+    }
+
+    async fn query_once(&self, run: Run, plan: &LogicalPlan) -> Result<ResultStream> {
         let query = run.query();
         match self.planned(plan).await? {
             Planned::Coordinator { plan, .. } => {
-                let context = self.local_context(query, run.worker);
+                let context = self.local_context(query, run.worker, &plan)?;
                 Ok(dispatch::local_rows(query, plan, context)?)
             }
             Planned::Stages(graph) => {
@@ -228,8 +239,14 @@ impl Session {
         Ok(stream::iter([Ok(row)]).boxed())
     }
 
-    /// What a plan runs with in this process. Every file that it writes holds `worker`.
-    fn local_context(&self, query: QueryId, worker: Option<TaskTrackerToken>) -> Arc<TaskContext> {
+    /// What `plan` runs with in this process: objects are read in the versions it was made for. Every file that it writes
+    /// holds `worker`.
+    fn local_context(
+        &self,
+        query: QueryId,
+        worker: Option<TaskTrackerToken>,
+        plan: &Arc<dyn ExecutionPlan>,
+    ) -> Result<Arc<TaskContext>> {
         let context = TaskContext::from(&*self.context().state_ref().read());
         let uploads = Arc::clone(self.coordinator.resources.stores().uploads());
         let log = UploadLog::new(move |path, upload| {
@@ -237,7 +254,11 @@ impl Session {
             uploads.note(query, path.clone(), upload.to_owned());
         });
         let config = context.session_config().clone().with_extension(Arc::new(log));
-        Arc::new(context.with_session_config(config))
+        let expected = Arc::new(ExpectedVersions::new(&tags_of(plan)?));
+        let runtime = context.runtime_env();
+        let runtime =
+            RuntimeEnv { object_store_registry: self.sql.registry_expecting(expected), ..RuntimeEnv::clone(&runtime) };
+        Ok(Arc::new(context.with_session_config(config).with_runtime(Arc::new(runtime))))
     }
 
     async fn planned(&self, plan: &LogicalPlan) -> Result<Planned> {
@@ -297,7 +318,8 @@ impl Session {
         let plan = match self.planned(plan).await? {
             Planned::Coordinator { plan, reason } => {
                 let query = run.query();
-                let rows = dispatch::local_rows(query, Arc::clone(&plan), self.local_context(query, run.worker))?;
+                let rows =
+                    dispatch::local_rows(query, Arc::clone(&plan), self.local_context(query, run.worker, &plan)?)?;
                 Started::Local { plan, reason, rows }
             }
             Planned::Stages(graph) => Started::Stages(self.submit(run, graph).await?),

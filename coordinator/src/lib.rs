@@ -16,6 +16,7 @@ mod dispatch;
 mod engine;
 pub mod scheduler;
 pub mod session;
+mod stale;
 pub mod system;
 pub mod write;
 

@@ -55,8 +55,8 @@ impl Service {
         let statement = self.prepared.get(handle)?;
         let (client, values) = (statement.session()?, statement.values()?);
         let timeout = timeout_of(request.metadata(), &client.session)?;
-        let execution = statement.execute(client, values, deadline(timeout));
-        self.start(client.clone(), timeout, is_polled(request), execution).await
+        let execution = statement.execute(client.clone(), values, deadline(timeout));
+        self.start(client, timeout, is_polled(request), execution).await
     }
 }
 

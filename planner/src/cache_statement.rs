@@ -90,10 +90,9 @@ pub(crate) fn parse(parser: &mut DFParser) -> Result<Option<CacheStatement>> {
         return Ok(Some(CacheStatement::Uncache { table }));
     }
     let columns = match parser.peek_token().token {
-        Token::LParen => parser.parse_parenthesized_column_list(
-            datafusion::sql::sqlparser::parser::IsOptional::Mandatory,
-            false,
-        )?,
+        Token::LParen => {
+            parser.parse_parenthesized_column_list(datafusion::sql::sqlparser::parser::IsOptional::Mandatory, false)?
+        }
         _ => vec![],
     };
     let selection = match parser.parse_keyword(Keyword::WHERE) {
@@ -119,11 +118,10 @@ mod tests {
     fn statements_about_the_cache_parse() {
         let statement = cache("cache table s.t (a, \"B c\") where p = 1 and q in ('x')");
         let query = statement.reading_query(&["a".to_owned(), "B c".to_owned()]);
-        assert_eq!(
-            query,
-            r#"SELECT bool_or("a" IS NULL), bool_or("B c" IS NULL) FROM s.t WHERE p = 1 AND q IN ('x')"#
+        assert_eq!(query, r#"SELECT bool_or("a" IS NULL), bool_or("B c" IS NULL) FROM s.t WHERE p = 1 AND q IN ('x')"#);
+        assert!(
+            matches!(cache("CACHE TABLE t"), CacheStatement::Cache { columns, selection: None, .. } if columns.is_empty())
         );
-        assert!(matches!(cache("CACHE TABLE t"), CacheStatement::Cache { columns, selection: None, .. } if columns.is_empty()));
         assert!(matches!(cache("uncache table t;"), CacheStatement::Uncache { .. }));
         assert!(matches!(parse("show cache").expect("parses").as_slice(), [Statement::DataFusion(_)]));
     }

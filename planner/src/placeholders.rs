@@ -37,6 +37,7 @@ mod tests {
 
     fn parsed(sql: &str) -> Vec<String> {
         let statements = parse(sql).expect(sql).into_iter().map(|statement| match statement {
+            Statement::Cache(_) => panic!("{sql}"),
             Statement::DataFusion(statement) | Statement::Explain { statement, .. } => statement.to_string(),
         });
         statements.collect()

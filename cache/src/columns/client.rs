@@ -60,11 +60,8 @@ pub struct WrittenColumn {
 #[async_trait]
 pub trait ColumnClient: fmt::Debug + Send + Sync {
     /// Looks up columns of one object, in order, claiming those that nobody has or decodes.
-    async fn find(
-        self: Arc<Self>,
-        object: &Arc<ObjectVersion>,
-        columns: &[ColumnId],
-    ) -> Result<Vec<Lookup>, WireError>;
+    async fn find(self: Arc<Self>, object: &Arc<ObjectVersion>, columns: &[ColumnId])
+    -> Result<Vec<Lookup>, WireError>;
 
     /// [`Self::find`] for one column, once nobody else decodes it: never [`Lookup::Busy`].
     async fn wait(self: Arc<Self>, object: &Arc<ObjectVersion>, column: &ColumnId) -> Result<Lookup, WireError>;

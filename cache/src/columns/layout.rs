@@ -103,10 +103,10 @@ impl Encoded {
 
 /// The column of a segment, in place.
 pub(super) fn read(segment: &Arc<MappedSegment>) -> Result<Stored, SegmentError> {
-    let arrays = segment.batches(ROWS).map(|batch| batch.map(|batch| Arc::clone(batch.column(0)))).collect::<Result<
-        Vec<_>,
-        _,
-    >>()?;
+    let arrays = segment
+        .batches(ROWS)
+        .map(|batch| batch.map(|batch| Arc::clone(batch.column(0))))
+        .collect::<Result<Vec<_>, _>>()?;
     let zone = |partition| segment.batches(partition).next().transpose();
     let zones = match (zone(LEAST)?, zone(GREATEST)?) {
         (Some(least), Some(greatest)) => {
@@ -215,9 +215,8 @@ mod tests {
     fn strings_of_many_values_stay_as_they_are() {
         let many: ArrayRef = Arc::new(StringViewArray::from_iter_values((0..1000).map(|i| format!("value {i}"))));
         assert_eq!(Stored::new(vec![Arc::clone(&many)]).arrays[0].data_type(), &DataType::Utf8View);
-        let long: ArrayRef = Arc::new(StringViewArray::from_iter_values(
-            (0..1000).map(|i| format!("{}{}", "x".repeat(2000), i % 10)),
-        ));
+        let long: ArrayRef =
+            Arc::new(StringViewArray::from_iter_values((0..1000).map(|i| format!("{}{}", "x".repeat(2000), i % 10))));
         assert_eq!(Stored::new(vec![long]).arrays[0].data_type(), &DataType::Utf8View, "its values are large");
     }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use datafusion::arrow::array::{Array, ArrayRef, AsArray, Int64Array};
+use datafusion::arrow::array::{ArrayRef, AsArray, Int64Array};
 use datafusion::arrow::datatypes::Int64Type;
 use onward_segment::{SegmentStore, StoreOptions};
 use onward_wire::columns::{ColumnId, ObjectVersion};

@@ -261,10 +261,8 @@ mod tests {
             0 => None,
             n => Some(["a", "b", "c", "d"][n - 1]),
         })));
-        let schema = Schema::new(vec![
-            Field::new("n", DataType::Int64, true),
-            Field::new("s", DataType::Utf8View, true),
-        ]);
+        let schema =
+            Schema::new(vec![Field::new("n", DataType::Int64, true), Field::new("s", DataType::Utf8View, true)]);
         let cached = |array| Arc::new(CachedColumn::on_heap(Stored::new(vec![array])));
         (schema, HashMap::from([(0, cached(numbers)), (1, cached(names))]))
     }
@@ -283,9 +281,13 @@ mod tests {
         let (schema, columns) = columns();
         assert!(columns[&1].values().is_some(), "the strings have a dictionary");
         let less = binary(col("n", &schema).unwrap(), Operator::Lt, lit(8i64), &schema).unwrap();
-        let is_b =
-            binary(col("s", &schema).unwrap(), Operator::Eq, lit(datafusion::scalar::ScalarValue::Utf8View(Some("b".into()))), &schema)
-                .unwrap();
+        let is_b = binary(
+            col("s", &schema).unwrap(),
+            Operator::Eq,
+            lit(datafusion::scalar::ScalarValue::Utf8View(Some("b".into()))),
+            &schema,
+        )
+        .unwrap();
         let is_null: Arc<dyn PhysicalExpr> = Arc::new(IsNullExpr::new(col("s", &schema).unwrap()));
         assert_eq!(passing(&[Arc::clone(&less)]), [0, 1, 2, 4, 5, 6, 7], "NULL is no");
         assert_eq!(passing(&[Arc::clone(&is_b), Arc::clone(&less)]), [2, 7]);

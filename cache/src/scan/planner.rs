@@ -156,8 +156,12 @@ impl Scan {
         let prunable = self.prunable.iter().map(with_literals).collect::<Result<Vec<_>>>()?;
         let errors = MetricBuilder::new(&self.metrics_set).global_counter("num_predicate_creation_errors");
         if !prunable.is_empty()
-            && let Some(mut pruner) =
-                FilePruner::try_new(conjunction(prunable.clone()), self.table_schema.file_schema(), &file, errors.clone())
+            && let Some(mut pruner) = FilePruner::try_new(
+                conjunction(prunable.clone()),
+                self.table_schema.file_schema(),
+                &file,
+                errors.clone(),
+            )
             && pruner.should_prune()?
         {
             return Ok(Opened::Nothing);
@@ -191,9 +195,7 @@ impl Scan {
             false => Some(conjunction(self.prunable.iter().map(adapt).collect::<Result<Vec<_>>>()?)),
         };
         let mut pruning = Pruning {
-            tracking: predicate
-                .as_ref()
-                .map_or(DynamicFilterTracking::Static, DynamicFilterTracking::classify),
+            tracking: predicate.as_ref().map_or(DynamicFilterTracking::Static, DynamicFilterTracking::classify),
             predicate,
             compiled: None,
             schema: Arc::clone(&schema),

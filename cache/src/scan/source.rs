@@ -77,11 +77,7 @@ impl WarmSource {
     ///
     /// # Errors
     /// When a conjunct names a column that the output does not have.
-    pub(super) fn fused(
-        mut self,
-        conjuncts: &[&Arc<dyn PhysicalExpr>],
-        projection: Option<&[usize]>,
-    ) -> Result<Self> {
+    pub(super) fn fused(mut self, conjuncts: &[&Arc<dyn PhysicalExpr>], projection: Option<&[usize]>) -> Result<Self> {
         let unprojected = conjuncts.iter().map(|conjunct| self.projection.unproject_expr(conjunct));
         self.fused = unprojected.collect::<Result<_>>()?;
         if let Some(columns) = projection {
@@ -93,12 +89,7 @@ impl WarmSource {
 }
 
 impl FileSource for WarmSource {
-    fn create_file_opener(
-        &self,
-        _: Arc<dyn ObjectStore>,
-        _: &FileScanConfig,
-        _: usize,
-    ) -> Result<Arc<dyn FileOpener>> {
+    fn create_file_opener(&self, _: Arc<dyn ObjectStore>, _: &FileScanConfig, _: usize) -> Result<Arc<dyn FileOpener>> {
         internal_err!("a warm scan has morsels, no opener")
     }
 
@@ -121,11 +112,8 @@ impl FileSource for WarmSource {
         let mut prunable = of_source;
         prunable.extend(self.fused.iter().filter(|fused| !prunable.contains(fused)).cloned().collect::<Vec<_>>());
         let table_schema = self.plain.table_schema();
-        let plain = self.plain_with_all(&required, config)?.create_morselizer(
-            Arc::clone(&object_store),
-            config,
-            partition,
-        )?;
+        let plain =
+            self.plain_with_all(&required, config)?.create_morselizer(Arc::clone(&object_store), config, partition)?;
         let url: &url::Url = config.object_store_url.as_ref();
         let scan = Scan {
             client: Arc::clone(&self.client),
@@ -142,7 +130,10 @@ impl FileSource for WarmSource {
             prunes_row_groups: options.pruning,
             max_in_list: self.plain.max_in_list_size(),
             int96: self.int96.clone(),
-            adapters: config.expr_adapter_factory.clone().unwrap_or_else(|| Arc::new(DefaultPhysicalExprAdapterFactory)),
+            adapters: config
+                .expr_adapter_factory
+                .clone()
+                .unwrap_or_else(|| Arc::new(DefaultPhysicalExprAdapterFactory)),
             batch_rows: self.batch_rows,
             partition,
             metrics: ScanMetrics::new(self.plain.metrics(), partition),

@@ -87,8 +87,8 @@ impl Rows {
         let batch_rows = scan.batch_rows;
         // Batches that are nearly full pass as they are, unless the session wants smaller ones than are kept.
         let passes = (batch_rows >= BATCH_ROWS).then_some(batch_rows / 2);
-        let coalescer = BatchCoalescer::new(Arc::clone(&scan.output_schema), batch_rows)
-            .with_biggest_coalesce_batch_size(passes);
+        let coalescer =
+            BatchCoalescer::new(Arc::clone(&scan.output_schema), batch_rows).with_biggest_coalesce_batch_size(passes);
         Ok(Self {
             projector: projection.make_projector(&columns_schema)?,
             file,

@@ -9,8 +9,8 @@ use datafusion::arrow::array::{
 };
 use datafusion::arrow::datatypes::{DataType, Field, Int32Type, Schema};
 use datafusion::arrow::util::pretty::pretty_format_batches;
-use datafusion::datasource::listing::{ListingOptions, ListingTable, ListingTableConfig, ListingTableUrl};
 use datafusion::datasource::file_format::parquet::ParquetFormat;
+use datafusion::datasource::listing::{ListingOptions, ListingTable, ListingTableConfig, ListingTableUrl};
 use datafusion::parquet::arrow::ArrowWriter;
 use datafusion::parquet::file::properties::WriterProperties;
 use datafusion::physical_plan::display::DisplayableExecutionPlan;
@@ -44,10 +44,9 @@ impl Bench {
     }
 
     async fn context(&self, settings: &[(&str, &str)], table_schema: Option<Schema>) -> SessionContext {
-        let mut config = SessionConfig::new().with_target_partitions(3).set_usize(
-            "datafusion.optimizer.repartition_file_min_size",
-            1,
-        );
+        let mut config = SessionConfig::new()
+            .with_target_partitions(3)
+            .set_usize("datafusion.optimizer.repartition_file_min_size", 1);
         for (key, value) in settings {
             config = config.set_str(key, value);
         }
@@ -107,38 +106,56 @@ fn rows(seed: i64) -> RecordBatch {
     let columns: Vec<(&str, ArrayRef)> = vec![
         ("id", Arc::new(Int64Array::from_iter_values(0..n))),
         ("k", Arc::new(Int32Array::from_iter(numbers(|i| i * 7 % 101).map(|v| (v != 5).then_some(v as i32))))),
-        ("few", Arc::new(StringArray::from_iter(numbers(|i| i % 6).map(|v| match v {
-            0 => None,
-            v => Some(["AIR", "a long value that is not inline", "", "SHIP", "ü"][v as usize - 1]),
-        })))),
-        ("many", Arc::new(StringArray::from_iter(numbers(|i| i * 31).map(|v| {
-            (v % 97 != 3).then(|| format!("value number {v} of many"))
-        })))),
-        ("price", Arc::new(
-            Decimal128Array::from_iter_values(numbers(|i| i * 13 % 10_000).map(i128::from))
-                .with_precision_and_scale(15, 2)
-                .unwrap(),
-        )),
+        (
+            "few",
+            Arc::new(StringArray::from_iter(numbers(|i| i % 6).map(|v| match v {
+                0 => None,
+                v => Some(["AIR", "a long value that is not inline", "", "SHIP", "ü"][v as usize - 1]),
+            }))),
+        ),
+        (
+            "many",
+            Arc::new(StringArray::from_iter(
+                numbers(|i| i * 31).map(|v| (v % 97 != 3).then(|| format!("value number {v} of many"))),
+            )),
+        ),
+        (
+            "price",
+            Arc::new(
+                Decimal128Array::from_iter_values(numbers(|i| i * 13 % 10_000).map(i128::from))
+                    .with_precision_and_scale(15, 2)
+                    .unwrap(),
+            ),
+        ),
         ("day", Arc::new(Date32Array::from_iter_values(numbers(|i| 9_000 + i / 100).map(|v| v as i32)))),
-        ("x", Arc::new(Float64Array::from_iter(numbers(|i| i).map(|v| match v % 11 {
-            0 => None,
-            1 => Some(f64::NAN),
-            _ => Some(v as f64 / 3.0),
-        })))),
+        (
+            "x",
+            Arc::new(Float64Array::from_iter(numbers(|i| i).map(|v| match v % 11 {
+                0 => None,
+                1 => Some(f64::NAN),
+                _ => Some(v as f64 / 3.0),
+            }))),
+        ),
         ("b", Arc::new(BooleanArray::from_iter(numbers(|i| i % 3).map(|v| (v > 0).then_some(v == 1))))),
-        ("list", Arc::new(ListArray::from_iter_primitive::<Int32Type, _, _>(
-            numbers(|i| i % 4).map(|v| (v > 0).then(|| (0..v).map(|i| Some(i as i32)).collect::<Vec<_>>())),
-        ))),
-        ("nested", Arc::new(StructArray::from(vec![
-            (
-                Arc::new(Field::new("a", DataType::Int64, true)),
-                Arc::new(Int64Array::from_iter_values(numbers(|i| i % 17))) as ArrayRef,
-            ),
-            (
-                Arc::new(Field::new("s", DataType::Utf8, true)),
-                Arc::new(StringArray::from_iter_values(numbers(|i| i % 3).map(|v| format!("s{v}")))) as ArrayRef,
-            ),
-        ]))),
+        (
+            "list",
+            Arc::new(ListArray::from_iter_primitive::<Int32Type, _, _>(
+                numbers(|i| i % 4).map(|v| (v > 0).then(|| (0..v).map(|i| Some(i as i32)).collect::<Vec<_>>())),
+            )),
+        ),
+        (
+            "nested",
+            Arc::new(StructArray::from(vec![
+                (
+                    Arc::new(Field::new("a", DataType::Int64, true)),
+                    Arc::new(Int64Array::from_iter_values(numbers(|i| i % 17))) as ArrayRef,
+                ),
+                (
+                    Arc::new(Field::new("s", DataType::Utf8, true)),
+                    Arc::new(StringArray::from_iter_values(numbers(|i| i % 3).map(|v| format!("s{v}")))) as ArrayRef,
+                ),
+            ])),
+        ),
     ];
     RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(name, array)| (name, array, true))).unwrap()
 }
@@ -146,7 +163,8 @@ fn rows(seed: i64) -> RecordBatch {
 fn write(path: &Path, batch: &RecordBatch) {
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
     let properties = WriterProperties::builder().set_max_row_group_row_count(Some(ROW_GROUP_ROWS)).build();
-    let mut writer = ArrowWriter::try_new(std::fs::File::create(path).unwrap(), batch.schema(), Some(properties)).unwrap();
+    let mut writer =
+        ArrowWriter::try_new(std::fs::File::create(path).unwrap(), batch.schema(), Some(properties)).unwrap();
     writer.write(batch).unwrap();
     writer.close().unwrap();
 }

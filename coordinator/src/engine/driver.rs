@@ -213,7 +213,8 @@ impl Driver {
             Command::QueryDone { query, result, stats } => {
                 self.publish_progress(query);
                 let Some(done) = self.forget(query) else { return };
-                let outcome = Outcome { result, stats, stages: done.metrics, requests: done.requests, cache: done.cache };
+                let outcome =
+                    Outcome { result, stats, stages: done.metrics, requests: done.requests, cache: done.cache };
                 if done.reply.send(Ok(outcome)).is_err() {
                     // The client is gone: nobody will release the result.
                     self.caused.push_back(Event::ResultReleased { query });

@@ -34,8 +34,7 @@ impl SqlSession {
         let (plan, columns) = match &statement {
             CacheStatement::Uncache { .. } => (whole, None),
             CacheStatement::Cache { columns, .. } => {
-                let mut names: Vec<String> =
-                    columns.iter().map(|column| self.context().normalized(column)).collect();
+                let mut names: Vec<String> = columns.iter().map(|column| self.context().normalized(column)).collect();
                 if names.is_empty() {
                     names = whole.schema().fields().iter().map(|field| field.name().clone()).collect();
                 }

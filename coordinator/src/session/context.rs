@@ -8,7 +8,7 @@ use datafusion::execution::memory_pool::MemoryPool;
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::prelude::{SessionConfig, SessionContext};
-use onward_cache::{Confinement, MeteredRegistry, StoreRegistry, versioned_cache_manager};
+use onward_cache::{Confinement, ExpectedVersions, MeteredRegistry, StoreRegistry, versioned_cache_manager};
 use onward_planner::session::session_state_builder;
 use onward_segment::ScratchDir;
 use onward_wire::message::StoreSpec;
@@ -145,6 +145,11 @@ impl SqlSession {
     /// Requests that planning (listings, footers) and queries in the coordinator made, since the session began.
     pub fn store_requests(&self) -> onward_wire::message::StoreRequests {
         self.registry.counters().snapshot()
+    }
+
+    /// The session's stores, where objects are read in the versions `expected`.
+    pub(crate) fn registry_expecting(&self, expected: Arc<ExpectedVersions>) -> Arc<MeteredRegistry> {
+        self.registry.expecting(expected)
     }
 
     /// Relative file names mean files below it.

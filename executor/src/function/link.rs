@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use onward_cache::columns::{WritingLease, WrittenColumn};
 use onward_wire::columns::{
-    AbandonColumns, ColumnId, ColumnState, ColumnsFound, FindColumns, FoundColumn, ObjectVersion, OpenColumn, PublishColumn,
+    AbandonColumns, ColumnId, ColumnState, ColumnsFound, FindColumns, FoundColumn, ObjectVersion, OpenColumn,
+    PublishColumn,
 };
 use onward_wire::message::{
     MAX_DESCRIPTORS, MapSegments, OpenSegment, ReleaseSegments, RequestFailed, SegmentOpened, SegmentRef,

@@ -55,9 +55,8 @@ impl ColumnService {
     pub(super) async fn open(&self, request: OpenColumn) -> Result<(), String> {
         let OpenColumn { request, object, column, capacity_bytes } = request;
         let (tier, function) = (Arc::clone(&self.tier), self.function);
-        let opened = tokio::task::spawn_blocking(move || {
-            tier.open(function, &Arc::new(object), &column, capacity_bytes)
-        });
+        let opened =
+            tokio::task::spawn_blocking(move || tier.open(function, &Arc::new(object), &column, capacity_bytes));
         match opened.await {
             Ok(Ok(file)) => {
                 let opened = SegmentOpened { request, segment: file.id.0, capacity_bytes: file.capacity_bytes };

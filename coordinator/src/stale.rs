@@ -1,0 +1,62 @@
+//! A query that met an object which was overwritten after it was planned: planned again, once.
+
+use futures::future::BoxFuture;
+use futures::{StreamExt, stream};
+
+use crate::api::{Result, ResultStream};
+
+/// `rows`, or, when the first thing that they say is that an object is stale, those of `again`. Rows that somebody may have seen
+/// are never repeated: a stale object that is met later is the statement's error.
+pub(crate) fn or_again(rows: ResultStream, again: BoxFuture<'static, Result<ResultStream>>) -> ResultStream {
+    let first = async move {
+        let mut rows = rows;
+        match rows.next().await {
+            Some(Err(error)) if error.error.is_stale => {
+                tracing::info!(error = %error.error, "an object changed while it was read: the query is planned again");
+                drop(rows);
+                again.await.unwrap_or_else(|error| stream::iter([Err(error)]).boxed())
+            }
+            first => {
+                drop(again);
+                stream::iter(first).chain(rows).boxed()
+            }
+        }
+    };
+    stream::once(first).flatten().boxed()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use datafusion::arrow::array::{ArrayRef, Int64Array, RecordBatch};
+    use futures::{FutureExt, TryStreamExt};
+    use onward_wire::WireError;
+
+    use super::*;
+    use crate::api::QueryError;
+
+    fn row(value: i64) -> Result<RecordBatch> {
+        let column = Arc::new(Int64Array::from(vec![value])) as ArrayRef;
+        Ok(RecordBatch::try_from_iter([("a", column)]).unwrap())
+    }
+
+    fn stale() -> Result<RecordBatch> {
+        Err(QueryError { error: WireError::stale("s3://b/t"), query: None })
+    }
+
+    async fn run(rows: Vec<Result<RecordBatch>>, again: Vec<Result<RecordBatch>>) -> Result<usize> {
+        let again = async move { Ok(stream::iter(again).boxed()) }.boxed();
+        let rows: Vec<_> = or_again(stream::iter(rows).boxed(), again).try_collect().await?;
+        Ok(rows.len())
+    }
+
+    #[tokio::test]
+    async fn a_stale_object_is_worth_one_more_plan_until_a_row_was_seen() {
+        assert_eq!(run(vec![row(1), row(2)], vec![]).await.unwrap(), 2);
+        assert_eq!(run(vec![stale()], vec![row(1), row(2), row(3)]).await.unwrap(), 3);
+        assert!(run(vec![stale()], vec![stale()]).await.unwrap_err().error.is_stale, "once");
+        assert!(run(vec![row(1), stale()], vec![row(1)]).await.is_err(), "rows are not repeated");
+        assert_eq!(run(vec![], vec![row(1)]).await.unwrap(), 0);
+    }
+}
