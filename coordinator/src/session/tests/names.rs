@@ -163,7 +163,8 @@ async fn files_and_directories_of_any_name_are_written_listed_and_read() {
     let matched = NAMES.into_iter().filter(|name| is_matched(name)).count();
     assert_eq!(f.rows("select count(*) from 'd?*/f *.parquet'").await, [matched.to_string()]);
     let context = SessionContext::new();
-    for (i, name) in NAMES.into_iter().enumerate() {
+    // DataFusion takes the file `f k=v.parquet` for a partition; see `is_matched`.
+    for (i, name) in NAMES.into_iter().enumerate().filter(|(_, name)| is_matched(name)) {
         let url = Url::from_directory_path(f.path(&format!("d {name}"))).unwrap();
         context
             .sql(&format!("create external table t{i} stored as parquet location {}", quoted(url.as_str())))
