@@ -50,8 +50,8 @@ impl Cluster {
 
     async fn session(&self, functions: u32) -> Arc<Session> {
         let session = self.coordinator.session(SessionOptions::default()).expect("a session");
-        session.run("SET onward.statement_timeout_ms = 120000").await.expect("a setting");
-        session.run(&format!("SET onward.functions = {functions}")).await.expect("a setting");
+        rows(&session, "SET onward.statement_timeout_ms = 120000").await;
+        rows(&session, &format!("SET onward.functions = {functions}")).await;
         session
     }
 
@@ -151,7 +151,7 @@ async fn warm_columns_outlive_the_functions_that_decoded_them() {
     assert!(hit > 0);
     assert_eq!((missed, requests), (0, 0), "nothing is decoded or asked for again");
 
-    session.run("SET onward.cache = false").await.expect("a setting");
+    rows(&session, "SET onward.cache = false").await;
     let (without, query) = run(&session, &sql).await.expect("rows");
     assert_eq!(without, cold);
     assert_eq!(measured(&session, &query).await[..2], [0, 0]);
@@ -171,7 +171,7 @@ async fn tables_are_cached_shown_and_let_go_by_statements() {
         "create external table t stored as parquet partitioned by (p) location '{}/'",
         cluster.path("t").display()
     );
-    session.run(&create).await.expect("a table");
+    rows(&session, &create).await;
     let cached = rows(&session, "cache table t (V, \"s\") where p = '1'").await.remove(0);
     assert_eq!(
         (cached[0].as_str(), cached[1].as_str(), cached[3].as_str()),
@@ -185,7 +185,7 @@ async fn tables_are_cached_shown_and_let_go_by_statements() {
     let objects = rows(&session, "select distinct object from system.cache where pinned").await;
     assert!(objects.len() == 1 && objects[0][0].ends_with("/p=1/a.parquet"), "{objects:?}");
 
-    session.run("SET onward.functions = 1").await.expect("a setting");
+    rows(&session, "SET onward.functions = 1").await;
     let (_, query) = run(&session, "select sum(v), max(s) from t where p = '1'").await.expect("rows");
     assert_eq!(measured(&session, &query).await[1], 0);
 
