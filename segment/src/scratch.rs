@@ -26,7 +26,7 @@ impl ScratchDir {
     /// `base` is made when it is not there.
     pub fn create(base: &Path, prefix: &str) -> io::Result<Self> {
         fs::create_dir_all(base)?;
-        remove_leftovers(base, prefix);
+        Self::remove_leftovers(base, prefix);
         for _ in 0..MAX_DRAWS {
             let path = base.join(format!("{prefix}{:08x}", fastrand::u32(..)));
             match fs::DirBuilder::new().mode(0o700).create(&path) {
@@ -42,6 +42,18 @@ impl ScratchDir {
         Err(io::ErrorKind::AlreadyExists.into())
     }
 
+    /// Removes the directories with this prefix that crashed processes of this user left in `base`.
+    pub fn remove_leftovers(base: &Path, prefix: &str) {
+        let user = rustix::process::geteuid().as_raw();
+        for entry in fs::read_dir(base).into_iter().flatten().flatten() {
+            let is_ours = entry.file_name().as_encoded_bytes().starts_with(prefix.as_bytes())
+                && entry.metadata().is_ok_and(|metadata| metadata.is_dir() && metadata.uid() == user);
+            if is_ours && let Some(_lock) = lock(&entry.path()) {
+                remove(&entry.path(), "what a crashed process left");
+            }
+        }
+    }
+
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
@@ -51,17 +63,6 @@ impl ScratchDir {
 impl Drop for ScratchDir {
     fn drop(&mut self) {
         remove(&self.path, "what the process kept there");
-    }
-}
-
-fn remove_leftovers(base: &Path, prefix: &str) {
-    let user = rustix::process::geteuid().as_raw();
-    for entry in fs::read_dir(base).into_iter().flatten().flatten() {
-        let is_ours = entry.file_name().as_encoded_bytes().starts_with(prefix.as_bytes())
-            && entry.metadata().is_ok_and(|metadata| metadata.is_dir() && metadata.uid() == user);
-        if is_ours && let Some(_lock) = lock(&entry.path()) {
-            remove(&entry.path(), "what a crashed process left");
-        }
     }
 }
 

@@ -95,7 +95,7 @@ impl Repl {
 
     /// Runs what was typed; false ends the shell.
     fn handle(&mut self, runtime: &Runtime, input: &str) -> Result<bool, Failure> {
-        if input.trim_start().starts_with('\\') {
+        if commands::is_command(input) {
             return self.command(runtime, input);
         }
         for statement in statements::split(input).0 {

@@ -5,6 +5,9 @@ use std::path::{Path, PathBuf};
 use onward_wire::Config;
 
 const MIB: u64 = 1 << 20;
+/// `segment_dir` that chooses by itself, and what it chooses if it can.
+const AUTO: &str = "auto";
+const SHARED_MEMORY: &str = "/dev/shm";
 /// A shared-memory directory with less free than this (containers have 64 MiB) is not worth using.
 const LEAST_SHARED_MEMORY_BYTES: u64 = 512 * MIB;
 /// At most this much is pre-faulted ahead of need.
@@ -46,7 +49,7 @@ impl StoreOptions {
         let disk_dir = config.spill_root();
         let wanted = config.segment_memory_limit_bytes();
         let (memory_dir, memory_bytes) = match config.segment_dir.as_str() {
-            "auto" => choose_memory_dir(Path::new("/dev/shm"), &disk_dir, wanted),
+            AUTO => choose_memory_dir(Path::new(SHARED_MEMORY), &disk_dir, wanted),
             dir => (dir.into(), wanted),
         };
         Self {
@@ -58,6 +61,17 @@ impl StoreOptions {
             pool_bytes: memory_bytes / 2,
             prefault_bytes: MOST_PREFAULTED_BYTES.min(memory_bytes / 8),
         }
+    }
+}
+
+impl StoreOptions {
+    /// Every directory that [`StoreOptions::from_config`] may choose.
+    pub(super) fn dirs(config: &Config) -> [PathBuf; 2] {
+        let memory_dir = match config.segment_dir.as_str() {
+            AUTO => SHARED_MEMORY,
+            dir => dir,
+        };
+        [memory_dir.into(), config.spill_root()]
     }
 }
 
