@@ -64,6 +64,8 @@ pub struct MeteredStore {
     counters: Arc<RequestCounters>,
     versions: Arc<SeenVersions>,
     expected: Option<Expected>,
+    /// Objects are read in the version that was listed.
+    reads_listed: bool,
 }
 
 /// The versions that reads of one store must find.
@@ -76,7 +78,7 @@ struct Expected {
 impl MeteredStore {
     /// Counts what goes through `handle`.
     pub fn new(handle: StoreHandle, counters: Arc<RequestCounters>, versions: Arc<SeenVersions>) -> Self {
-        Self { handle, counters, versions, expected: None }
+        Self { handle, counters, versions, expected: None, reads_listed: false }
     }
 
     /// Reads of objects that a plan names fail when they find another version than the plan was made for.
@@ -85,14 +87,19 @@ impl MeteredStore {
         self
     }
 
-    /// Fails when `meta` is not the version that the plan was made for.
+    /// For planning: a read of an object that has changed since it was listed fails.
+    pub fn reading_listed(mut self) -> Self {
+        self.reads_listed = true;
+        self
+    }
+
+    /// Fails when `meta` is not the version that the plan was made for, or is being made for.
     fn check_version(&self, meta: &ObjectMeta) -> Result<()> {
-        match &self.expected {
-            Some(expected) if !expected.versions.is_expected(&expected.store_url, meta) => {
-                Err(self.stale(&meta.location))
-            }
-            _ => Ok(()),
-        }
+        let is_right = match &self.expected {
+            Some(expected) => expected.versions.is_expected(&expected.store_url, meta),
+            None => !self.reads_listed || self.versions.fits(meta),
+        };
+        if is_right { Ok(()) } else { Err(self.stale(&meta.location)) }
     }
 
     /// An object that the plan names and that is gone is as stale as an overwritten one.
@@ -108,8 +115,11 @@ impl MeteredStore {
     }
 
     fn stale(&self, location: &Path) -> object_store::Error {
-        let store = self.expected.as_ref().map_or("", |expected| expected.store_url.as_str());
-        let source = Box::new(WireError::stale(format!("{store}{location}")));
+        let name = match &self.expected {
+            Some(expected) => format!("{}{location}", expected.store_url),
+            None => location.to_string(),
+        };
+        let source = Box::new(WireError::stale(name));
         object_store::Error::Precondition { path: location.to_string(), source }
     }
 
@@ -192,7 +202,10 @@ impl ObjectStore for MeteredStore {
         let is_head = options.head;
         let result = self.inner().get_opts(location, options).await.map_err(|error| self.removed(location, error))?;
         self.counters.read(if is_head { 0 } else { result.range.end - result.range.start });
-        self.check_version(&result.meta)?;
+        // A HEAD asks which version there is.
+        if !is_head || self.expected.is_some() {
+            self.check_version(&result.meta)?;
+        }
         self.versions.note(&result.meta);
         Ok(result)
     }

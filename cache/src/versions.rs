@@ -19,6 +19,7 @@ use onward_wire::columns::ObjectTag;
 use parking_lot::RwLock;
 use url::Url;
 
+use crate::paths::store_path;
 use crate::store::store_key;
 
 /// Objects remembered; past it all are forgotten, which costs a re-read of their footers and nothing else.
@@ -53,6 +54,15 @@ impl Version {
         self.is_known() && same_tag && self.size == other.size && self.modified == other.modified
     }
 
+    /// Nothing says that these are other bytes. Stores give times more exactly in listings than with objects: where there are
+    /// etags, they decide.
+    fn fits(&self, other: &Self) -> bool {
+        match (&self.e_tag, &other.e_tag) {
+            (Some(one), Some(two)) => one == two && self.size == other.size,
+            _ => self.size == other.size && (self.modified == other.modified || !self.is_known() || !other.is_known()),
+        }
+    }
+
     fn is_known(&self) -> bool {
         self.e_tag.is_some() || self.modified.is_some()
     }
@@ -79,8 +89,8 @@ impl ExpectedVersions {
         let object = |tag: &ObjectTag| {
             let store =
                 Url::parse(&tag.store).map_or_else(|_| tag.store.clone(), |url| format!("{}/", store_key(&url)));
-            // As it was printed: encoding it again would name another object.
-            let path = Path::parse(&tag.path).unwrap_or_else(|_| Path::from(tag.path.as_str()));
+            // A path that is none names no object, and is never asked about.
+            let path = store_path(&tag.path).unwrap_or_default();
             let modified = (tag.modified_ns != 0).then_some(tag.modified_ns);
             ((store, path), Version { e_tag: tag.e_tag.clone(), size: tag.bytes, modified })
         };
@@ -101,7 +111,7 @@ impl ExpectedVersions {
     pub(crate) fn is_expected(&self, store_url: &str, meta: &ObjectMeta) -> bool {
         let expected = self.objects.get(&(store_url.to_owned(), meta.location.clone()));
         // A store that tells neither etag nor time cannot be checked.
-        expected.is_none_or(|expected| expected.is_same(&Version::of(meta)) || !expected.is_known())
+        expected.is_none_or(|expected| expected.fits(&Version::of(meta)))
     }
 }
 
@@ -117,6 +127,11 @@ impl SeenVersions {
             seen.clear();
         }
         seen.insert(meta.location.clone(), version);
+    }
+
+    /// Nothing says that `meta` is another version than was seen last.
+    pub(crate) fn fits(&self, meta: &ObjectMeta) -> bool {
+        self.seen.read().get(&meta.location).is_none_or(|seen| seen.fits(&Version::of(meta)))
     }
 
     /// `meta` is the version that was seen last.

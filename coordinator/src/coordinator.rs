@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use datafusion::common::DataFusionError;
 use datafusion::execution::memory_pool::{GreedyMemoryPool, TrackConsumersPool};
-use onward_executor::host::HostOptions;
+use onward_executor::host::{self, HostOptions};
 use onward_wire::{Config, ErrorKind, QueryId, WireError};
 use parking_lot::Mutex;
 use tokio::sync::{OnceCell, watch};
@@ -56,6 +56,7 @@ impl Coordinator {
         let (config, history) = (Arc::new(options.config), Arc::<History>::default());
         let cached = system::TierCell::default();
         let scratch = config.spill_root();
+        host::remove_leftovers(&config);
         let directory = DataDirectory::open(options.data_dir.as_deref(), &scratch).map_err(DataFusionError::from)?;
         let catalog = Catalog::open(directory).map_err(DataFusionError::from)?;
         catalog.add_system_schema(system::SCHEMA, system::schema(&history, &cached)?);

@@ -147,7 +147,7 @@ impl FlightService for Front {
             _ => {
                 request.extensions_mut().insert(Polled);
                 let info = self.flight_info(request).await?.into_inner();
-                self.service.poll_started(info).await
+                self.service.poll_started(info)
             }
         };
         Ok(cookie.on(Response::new(poll)))

@@ -22,8 +22,6 @@ use crate::service::Service;
 
 /// The longest that a poll waits for news.
 const POLL_WAIT: Duration = Duration::from_millis(500);
-/// The longest that a poll which starts a write waits for its end: small ones need no second poll.
-const WRITE_WAIT: Duration = Duration::from_millis(100);
 
 /// The `app_metadata` of the endpoint that PollFlightInfo answers with, in protobuf.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -69,13 +67,10 @@ pub(crate) fn is_polled<T>(request: &Request<T>) -> bool {
 
 impl Service {
     /// The answer to the poll that started the statement of `info`.
-    pub(crate) async fn poll_started(&self, info: FlightInfo) -> PollInfo {
+    pub(crate) fn poll_started(&self, info: FlightInfo) -> PollInfo {
         let handle = info.endpoint.first().and_then(handle_of);
         match handle.and_then(|handle| self.results.get(&handle)) {
-            Some(running) => {
-                running.written(WRITE_WAIT).await;
-                poll_info(&running, info)
-            }
+            Some(running) => poll_info(&running, info),
             // The answer of a question about the catalog.
             None => PollInfo::new().with_info(info),
         }

@@ -314,6 +314,8 @@ impl Running {
             }
         };
         tokio::select! {
+            // What was ended is over as well: why comes first.
+            biased;
             () = self.ended.cancelled() => Err(self.end_status()),
             _ = tokio::time::timeout(limit, changed) => Ok(()),
         }

@@ -23,6 +23,9 @@ use crate::service::Service;
 use crate::session::ClientSession;
 use crate::status;
 
+/// The longest that a poll which starts a write waits for its end: small ones need no second poll.
+const WRITE_WAIT: Duration = Duration::from_millis(100);
+
 /// Header that limits a statement, in milliseconds from the call on. It can only shorten the session's timeout.
 pub const TIMEOUT_HEADER: &str = "x-onward-timeout-ms";
 
@@ -44,6 +47,9 @@ impl Service {
             if !execution.is_query && is_polled {
                 let over = CancellationToken::new();
                 execution.stream = driven(execution.stream, over.clone());
+                // A client that leaves meanwhile has no ticket to cancel with: the write ends with this call. Afterwards it is
+                // no error that the write goes on.
+                let _ = tokio::time::timeout(WRITE_WAIT, over.cancelled()).await;
                 written = Some(over);
             } else if !execution.is_query {
                 let rows: Vec<RecordBatch> = execution.stream.try_collect().await?;

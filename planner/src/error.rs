@@ -14,7 +14,16 @@ pub fn classify(error: &DataFusionError) -> WireError {
     if let Some(wire) = find_wire(error) {
         return wire.clone();
     }
-    WireError::new(kind(error), message(error))
+    let (kind, mut message) = (kind(error), message(error));
+    if kind == ErrorKind::ResourceExhausted && is_spill(error) {
+        message.push_str(": operators spill to the disk of spill_dir");
+    }
+    WireError::new(kind, message)
+}
+
+/// Only spill files are written as Arrow by operators; an error of writing one names no file.
+fn is_spill(error: &(dyn Error + 'static)) -> bool {
+    matches!(error.downcast_ref(), Some(ArrowError::IoError(..))) || inner(error).is_some_and(is_spill)
 }
 
 /// The [`WireError`] as an error that DataFusion's operators pass through.
@@ -228,6 +237,17 @@ mod tests {
         assert_eq!(found(&wrap(denied.into())), (ErrorKind::Denied, false));
         let reset = std::io::Error::from(std::io::ErrorKind::ConnectionReset);
         assert_eq!(found(&wrap(reset.into())), (ErrorKind::Unavailable, true));
+    }
+
+    /// A full disk has a name.
+    #[test]
+    fn a_spill_that_does_not_fit_says_which_disk_is_full() {
+        let full = || std::io::Error::from(std::io::ErrorKind::StorageFull);
+        let spill = ArrowError::IoError("IO error".to_owned(), full());
+        let spill = classify(&DataFusionError::from(spill).context("in a sort"));
+        assert!(spill.kind() == ErrorKind::ResourceExhausted && spill.message.contains("spill_dir"), "{spill}");
+        let other = classify(&DataFusionError::from(full()));
+        assert!(other.kind() == ErrorKind::ResourceExhausted && !other.message.contains("spill_dir"), "{other}");
     }
 
     /// What a function or a reader said travels unchanged, flags and all.

@@ -247,6 +247,11 @@ fn from_status(status: &Status) -> WireError {
         ErrorKind::Internal,
     ];
     let named = status.metadata().get(ERROR_KIND_HEADER).and_then(|name| name.to_str().ok());
+    // Made on this side: no server says what it is that broke.
+    if let (None, Some(cause)) = (named, std::error::Error::source(status)) {
+        let message = format!("the connection to the server was lost: {}", innermost(cause));
+        return WireError::new(ErrorKind::Unavailable, message);
+    }
     let kind = kinds.into_iter().find(|kind| Some(format!("{kind:?}").as_str()) == named);
     // A server of another make sends no kind.
     let kind = kind.unwrap_or(match status.code() {

@@ -49,7 +49,7 @@ impl Shown {
             },
             (Some(number), _) => number.to_string(),
             (None, Some(text)) => format!("{text:?}"),
-            (None, None) => "false".to_owned(),
+            (None, None) => self.value.to_bool().unwrap_or_default().to_string(),
         }
     }
 

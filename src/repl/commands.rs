@@ -43,9 +43,26 @@ const FUNCTIONS: &str = "SELECT DISTINCT routine_name AS name, function_type AS 
      FROM information_schema.routines ORDER BY 1";
 const SETTINGS: &str = "SELECT name, value FROM information_schema.df_settings ORDER BY 1";
 
+/// Whether `input` is a command: a line with a backslash, or a word that people try first.
+pub(super) fn is_command(input: &str) -> bool {
+    input.trim_start().starts_with('\\') || plain_word(input).is_some()
+}
+
+/// The command that a word by itself stands for, as in psql.
+fn plain_word(input: &str) -> Option<Command> {
+    match input.trim().trim_end_matches(';').trim_end().to_ascii_lowercase().as_str() {
+        "exit" | "quit" => Some(Command::Quit),
+        "help" => Some(Command::Help),
+        _ => None,
+    }
+}
+
 impl Command {
     /// Reads a command; the error says what is wrong with it.
     pub(super) fn parse(input: &str) -> Result<Self, String> {
+        if let Some(command) = plain_word(input) {
+            return Ok(command);
+        }
         let input = input.trim().trim_end_matches(';').trim_end();
         let (name, argument) = input.split_once(char::is_whitespace).unwrap_or((input, ""));
         let argument = argument.trim();
@@ -97,9 +114,14 @@ mod tests {
             ("\\maxrows 7", Command::MaxRows(Some(7))),
             ("\\format CSV", Command::Format(Format::Csv)),
             ("\\i a b.sql", Command::Include("a b.sql".to_owned())),
+            ("exit", Command::Quit),
+            (" QUIT; ", Command::Quit),
+            ("help", Command::Help),
         ] {
+            assert!(is_command(input), "{input}");
             assert_eq!(Command::parse(input), Ok(command), "{input}");
         }
+        assert!(!is_command("select 1;") && !is_command("exit now") && !is_command("helper"));
         for wrong in ["\\nope", "\\i", "\\x maybe", "\\format parquet", "\\maxrows all"] {
             assert!(Command::parse(wrong).is_err(), "{wrong}");
         }

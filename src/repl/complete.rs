@@ -33,7 +33,7 @@ impl Validator for ShellHelper {
     /// Enter ends the input when no statement is open; commands are one line.
     fn validate(&self, context: &mut ValidationContext<'_>) -> rustyline::Result<ValidationResult> {
         let input = context.input();
-        let is_complete = input.trim_start().starts_with('\\') || !statements::split(input).1;
+        let is_complete = commands::is_command(input) || !statements::split(input).1;
         Ok(if is_complete { ValidationResult::Valid(None) } else { ValidationResult::Incomplete })
     }
 }

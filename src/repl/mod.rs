@@ -7,12 +7,14 @@ mod words;
 
 use std::io::Write;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustyline::config::Configurer;
 use rustyline::error::ReadlineError;
 use rustyline::history::FileHistory;
 use rustyline::{CompletionType, Editor};
 use tokio::runtime::Runtime;
+use tokio::task::JoinSet;
 
 use self::commands::Command;
 use self::complete::ShellHelper;
@@ -24,6 +26,9 @@ use crate::shell::{self, Display, Interrupts, RunError, Summary, report, stateme
 
 /// Rows of one result that the shell prints unless told otherwise.
 pub const MAX_ROWS: usize = 10_000;
+
+/// The longest that leaving waits for look-ups of words.
+const LEAVE_WAIT: Duration = Duration::from_secs(1);
 
 /// How a shell starts.
 pub struct Options {
@@ -40,6 +45,8 @@ pub struct Repl {
     interrupts: Interrupts,
     options: Options,
     words: Arc<Words>,
+    /// Look-ups of words, beside the prompt.
+    look_ups: JoinSet<()>,
     editor: Editor<ShellHelper, FileHistory>,
 }
 
@@ -60,7 +67,7 @@ impl Repl {
         editor.set_auto_add_history(true);
         editor.set_max_history_size(history::MAX_ENTRIES)?;
         editor.set_helper(Some(ShellHelper::new(words.clone())));
-        Ok(Self { client, display, interrupts, options, words, editor })
+        Ok(Self { client, display, interrupts, options, words, look_ups: JoinSet::new(), editor })
     }
 
     /// Reads and runs until `\q` or Ctrl-D.
@@ -90,12 +97,14 @@ impl Repl {
         if let Some(path) = &history {
             let _ = self.editor.append_history(path);
         }
+        // A server would keep the rows of an unfinished look-up for a client that is gone.
+        let _ = runtime.block_on(async { tokio::time::timeout(LEAVE_WAIT, self.look_ups.join_all()).await });
         Ok(())
     }
 
     /// Runs what was typed; false ends the shell.
     fn handle(&mut self, runtime: &Runtime, input: &str) -> Result<bool, Failure> {
-        if input.trim_start().starts_with('\\') {
+        if commands::is_command(input) {
             return self.command(runtime, input);
         }
         for statement in statements::split(input).0 {
@@ -170,8 +179,9 @@ impl Repl {
     }
 
     /// Looks up names for completion, beside the prompt: the first look-up starts the engine.
-    fn refresh_words(&self, runtime: &Runtime) {
+    fn refresh_words(&mut self, runtime: &Runtime) {
         let (words, client) = (self.words.clone(), self.client.clone());
-        runtime.spawn(async move { words.refresh(&client).await });
+        while self.look_ups.try_join_next().is_some() {}
+        self.look_ups.spawn_on(async move { words.refresh(&client).await }, runtime.handle());
     }
 }

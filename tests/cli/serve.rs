@@ -7,7 +7,7 @@ use std::time::Instant;
 use rustix::process::Signal;
 
 use super::signals::send;
-use super::{ENDLESS, PATIENCE, Ran, Workspace};
+use super::{ENDLESS, PATIENCE, Ran, Workspace, entries};
 
 /// A server that said it is ready.
 pub struct Server {
@@ -119,6 +119,42 @@ fn sigterm_lets_running_statements_end_and_refuses_new_ones() {
     assert_eq!(ran.expect_success(), "s\n2000000001000000000\n");
     assert_eq!(server.wait().code, Some(0));
     workspace.assert_nothing_left();
+}
+
+/// What a killed server left in memory and on disk is gone as soon as the next one is ready, long before it needs a function.
+#[test]
+fn the_next_server_removes_what_a_killed_one_left() {
+    let workspace = Workspace::new();
+    let segments = workspace.path("segments");
+    let arguments = ["--set", &format!("segment_dir={}", segments.display())];
+    let mut server = Server::start(&workspace, &arguments);
+    let connect = ["--connect", &server.url, "--functions", "2"];
+    workspace.sql("select sum(value) from generate_series(1, 1000)", &connect);
+    server.child.kill().expect("it runs");
+    server.child.wait().expect("it ends");
+    let left =
+        || -> Vec<_> { [&segments, &workspace.path("spill")].into_iter().flat_map(|dir| entries(dir)).collect() };
+    let before = left();
+    assert!(before.len() >= 3, "segments in memory and on disk, and the host's directory: {before:?}");
+    let client = workspace.run(&["sql", "--connect", &server.url, "-c", "select 1"]);
+    client.expect_error(&["onward serve"]);
+
+    let server = Server::start(&workspace, &arguments);
+    let still: Vec<_> = left().into_iter().filter(|path| before.contains(path)).collect();
+    assert_eq!(still, Vec::<std::path::PathBuf>::new());
+    server.stop();
+    assert_eq!(left(), Vec::<std::path::PathBuf>::new());
+}
+
+/// A statement that runs when its server dies ends with an error that says so.
+#[test]
+fn a_client_says_that_its_server_is_gone() {
+    let workspace = Workspace::new();
+    let mut server = Server::start(&workspace, &[]);
+    let client = start_client(&workspace, &server, ENDLESS);
+    server.child.kill().expect("it runs");
+    server.child.wait().expect("it ends");
+    Ran::from(client.wait_with_output().expect("an end")).expect_error(&["the connection to the server was lost"]);
 }
 
 #[test]

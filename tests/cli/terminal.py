@@ -89,6 +89,8 @@ shell.send("select 5 as five;\r")
 shell.expect(r"-\[ row 1 \]-+\s+five \| 5.*onward> ")
 shell.send("\\x off\r")
 shell.expect(r"onward> ")
+shell.send("help\r")
+shell.expect(r"Ctrl-D leaves.*onward> ")
 shell.send("\\nonsense\r")
 shell.expect(r"error: .nonsense.*onward> ")
 

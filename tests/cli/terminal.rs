@@ -23,6 +23,9 @@ fn the_shell_follows_a_statement_on_a_server() {
     let workspace = Workspace::new();
     let server = Server::start(&workspace, &[]);
     drive(&workspace, &["--connect", &server.url]);
+    // Nothing that the shell began is left for the drain to wait for.
+    let sql = "select count(*) as n from system.queries where state = 'running'";
+    assert_eq!(workspace.sql(sql, &["--format", "csv", "--connect", &server.url]), "n\n1\n");
     server.stop();
     workspace.assert_nothing_left();
 }

@@ -58,7 +58,9 @@ FROM (VALUES
   (4, 1, 1, 1, 1, 1, 1, 1, 1, 0.25, 1e-300, true),
   (5, -1, -1, -1, -1, 1, 1, 1, 1, 'NaN', 'NaN', true),
   (6, 7, 7, 7, 7, 7, 7, 7, 7, 'Infinity', 'Infinity', false),
-  (7, 7, 7, 7, 7, 7, 7, 7, 7, '-Infinity', '-Infinity', false))
+  (7, 7, 7, 7, 7, 7, 7, 7, 7, '-Infinity', '-Infinity', false),
+  -- Without it NaN would share its file with one value, which DataFusion 55 takes for that of all rows: statistics leave NaN out.
+  (9, 7, 7, 7, 7, 7, 7, 7, 7, 2.5, 2.5, false))
 WHERE column1 % 4 = $FILE
 
 -- decimals: 4 parquet

@@ -366,7 +366,13 @@ pub(super) fn no_files(location: &Location) -> CatalogError {
         Some(path) if location.pattern().is_some() && path.is_dir() => {
             format!(": `{}` is there, but nothing in it has such a name", path.display())
         }
-        Some(path) if path.is_dir() => ": the directory is empty".to_owned(),
+        Some(path) if path.is_dir() => match std::fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_some()) {
+            true => {
+                ": files in subdirectories (but for `key=value/`) and hidden ones are not read; `**/*` reads the former"
+                    .to_owned()
+            }
+            false => ": the directory is empty".to_owned(),
+        },
         Some(path) => match path.parent() {
             Some(parent) if parent.is_dir() => {
                 let names = std::fs::read_dir(parent).into_iter().flatten().flatten().take(FILES_LOOKED_AT);

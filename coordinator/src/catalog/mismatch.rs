@@ -6,9 +6,10 @@ use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use datafusion::catalog::Session;
 use datafusion::common::Result;
 use datafusion::datasource::file_format::FileFormat;
+use datafusion::datasource::file_format::json::JsonFormat;
 use datafusion::datasource::listing::{ListingTable, ListingTableUrl};
 use datafusion::error::DataFusionError;
-use datafusion::object_store::{ObjectMeta, ObjectStore};
+use datafusion::object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 use futures::TryStreamExt;
 use onward_planner::error::{classify, external};
 use onward_wire::ErrorKind;
@@ -49,7 +50,7 @@ impl Files<'_> {
         for file in files.iter().take(MAX_SUSPECTS) {
             let schema = match columns_of(format, self.state, self.store, std::slice::from_ref(file)).await {
                 Ok(schema) => schema,
-                Err(error) => return self.bad_file(file, &error).into(),
+                Err(error) => return self.bad_file(format, file, &error).await.into(),
             };
             match &first {
                 None => first = Some((schema, file)),
@@ -70,9 +71,20 @@ impl Files<'_> {
         }
     }
 
-    fn bad_file(&self, file: &ObjectMeta, error: &DataFusionError) -> CatalogError {
-        let reason = classify(error).message;
+    async fn bad_file(&self, format: &dyn FileFormat, file: &ObjectMeta, error: &DataFusionError) -> CatalogError {
+        let reason = match format.is::<JsonFormat>() && self.begins_with_array(file).await {
+            // The reader's own message may quote the whole array.
+            true => "it holds an array, not lines of objects: CREATE EXTERNAL TABLE ... STORED AS JSON ... \
+                     OPTIONS ('format.newline_delimited' 'false') reads a file of one array"
+                .to_owned(),
+            false => classify(error).message,
+        };
         CatalogError::BadFile { file: self.name(file), format: self.format.to_string(), reason }
+    }
+
+    async fn begins_with_array(&self, file: &ObjectMeta) -> bool {
+        let beginning = self.store.get_range(&file.location, 0..file.size.min(64)).await;
+        beginning.is_ok_and(|bytes| bytes.trim_ascii_start().starts_with(b"["))
     }
 }
 
@@ -140,7 +152,7 @@ pub async fn name_file(
             for file in listed.iter().filter(|file| file.size > 0).take(MAX_SUSPECTS) {
                 let format = listing.options().format.as_ref();
                 if let Err(error) = columns_of(format, state, &store, std::slice::from_ref(file)).await {
-                    return Ok(Some(files.bad_file(file, &error)));
+                    return Ok(Some(files.bad_file(format, file, &error).await));
                 }
             }
         }

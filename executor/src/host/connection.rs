@@ -246,7 +246,8 @@ mod tests {
             taking_back.await;
             occupied.await.unwrap().unwrap_err();
             let usage = host.store().usage();
-            assert_eq!((usage.segments, usage.leases, usage.created_files), (0, 0, 1), "{usage:?}");
+            // The file was made; another may be by now, ahead of need.
+            assert!((usage.segments, usage.leases) == (0, 0) && usage.created_files >= 1, "{usage:?}");
         });
     }
 

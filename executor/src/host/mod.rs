@@ -175,6 +175,13 @@ struct Shared {
     events: mpsc::UnboundedSender<HostEvent>,
 }
 
+/// Removes what hosts of crashed processes left. [`Host::start`] does that too, but a process may wait long for its first
+/// function, and what was left takes memory.
+pub fn remove_leftovers(config: &Config) {
+    ScratchDir::remove_leftovers(&config.spill_root(), DIRECTORY_PREFIX, |_| true);
+    SegmentStore::remove_leftovers(config);
+}
+
 impl Host {
     /// Starts a host on the current tokio runtime. Events go to `events`, a queue the coordinator drains; its length is
     /// bounded by what functions may send: an attempt's end, and progress at most every 100 ms.

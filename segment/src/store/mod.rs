@@ -22,7 +22,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use onward_wire::message::SegmentRef;
-use onward_wire::{FunctionId, SegmentId};
+use onward_wire::{Config, FunctionId, SegmentId};
 use parking_lot::Mutex;
 
 use crate::error::{Result, SegmentError};
@@ -131,6 +131,13 @@ impl SegmentStore {
         let shared = Arc::new(Shared { options, memory, disk, state: Mutex::new(state) });
         let prefaulter = Prefaulter::new(Arc::downgrade(&shared));
         Ok(Arc::new(Self { shared, prefaulter }))
+    }
+
+    /// Removes what crashed processes left wherever a store may be with `config`.
+    pub fn remove_leftovers(config: &Config) {
+        for dir in StoreOptions::dirs(config) {
+            ScratchDir::remove_leftovers(&dir, DIRECTORY_PREFIX, |_| true);
+        }
     }
 
     /// A file of at least `capacity_bytes` for a new segment, leased to `writer`. Errors with `Exhausted` when neither

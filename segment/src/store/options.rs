@@ -5,6 +5,9 @@ use std::path::{Path, PathBuf};
 use onward_wire::Config;
 
 const MIB: u64 = 1 << 20;
+/// `segment_dir` that chooses by itself, and what it chooses if it can.
+const AUTO: &str = "auto";
+const SHARED_MEMORY: &str = "/dev/shm";
 /// A shared-memory directory with less free than this (containers have 64 MiB) is not worth using.
 const LEAST_SHARED_MEMORY_BYTES: u64 = 512 * MIB;
 /// At most this much is pre-faulted ahead of need.
@@ -80,8 +83,19 @@ impl StoreOptions {
 
 fn choose_dir(config: &Config, wanted_bytes: u64) -> (PathBuf, u64) {
     match config.segment_dir.as_str() {
-        "auto" => choose_memory_dir(Path::new("/dev/shm"), &config.spill_root(), wanted_bytes),
+        AUTO => choose_memory_dir(Path::new(SHARED_MEMORY), &config.spill_root(), wanted_bytes),
         dir => (dir.into(), wanted_bytes),
+    }
+}
+
+impl StoreOptions {
+    /// Every directory that [`StoreOptions::from_config`] may choose.
+    pub(super) fn dirs(config: &Config) -> [PathBuf; 2] {
+        let memory_dir = match config.segment_dir.as_str() {
+            AUTO => SHARED_MEMORY,
+            dir => dir,
+        };
+        [memory_dir.into(), config.spill_root()]
     }
 }
 

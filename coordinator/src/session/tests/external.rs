@@ -52,6 +52,21 @@ async fn a_file_with_one_json_array_is_not_split() {
     assert_eq!(f.rows("select half from t where id = 7").await, ["3.5"]);
 }
 
+/// The commonest JSON that is no NDJSON: the error says how it is read, and does not quote all of it.
+#[tokio::test]
+async fn an_array_that_is_read_as_lines_says_how_to_read_it() {
+    let f = Fixture::new();
+    for text in ["[{\"a\": 1}, {\"a\": 2}]", "\n[\n {\"a\": 1,\n \"b\": 2}]"] {
+        f.write("t.json", text);
+        for sql in ["select * from 't.json'", "create external table t stored as json location 't.json'"] {
+            let error = f.error(sql).await;
+            assert!(error.message.contains("'format.newline_delimited' 'false'"), "{error}");
+        }
+    }
+    f.write("t.json", "{\"a\": [1]}\n{\"a\":");
+    assert!(!f.error("select * from 't.json'").await.message.contains("newline_delimited"));
+}
+
 /// Rows that were written otherwise than they are read would spoil a table.
 #[tokio::test]
 async fn files_that_can_be_read_only_are_not_written() {
@@ -129,6 +144,9 @@ async fn errors_name_the_file_and_what_to_do() {
     assert!(error.message.contains("lineitm.csv") && error.message.contains("did you mean `lineitem.csv`"), "{error}");
     let error = f.error("select * from 'nothing*.csv'").await;
     assert!(kind(&error) == ErrorKind::NotFound && error.message.contains("nothing*.csv"), "{error}");
+    f.write("hidden/.a.csv", "a\n1\n");
+    let error = f.error("select * from 'hidden/'").await;
+    assert!(kind(&error) == ErrorKind::NotFound && error.message.contains("hidden ones are not read"), "{error}");
     let error = f.error("select * from 'bad.parquet'").await;
     assert!(kind(&error) == ErrorKind::InvalidQuery && error.message.contains("bad.parquet"), "{error}");
     let error = f.error("create external table t stored as csv location 'lineitem.csv' options (delimeter ';')").await;
