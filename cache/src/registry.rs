@@ -87,6 +87,18 @@ impl StoreRegistry {
         self.view(confinement, Arc::default())
     }
 
+    /// [`Self::metered`] for planning: a read of an object that has changed since it was listed fails.
+    pub fn planning(self: &Arc<Self>, confinement: Option<Arc<Confinement>>) -> Arc<MeteredRegistry> {
+        let view = MeteredRegistry {
+            stores: self.clone(),
+            counters: Arc::default(),
+            confinement,
+            expected: Arc::default(),
+            reads_listed: true,
+        };
+        Arc::new(view)
+    }
+
     /// [`Self::metered`] for a plan: objects that it names are read in the version it was made for, or not at all.
     pub fn expecting(self: &Arc<Self>, expected: Arc<ExpectedVersions>) -> Arc<MeteredRegistry> {
         self.view(None, expected)
@@ -97,7 +109,13 @@ impl StoreRegistry {
         confinement: Option<Arc<Confinement>>,
         expected: Arc<ExpectedVersions>,
     ) -> Arc<MeteredRegistry> {
-        Arc::new(MeteredRegistry { stores: self.clone(), counters: Arc::default(), confinement, expected })
+        Arc::new(MeteredRegistry {
+            stores: self.clone(),
+            counters: Arc::default(),
+            confinement,
+            expected,
+            reads_listed: false,
+        })
     }
 
     fn entry(&self, url: &Url) -> Result<Entry, StoreError> {
@@ -123,6 +141,7 @@ pub struct MeteredRegistry {
     counters: Arc<RequestCounters>,
     confinement: Option<Arc<Confinement>>,
     expected: Arc<ExpectedVersions>,
+    reads_listed: bool,
 }
 
 impl MeteredRegistry {
@@ -139,6 +158,7 @@ impl MeteredRegistry {
             counters: counters.clone(),
             confinement: confinement.clone(),
             expected,
+            reads_listed: false,
         })
     }
 
@@ -163,7 +183,8 @@ impl ObjectStoreRegistry for MeteredRegistry {
             handle.store = Arc::new(ConfinedStore::new(handle.store, confinement.clone()));
         }
         let store = MeteredStore::new(handle, self.counters.clone(), self.stores.versions.clone());
-        Ok(Arc::new(store.expecting(format!("{}/", store_key(url)), self.expected.clone())))
+        let store = store.expecting(format!("{}/", store_key(url)), self.expected.clone());
+        Ok(Arc::new(if self.reads_listed { store.reading_listed() } else { store }))
     }
 }
 

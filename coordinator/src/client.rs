@@ -119,7 +119,7 @@ impl Session {
         let timeout = self.timeout_ms().and_then(|ms| Instant::now().checked_add(Duration::from_millis(ms)));
         let deadline = timeout.into_iter().chain(deadline).min().map(Deadline::from_std);
         let (progress, watcher) = watch::channel(QueryProgress::default());
-        let rows = async {
+        let plan = async |values: Option<ParamValues>, progress| {
             let statement = match prepared {
                 Some(prepared) => self.sql.plan_prepared(prepared).await?,
                 None => self.sql.plan(sql).await?,
@@ -134,7 +134,17 @@ impl Session {
                 _ => schema,
             };
             let run = Run { listing: Arc::clone(&listing), progress, deadline, worker: None };
-            Ok((schema, is_query, self.rows(run, work).await?))
+            Ok::<_, QueryError>((schema, is_query, self.rows(run, work).await?))
+        };
+        let rows = async {
+            match plan(values.clone(), progress.clone()).await {
+                // A file changed between its listing and the reading of its footer.
+                Err(error) if error.error.is_stale => plan(values, progress).await,
+                planned => {
+                    drop(progress);
+                    planned
+                }
+            }
         };
         // Planning reads footers and lists stores: it can be cancelled like the rest.
         let stopper = listing.stopper();
@@ -199,7 +209,9 @@ impl Session {
     }
 
     async fn query(self: &Arc<Self>, run: Run, plan: &LogicalPlan) -> Result<ResultStream> {
-        let (session, run_again, plan_again) = (Arc::clone(self), run.clone(), plan.clone());
+        // Nobody follows the progress of a second try: the first one's end is said when it has ended.
+        let run_again = Run { progress: watch::channel(QueryProgress::default()).0, ..run.clone() };
+        let (session, plan_again) = (Arc::clone(self), plan.clone());
         let again = async move { session.query_once(run_again, &plan_again).await };
         Ok(or_again(self.query_once(run, plan).await?, again.boxed()))
     }
@@ -222,8 +234,8 @@ impl Session {
     /// CACHE TABLE, UNCACHE TABLE: gives one row when it is done.
     async fn cache(&self, run: Run, order: CacheOrder, plan: &LogicalPlan) -> Result<ResultStream> {
         let engine = self.coordinator.engine().await?;
-        // However small the table is, it is functions that fill the cache.
-        let request = PlanRequest { tiny_query_bytes: 0, ..self.request() };
+        // However small the table is, it is a function that fills the cache; more would exchange the rows, which nobody wants.
+        let request = PlanRequest { functions: Some(1), ..self.request() };
         let planned = plan_query(&self.context().state(), plan, &request).await?;
         let plans = match &planned {
             Planned::Coordinator { plan, .. } => vec![Arc::clone(plan)],

@@ -116,7 +116,7 @@ impl SqlSession {
             let tables = shared.catalog.directory().tables();
             Arc::new(Confinement::new(allowed.iter().cloned().chain([tables])))
         });
-        let registry = shared.stores.metered(confinement.clone());
+        let registry = shared.stores.planning(confinement.clone());
         let runtime = RuntimeEnvBuilder::from_runtime_env(&shared.runtime)
             .with_object_store_registry(registry.clone())
             .build_arc()?;
