@@ -60,7 +60,7 @@ async fn snippets_run_as_written() {
         assert!(!ran.stdout.trim().is_empty(), "{text} says nothing");
         kinds.push(snippet.kind);
     }
-    assert_eq!(kinds, ["shell", "shell", "shell", "python", "python"], "all snippets were found");
+    assert_eq!(kinds, ["shell", "shell", "shell", "python", "python", "shell"], "all snippets were found");
     server.expect("a server").stop();
     workspace.assert_nothing_left();
 }
