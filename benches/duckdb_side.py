@@ -19,7 +19,7 @@ TABLES = ["region", "nation", "supplier", "customer", "part", "partsupp", "order
 
 def inside_venv():
     """Runs this script again where DuckDB is installed."""
-    home = os.path.join(os.environ.get("XDG_CACHE_HOME", os.path.expanduser("~/.cache")), "onward", "bench-venv")
+    home = os.path.join(os.environ.get("XDG_CACHE_HOME", os.path.expanduser("~/.cache")), "onward", "duckdb-venv")
     python = os.path.join(home, "bin", "python")
     if not os.path.exists(python):
         venv.create(home, with_pip=True)
