@@ -11,7 +11,8 @@
 //! - A column is named by object, version, row group, column and type: it is never of another version of the object.
 //! - At most one claim on a column exists at a time, so concurrent misses decode once; a claim ends with its holder.
 //! - Nobody waits for a column while holding a claim, so scans cannot wait for each other in a circle.
-//! - Bytes are bounded: past the budget columns are evicted, and what finds no room is read without being kept.
+//! - Bytes are bounded: past the budget columns are evicted for those that were wanted before, and what finds no room is read
+//!   without being kept.
 
 pub mod cached;
 pub mod client;

@@ -171,6 +171,14 @@ impl ColumnTier {
                     setting: "cache_memory_bytes",
                 });
             }
+            if !state.policy.admits(&key, capacity_bytes) {
+                return Err(SegmentError::Exhausted {
+                    needed_bytes: capacity_bytes,
+                    used_bytes: state.policy.bytes(),
+                    limit_bytes: state.policy.capacity(),
+                    setting: "cache_memory_bytes",
+                });
+            }
             // What is written now is counted when it is published; here the room for it is made.
             let mut evicted = Vec::new();
             while state.policy.bytes() + capacity_bytes > state.policy.capacity() {

@@ -97,6 +97,15 @@ impl<K: Clone + Eq + Hash> S3Fifo<K> {
         evicted
     }
 
+    /// Whether `key` is worth that others go for it: it was wanted before, not long ago. One that is not is remembered.
+    pub fn admits(&mut self, key: &K, bytes: u64) -> bool {
+        if self.bytes + bytes <= self.capacity || self.ghosts.contains_key(key) {
+            return true;
+        }
+        self.remember(key.clone());
+        false
+    }
+
     /// Takes `key` out; nothing when it is not there. Its place in a queue is skipped later.
     pub fn remove(&mut self, key: &K) {
         if let Some(entry) = self.entries.remove(key) {
@@ -255,6 +264,16 @@ mod tests {
         assert!(policy.is_pinned(&1), "and it stays when all others are gone");
         policy.set_pinned(&1, false);
         assert_eq!(policy.evict(), Some(1));
+    }
+
+    #[test]
+    fn what_is_wanted_once_makes_nobody_go() {
+        let mut policy = S3Fifo::new(100);
+        assert!(policy.admits(&1, 60), "there is room");
+        policy.insert(1, 60);
+        assert!(!policy.admits(&2, 60));
+        assert!(policy.admits(&2, 60), "it was wanted before");
+        assert_eq!(policy.insert(2, 60), [1]);
     }
 
     proptest! {
