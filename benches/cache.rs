@@ -21,7 +21,7 @@ use onward_cache::columns::{ColumnClient, ColumnTier, Found, LocalColumns, Looku
 use onward_cache::scan::WarmScans;
 use onward_segment::{SegmentStore, StoreOptions};
 use onward_wire::FunctionId;
-use onward_wire::columns::{ColumnId, ObjectVersion};
+use onward_wire::columns::{ColumnId, ObjectVersion, WantedColumn};
 use tokio::runtime::Runtime;
 
 const ROWS: usize = 4_000_000;
@@ -40,10 +40,15 @@ fn column(row_group: u32) -> ColumnId {
     ColumnId { row_group, column: 0, target: "Int64".to_owned() }
 }
 
+/// Others go for it when there is no room.
+fn wanted(row_group: u32) -> WantedColumn {
+    WantedColumn { column: column(row_group), bytes: 0, is_ordered: true }
+}
+
 /// Puts a small column into the tier.
 fn keep(runtime: &Runtime, client: &Arc<LocalColumns>, row_group: u32, rows: i64) {
     let object = object();
-    let found = runtime.block_on(client.clone().find(&object, &[column(row_group)])).expect("an answer");
+    let found = runtime.block_on(client.clone().find(&object, &[wanted(row_group)])).expect("an answer");
     if let Some(Lookup::Claimed(claim)) = found.into_iter().next() {
         let stored = Stored::new(vec![Arc::new(Int64Array::from_iter_values(0..rows))]);
         runtime.block_on(claim.keep(stored, "a", rows as u64)).expect("it is kept");
@@ -71,7 +76,7 @@ fn scans(criterion: &mut Criterion) {
     let context = SessionContext::new_with_config(SessionConfig::new().with_target_partitions(1));
     let path = file.to_string_lossy().into_owned();
     runtime.block_on(context.register_parquet("t", &path, ParquetReadOptions::default())).expect("a table");
-    let warm = WarmScans::new(LocalColumns::new(tier(memory.path(), 1 << 30), FunctionId(1)));
+    let warm = WarmScans::new(LocalColumns::new(tier(memory.path(), 1 << 30), FunctionId(1)), None);
     let plan = |sql: &str| -> Arc<dyn ExecutionPlan> {
         runtime
             .block_on(async { context.sql(sql).await.expect("a query").create_physical_plan().await.expect("a plan") })
@@ -107,7 +112,8 @@ fn look_ups(criterion: &mut Criterion) {
     let tier = tier(dir.path(), 64 << 20);
     let client = LocalColumns::new(Arc::clone(&tier), FunctionId(1));
     (0..100).for_each(|row_group| keep(&runtime, &client, row_group, 1_000));
-    let (object, asked) = (object(), column(7));
+    let (object, asked) = (object(), wanted(7));
+    assert_eq!(tier.set_pinned(true, |key, _| key.column.row_group == 7), 1, "it stays while others come and go");
     let look_up = |holder: FunctionId| match &tier.find(holder, &object, std::slice::from_ref(&asked))[..] {
         [Found::Hit(_, segment)] => tier.store().release(segment.id(), holder),
         other => panic!("{other:?}"),

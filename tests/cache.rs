@@ -120,13 +120,6 @@ fn write(path: &Path, value: i64) {
     writer.close().expect("a footer");
 }
 
-/// Another version of the file, at once and whole, as careful writers do it.
-fn replace(path: &Path, value: i64) {
-    let new = path.with_extension("new");
-    write(&new, value);
-    std::fs::rename(new, path).expect("a rename");
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn warm_columns_outlive_the_functions_that_decoded_them() {
     let cluster = Cluster::start().await;
@@ -204,53 +197,103 @@ async fn tables_are_cached_shown_and_let_go_by_statements() {
     cluster.end().await;
 }
 
-/// Whatever happens to the file between and during queries: every answer is of one version of it, and the newest one when
-/// nothing changes meanwhile. Errors may only say that it changed.
+/// What is done to a table's files while it is queried: each file has a version, or is not there.
+#[derive(Clone, Debug, Default)]
+struct Files {
+    versions: [Option<i64>; 4],
+    last: i64,
+}
+
+impl Files {
+    /// Overwrites, removes or adds a file.
+    fn change(&mut self, dir: &Path, random: &mut fastrand::Rng) {
+        let number = random.usize(..self.versions.len());
+        let path = dir.join(format!("{number}.parquet"));
+        if self.versions[number].is_some() && random.u8(..3) == 0 {
+            std::fs::remove_file(path).expect("a removal");
+            self.versions[number] = None;
+            return;
+        }
+        self.last += 1;
+        let (new, value) = (dir.join(".new"), self.last * 4 + number as i64);
+        write(&new, value);
+        std::fs::rename(new, path).expect("a rename");
+        self.versions[number] = Some(value);
+    }
+
+    /// The rows of [`VERSIONS_SQL`].
+    fn rows(&self) -> Vec<Vec<String>> {
+        let mut rows: Vec<Vec<String>> = (self.versions.iter().enumerate())
+            .filter_map(|(number, version)| Some((number, (*version)?)))
+            .map(|(number, value)| [number as i64, value, value, ROWS].map(|cell| cell.to_string()).to_vec())
+            .collect();
+        rows.sort();
+        rows
+    }
+}
+
+const VERSIONS_SQL: &str =
+    "select v % 4 as f, min(v), max(v), count(*) from versions where id >= 0 and s like 'text%' group by f order by f";
+
+/// Whatever happens to files between and during queries: an answer has every file in one version or not at all, and it is
+/// right when nothing changes meanwhile. Errors may only say that something changed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rows_of_two_versions_never_mix() {
     let cluster = Cluster::start().await;
-    let file = cluster.path("t.parquet");
-    replace(&file, 1);
-    let session = cluster.session(2).await;
-    let sql = format!("select min(v), max(v), count(*), sum(length(s)) from '{}' where id >= 0", file.display());
-    // Random waits between replacements, from a seed that is printed when the test fails.
+    let dir = cluster.path("versions");
+    std::fs::create_dir(&dir).expect("a directory");
+    // From a seed that is printed when the test fails.
     let seed = fastrand::u64(..);
     let mut random = fastrand::Rng::with_seed(seed);
+    let mut files = Files::default();
+    while files.versions.contains(&None) {
+        files.change(&dir, &mut random);
+    }
+    let session = cluster.session(2).await;
+    let location = dir.display();
+    rows(&session, &format!("create external table versions stored as parquet location '{location}/'")).await;
+    assert_eq!(rows(&session, VERSIONS_SQL).await, files.rows());
+
+    // Between queries.
+    for _ in 0..12 {
+        for _ in 0..random.u8(1..3) {
+            files.change(&dir, &mut random);
+        }
+        assert_eq!(rows(&session, VERSIONS_SQL).await, files.rows(), "seed {seed}: {files:?}");
+    }
+
+    // During queries.
     let is_over = Arc::new(AtomicBool::new(false));
     let writer = std::thread::spawn({
-        let (file, is_over) = (file.clone(), Arc::clone(&is_over));
+        let (dir, is_over) = (dir.clone(), Arc::clone(&is_over));
         move || {
-            let mut version = 1;
             while !is_over.load(Ordering::Relaxed) {
-                version += 1;
-                replace(&file, version);
+                files.change(&dir, &mut random);
                 for _ in 0..random.u32(0..400_000) {
                     std::hint::spin_loop();
                 }
             }
-            version
+            files
         }
     });
-    let (mut answers, mut stale) = (0, 0);
     for _ in 0..25 {
-        match run(&session, &sql).await {
+        match run(&session, VERSIONS_SQL).await {
             Ok((found, _)) => {
-                answers += 1;
-                assert_eq!(found[0][0], found[0][1], "seed {seed}: {found:?}");
-                assert_eq!(found[0][2], ROWS.to_string());
+                for row in found {
+                    assert_eq!((&row[1], &row[3]), (&row[2], &ROWS.to_string()), "seed {seed}: {row:?}");
+                }
             }
-            Err(error) => {
-                stale += 1;
-                assert!(error.contains("was overwritten or removed"), "seed {seed}: {error}");
-            }
+            Err(error) => assert!(error.contains("was overwritten or removed"), "seed {seed}: {error}"),
         }
     }
     is_over.store(true, Ordering::Relaxed);
-    let last = writer.join().expect("the writer ends");
-    assert!(answers + stale == 25);
-    let found = rows(&session, &sql).await;
-    assert_eq!(found[0][..2], [last.to_string(), last.to_string()], "seed {seed}");
+    let files = writer.join().expect("the writer ends");
+    assert_eq!(rows(&session, VERSIONS_SQL).await, files.rows(), "seed {seed}: {files:?}");
 
+    let file = cluster.path("t.parquet");
+    write(&file, 1);
+    let sql = format!("select max(v) from '{}'", file.display());
+    rows(&session, &sql).await;
     std::fs::remove_file(&file).expect("a removal");
     let error = run(&session, &sql).await.expect_err("the file is gone");
     assert!(error.contains("t.parquet"), "{error}");

@@ -7,7 +7,8 @@
 //! URLs, paths of stores and local paths.
 //!
 //! The warm columnar cache: [`columns`] keeps decoded columns in shared memory, where they outlive the functions that
-//! decoded them; [`scan`] reads them in the place of Parquet sources.
+//! decoded them; [`scan`] reads them in the place of Parquet sources. [`ranges`] keeps bytes of remote objects on local
+//! disk, where they outlive the host.
 //!
 //! Guarantees:
 //! - Credentials are never part of a `Debug` or `Display` output of this crate.
@@ -21,6 +22,7 @@ pub mod error;
 pub mod meter;
 pub mod paths;
 pub mod placement;
+pub mod ranges;
 pub mod registry;
 pub mod scan;
 pub mod store;

@@ -7,21 +7,29 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use chrono::DateTime;
 use futures::StreamExt;
-use futures::stream::BoxStream;
+use futures::stream::{self, BoxStream};
 use object_store::path::Path;
 use object_store::{
-    CopyOptions, Extensions, GetOptions, GetResult, ListResult, MultipartUpload, OBJECT_STORE_COALESCE_DEFAULT,
-    ObjectMeta, ObjectStore, ObjectStoreExt, PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions,
-    Result, UploadPart, coalesce_ranges,
+    Attributes, CopyOptions, Extensions, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload,
+    OBJECT_STORE_COALESCE_DEFAULT, ObjectMeta, ObjectStore, ObjectStoreExt, PutMultipartOptions, PutOptions,
+    PutPayload, PutResult, RenameOptions, Result, UploadPart, coalesce_ranges,
 };
 use onward_wire::WireError;
+use onward_wire::columns::ObjectTag;
 use onward_wire::message::StoreRequests;
 
 use crate::deferred::{DeferredMultipart, DeferredUpload, UserWrite};
 use crate::error::StoreError;
+use crate::ranges::{RangeClient, RangesRead};
 use crate::store::StoreHandle;
 use crate::versions::{ExpectedVersions, SeenVersions};
+
+/// An object that is read whole through the range tier comes in steps of this size.
+const STREAMED_BYTES: u64 = 4 << 20;
+/// Steps on their way at once.
+const STREAMED_STEPS: usize = 2;
 
 /// Requests and bytes so far. One per attempt or per session; shared by all stores of it.
 #[derive(Debug, Default)]
@@ -30,6 +38,7 @@ pub struct RequestCounters {
     write: AtomicU64,
     intermediate: AtomicU64,
     table_bytes: AtomicU64,
+    range_bytes: AtomicU64,
 }
 
 impl RequestCounters {
@@ -40,12 +49,20 @@ impl RequestCounters {
             write: self.write.load(Relaxed),
             intermediate: self.intermediate.load(Relaxed),
             table_bytes: self.table_bytes.load(Relaxed),
+            range_bytes: self.range_bytes.load(Relaxed),
         }
     }
 
     fn read(&self, bytes: u64) {
         self.table.fetch_add(1, Relaxed);
         self.table_bytes.fetch_add(bytes, Relaxed);
+    }
+
+    /// Counts what a read through the range tier took.
+    fn read_through(&self, read: &RangesRead) {
+        self.table.fetch_add(read.store_requests, Relaxed);
+        self.table_bytes.fetch_add(read.store_bytes, Relaxed);
+        self.range_bytes.fetch_add(read.kept_bytes, Relaxed);
     }
 
     /// Counts one request that writes; what the user did not ask for is intermediate data.
@@ -66,6 +83,14 @@ pub struct MeteredStore {
     expected: Option<Expected>,
     /// Objects are read in the version that was listed.
     reads_listed: bool,
+    ranges: Option<Arc<Ranges>>,
+}
+
+/// Reads of objects whose version is known go through the range tier.
+#[derive(Debug)]
+struct Ranges {
+    client: Arc<dyn RangeClient>,
+    store_url: String,
 }
 
 /// The versions that reads of one store must find.
@@ -78,7 +103,7 @@ struct Expected {
 impl MeteredStore {
     /// Counts what goes through `handle`.
     pub fn new(handle: StoreHandle, counters: Arc<RequestCounters>, versions: Arc<SeenVersions>) -> Self {
-        Self { handle, counters, versions, expected: None, reads_listed: false }
+        Self { handle, counters, versions, expected: None, reads_listed: false, ranges: None }
     }
 
     /// Reads of objects that a plan names fail when they find another version than the plan was made for.
@@ -91,6 +116,60 @@ impl MeteredStore {
     pub fn reading_listed(mut self) -> Self {
         self.reads_listed = true;
         self
+    }
+
+    /// Reads of remote objects go through the range tier.
+    pub fn reading_through(mut self, store_url: String, client: Arc<dyn RangeClient>) -> Self {
+        if !self.handle.is_local {
+            self.ranges = Some(Arc::new(Ranges { client, store_url }));
+        }
+        self
+    }
+
+    /// The range tier, and the version to read there.
+    fn ranges(&self, location: &Path) -> Option<(&Arc<Ranges>, ObjectTag)> {
+        let ranges = self.ranges.as_ref()?;
+        let tag = match &self.expected {
+            Some(expected) => expected.versions.tag(&expected.store_url, location),
+            None if self.reads_listed => self.versions.tag(&ranges.store_url, location),
+            None => None,
+        };
+        Some((ranges, tag?))
+    }
+
+    /// An object, or a range of it, through the range tier; `None` when only the store can answer that.
+    fn get_through(&self, location: &Path, options: &GetOptions) -> Option<Result<GetResult>> {
+        let is_plain = !options.head
+            && options.version.is_none()
+            && options.if_match.is_none()
+            && options.if_none_match.is_none()
+            && options.if_modified_since.is_none()
+            && options.if_unmodified_since.is_none();
+        let (ranges, tag) = self.ranges(location).filter(|_| is_plain)?;
+        let range = match &options.range {
+            Some(range) => range.as_range(tag.bytes).ok()?,
+            None => 0..tag.bytes,
+        };
+        let meta = ObjectMeta {
+            location: location.clone(),
+            last_modified: DateTime::from_timestamp_nanos(tag.modified_ns),
+            size: tag.bytes,
+            e_tag: tag.e_tag.clone(),
+            version: None,
+        };
+        let steps = (range.start..range.end).step_by(STREAMED_BYTES as usize);
+        let (until, tag) = (range.end, Arc::new(tag));
+        let (ranges, counters) = (Arc::clone(ranges), Arc::clone(&self.counters));
+        let read = move |start: u64| {
+            let (ranges, counters, tag) = (Arc::clone(&ranges), Arc::clone(&counters), Arc::clone(&tag));
+            async move {
+                let read = ranges.client.read(&tag, &[start..until.min(start + STREAMED_BYTES)]).await?;
+                counters.read_through(&read);
+                Ok(read.bytes.into_iter().next().unwrap_or_default())
+            }
+        };
+        let payload = GetResultPayload::Stream(stream::iter(steps).map(read).buffered(STREAMED_STEPS).boxed());
+        Some(Ok(GetResult { payload, meta, range, attributes: Attributes::default() }))
     }
 
     /// Fails when `meta` is not the version that the plan was made for, or is being made for.
@@ -199,6 +278,9 @@ impl ObjectStore for MeteredStore {
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        if let Some(result) = self.get_through(location, &options) {
+            return result;
+        }
         let is_head = options.head;
         let result = self.inner().get_opts(location, options).await.map_err(|error| self.removed(location, error))?;
         self.counters.read(if is_head { 0 } else { result.range.end - result.range.start });
@@ -221,6 +303,13 @@ impl ObjectStore for MeteredStore {
                 self.check_version(&meta)?;
             }
             return Ok(read);
+        }
+        if let Some((through, tag)) = self.ranges(location)
+            && ranges.iter().all(|range| range.start <= range.end && range.end <= tag.bytes)
+        {
+            let read = through.client.read(&tag, ranges).await?;
+            self.counters.read_through(&read);
+            return Ok(read.bytes);
         }
         let read = |range: Range<u64>| async move {
             self.get_opts(location, GetOptions::new().with_range(Some(range))).await?.bytes().await
@@ -309,7 +398,7 @@ mod tests {
         store.put_opts(&path, "hello".into(), opts).await.unwrap();
         store.head(&path).await.unwrap();
         store.get_range(&path, 1..3).await.unwrap();
-        let expected = StoreRequests { table: 2, write: 1, intermediate: 1, table_bytes: 2 };
+        let expected = StoreRequests { table: 2, write: 1, intermediate: 1, table_bytes: 2, range_bytes: 0 };
         assert_eq!(counters.snapshot(), expected, "a head reads no bytes, an unmarked put is intermediate data");
     }
 

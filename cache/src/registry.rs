@@ -14,6 +14,7 @@ use url::Url;
 use crate::confine::{ConfinedStore, Confinement};
 use crate::error::StoreError;
 use crate::meter::{MeteredStore, RequestCounters};
+use crate::ranges::RangeClient;
 use crate::store::{StoreHandle, build_store, store_key};
 use crate::uploads::OpenUploads;
 use crate::versions::{ExpectedVersions, SeenVersions};
@@ -95,6 +96,7 @@ impl StoreRegistry {
             confinement,
             expected: Arc::default(),
             reads_listed: true,
+            ranges: None,
         };
         Arc::new(view)
     }
@@ -115,6 +117,7 @@ impl StoreRegistry {
             confinement,
             expected,
             reads_listed: false,
+            ranges: None,
         })
     }
 
@@ -142,6 +145,7 @@ pub struct MeteredRegistry {
     confinement: Option<Arc<Confinement>>,
     expected: Arc<ExpectedVersions>,
     reads_listed: bool,
+    ranges: Option<Arc<dyn RangeClient>>,
 }
 
 impl MeteredRegistry {
@@ -152,13 +156,27 @@ impl MeteredRegistry {
 
     /// The same view, counted with it, for a plan: as [`StoreRegistry::expecting`].
     pub fn expecting(&self, expected: Arc<ExpectedVersions>) -> Arc<Self> {
-        let Self { stores, counters, confinement, .. } = self;
+        let Self { stores, counters, confinement, ranges, .. } = self;
         Arc::new(Self {
             stores: stores.clone(),
             counters: counters.clone(),
             confinement: confinement.clone(),
             expected,
             reads_listed: false,
+            ranges: ranges.clone(),
+        })
+    }
+
+    /// The same view, reading remote objects through the range tier.
+    pub fn reading_through(&self, ranges: Option<Arc<dyn RangeClient>>) -> Arc<Self> {
+        let Self { stores, counters, confinement, expected, reads_listed, .. } = self;
+        Arc::new(Self {
+            stores: stores.clone(),
+            counters: counters.clone(),
+            confinement: confinement.clone(),
+            expected: expected.clone(),
+            reads_listed: *reads_listed,
+            ranges,
         })
     }
 
@@ -183,7 +201,11 @@ impl ObjectStoreRegistry for MeteredRegistry {
             handle.store = Arc::new(ConfinedStore::new(handle.store, confinement.clone()));
         }
         let store = MeteredStore::new(handle, self.counters.clone(), self.stores.versions.clone());
-        let store = store.expecting(format!("{}/", store_key(url)), self.expected.clone());
+        let store_url = format!("{}/", store_key(url));
+        let mut store = store.expecting(store_url.clone(), self.expected.clone());
+        if let Some(ranges) = &self.ranges {
+            store = store.reading_through(store_url, ranges.clone());
+        }
         Ok(Arc::new(if self.reads_listed { store.reading_listed() } else { store }))
     }
 }

@@ -63,6 +63,16 @@ impl Version {
         }
     }
 
+    fn tag(&self, store_url: &str, path: &Path) -> ObjectTag {
+        ObjectTag {
+            store: store_url.to_owned(),
+            path: path.to_string(),
+            e_tag: self.e_tag.clone(),
+            bytes: self.size,
+            modified_ns: self.modified.unwrap_or_default(),
+        }
+    }
+
     fn is_known(&self) -> bool {
         self.e_tag.is_some() || self.modified.is_some()
     }
@@ -73,6 +83,17 @@ pub fn version_text(meta: &ObjectMeta) -> String {
     match &meta.e_tag {
         Some(e_tag) => e_tag.clone(),
         None => format!("{}-{}", meta.size, meta.last_modified.timestamp_nanos_opt().unwrap_or_default()),
+    }
+}
+
+/// The version of an object, in the words of its store.
+pub(crate) fn tag_of(store_url: &str, meta: &ObjectMeta) -> ObjectTag {
+    ObjectTag {
+        store: store_url.to_owned(),
+        path: meta.location.to_string(),
+        e_tag: meta.e_tag.clone(),
+        bytes: meta.size,
+        modified_ns: meta.last_modified.timestamp_nanos_opt().unwrap_or_default(),
     }
 }
 
@@ -107,6 +128,12 @@ impl ExpectedVersions {
         self.objects.contains_key(&(store_url.to_owned(), path.clone()))
     }
 
+    /// The version of `path` that is to be read, when a store could tell it from others.
+    pub(crate) fn tag(&self, store_url: &str, path: &Path) -> Option<ObjectTag> {
+        let version = self.objects.get(&(store_url.to_owned(), path.clone()))?;
+        version.is_known().then(|| version.tag(store_url, path))
+    }
+
     /// The object that was just read is the one expected, or not expected at all.
     pub(crate) fn is_expected(&self, store_url: &str, meta: &ObjectMeta) -> bool {
         let expected = self.objects.get(&(store_url.to_owned(), meta.location.clone()));
@@ -127,6 +154,13 @@ impl SeenVersions {
             seen.clear();
         }
         seen.insert(meta.location.clone(), version);
+    }
+
+    /// The version of `path` that was seen last, where it has an etag: another store may have the same path.
+    pub(crate) fn tag(&self, store_url: &str, path: &Path) -> Option<ObjectTag> {
+        let seen = self.seen.read();
+        let version = seen.get(path).filter(|version| version.e_tag.is_some())?;
+        Some(version.tag(store_url, path))
     }
 
     /// Nothing says that `meta` is another version than was seen last.

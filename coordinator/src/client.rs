@@ -17,6 +17,7 @@ use onward_planner::session::{OnwardOptions, PlanExtensions, onward_options, ses
 use onward_planner::statement::ExplainMode;
 use onward_planner::{PlanRequest, Planned, StageGraph, explain, plan_query};
 use onward_wire::QueryId;
+use onward_wire::message::CacheUse;
 use onward_wire::panics::caught;
 use tokio::sync::watch;
 use tokio::time::Instant as Deadline;
@@ -244,7 +245,7 @@ impl Session {
         plans.iter().try_for_each(|plan| cache::check_whole(&order, plan))?;
         if let (Planned::Stages(graph), true) = (planned, order.columns.is_some()) {
             let query = run.query();
-            let submitted = self.submit_with(run, graph, true).await?;
+            let submitted = self.submit_with(run, graph, CacheUse::Fill).await?;
             dispatch::outcome(query, submitted.outcome, &self.coordinator.history).await?;
         }
         let row = cache::carry_out(&order, &plans, engine.host().columns())?;
@@ -278,10 +279,11 @@ impl Session {
     }
 
     async fn submit(&self, run: Run, graph: StageGraph) -> Result<Submitted> {
-        self.submit_with(run, graph, self.options().cache).await
+        let cache = if self.options().cache { CacheUse::On } else { CacheUse::Off };
+        self.submit_with(run, graph, cache).await
     }
 
-    async fn submit_with(&self, run: Run, graph: StageGraph, uses_cache: bool) -> Result<Submitted> {
+    async fn submit_with(&self, run: Run, graph: StageGraph, cache: CacheUse) -> Result<Submitted> {
         let coordinator = &self.coordinator;
         let query = run.query();
         coordinator.history.update(query, |record| record.functions = graph.sizing.functions as u64);
@@ -300,7 +302,7 @@ impl Session {
             timeout_ms: run.deadline.map(|deadline| {
                 u64::try_from(deadline.saturating_duration_since(Deadline::now()).as_millis()).unwrap_or(u64::MAX)
             }),
-            uses_cache,
+            cache,
             progress: run.progress,
         };
         let outcome = dispatch::submit(&engine, dispatch)?;

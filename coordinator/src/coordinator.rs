@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use datafusion::common::DataFusionError;
 use datafusion::execution::memory_pool::{GreedyMemoryPool, TrackConsumersPool};
+use onward_cache::ranges::RangeOptions;
 use onward_executor::host::{self, HostOptions};
 use onward_wire::{Config, ErrorKind, QueryId, WireError};
 use parking_lot::Mutex;
@@ -21,6 +22,9 @@ use crate::engine::{Engine, Stopper};
 use crate::session::{SharedResources, redact};
 use crate::system::{self, History, QueryRecord};
 
+/// Blocks of remote objects in memory: this part of all memory, and no more than the other.
+const RANGE_MEMORY_SHARE: u64 = 64;
+const MOST_RANGE_MEMORY_BYTES: u64 = 256 << 20;
 /// Operators that an out-of-memory error names.
 const TOP_CONSUMERS: NonZeroUsize = NonZeroUsize::new(3).expect("3 is not 0");
 
@@ -59,11 +63,20 @@ impl Coordinator {
         host::remove_leftovers(&config);
         let directory = DataDirectory::open(options.data_dir.as_deref(), &scratch).map_err(DataFusionError::from)?;
         let catalog = Catalog::open(directory).map_err(DataFusionError::from)?;
-        catalog.add_system_schema(system::SCHEMA, system::schema(&history, &cached)?);
+        let kept = system::RangesCell::default();
+        catalog.add_system_schema(system::SCHEMA, system::schema(&history, &cached, &kept)?);
         // Queries that run here are tiny or cannot be sent; functions get half, segments a quarter.
         let memory = GreedyMemoryPool::new((config.memory_limit_bytes() / 4) as usize);
         let memory = TrackConsumersPool::new(memory, TOP_CONSUMERS);
-        let resources = SharedResources::new(catalog, Some(Arc::new(memory)), &scratch)?;
+        let ranges = (config.cache && config.cache_disk_bytes > 0).then(|| RangeOptions {
+            directory: catalog.directory().ranges(),
+            disk_bytes: config.cache_disk_bytes,
+            memory_bytes: (config.memory_limit_bytes() / RANGE_MEMORY_SHARE).min(MOST_RANGE_MEMORY_BYTES),
+        });
+        let resources = SharedResources::new(catalog, Some(Arc::new(memory)), &scratch, ranges)?;
+        if let Some(ranges) = resources.ranges() {
+            let _ = kept.set(Arc::clone(ranges));
+        }
         Ok(Arc::new(Self {
             config,
             history,
@@ -111,6 +124,9 @@ impl Coordinator {
         if let Some(engine) = self.engine.get() {
             engine.host().shutdown().await;
         }
+        if let Some(ranges) = self.resources.ranges() {
+            ranges.close().await;
+        }
         // Commits come to their end, and what the ended queries staged and nobody will see is taken back; a store that does
         // not answer is not waited for.
         let limit = Duration::from_millis(self.config.drain_timeout_ms);
@@ -128,6 +144,7 @@ impl Coordinator {
             config: Arc::clone(&self.config),
             program: self.program.clone(),
             uploads: Arc::clone(self.resources.stores().uploads()),
+            ranges: self.resources.ranges().cloned(),
         };
         let engine = self.engine.get_or_try_init(async || Engine::start(options, &self.config)).await?;
         let _ = self.cached.set(Arc::clone(engine.host().columns()));

@@ -9,7 +9,7 @@ use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use onward_cache::scan::tags_of;
 use onward_planner::StageGraph;
 use onward_planner::error::classify;
-use onward_wire::message::{DefineStage, KeyValue, OutputSpec, StoreSpec};
+use onward_wire::message::{CacheUse, DefineStage, KeyValue, OutputSpec, StoreSpec};
 use onward_wire::{Config, ErrorKind, QueryId, WireError};
 use tokio::sync::{oneshot, watch};
 
@@ -29,7 +29,7 @@ pub(crate) struct Dispatch<'a> {
     pub(crate) extensions: &'a [Arc<dyn PhysicalExtensionCodec>],
     pub(crate) timeout_ms: Option<u64>,
     /// Scans read the column cache.
-    pub(crate) uses_cache: bool,
+    pub(crate) cache: CacheUse,
     pub(crate) progress: watch::Sender<QueryProgress>,
 }
 
@@ -38,7 +38,7 @@ pub(crate) fn submit(
     engine: &Engine,
     dispatch: Dispatch<'_>,
 ) -> Result<oneshot::Receiver<Result<Outcome, WireError>>, WireError> {
-    let Dispatch { query, config, graph, stores, extensions, timeout_ms, uses_cache, progress } = dispatch;
+    let Dispatch { query, config, graph, stores, extensions, timeout_ms, cache, progress } = dispatch;
     let settings = graph.settings.iter().map(|(key, value)| KeyValue { key: key.clone(), value: value.clone() });
     let settings: Vec<KeyValue> = settings.collect();
     let define = |stage: &onward_planner::Stage| -> Result<DefineStage, WireError> {
@@ -50,7 +50,7 @@ pub(crate) fn submit(
             stores: stores.clone(),
             output: OutputSpec { kind: stage.output as i32, partitions: stage.output_partitions as u32 },
             objects: tags_of(&stage.plan).map_err(|error| classify(&error))?,
-            uses_cache,
+            cache: cache as i32,
         })
     };
     let stages = graph.stages.iter().map(define).collect::<Result<Vec<_>, _>>()?;

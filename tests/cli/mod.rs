@@ -4,6 +4,7 @@ mod crash;
 mod embedding;
 mod errors;
 mod formats;
+mod ranges;
 mod readme;
 mod scripts;
 mod serve;

@@ -65,6 +65,14 @@ impl Server {
     }
 }
 
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Of a test that failed. One that was waited for is gone.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
 /// A client whose statement runs on the server.
 fn start_client(workspace: &Workspace, server: &Server, sql: &str) -> Child {
     let arguments = ["sql", "--quiet", "--format", "csv", "--connect", &server.url, "-c", sql];

@@ -3,7 +3,8 @@
 //! ```text
 //!   function                                   host
 //!      | -- FindColumns ----------------------> |   the columns of one row group that a scan will read
-//!      | <---------------- ColumnsFound (+ fds) |   hit: a read-only descriptor; claimed: decode it; busy: somebody does
+//!      | <---------------- ColumnsFound (+ fds) |   hit: a read-only descriptor; claimed: decode it; busy: somebody does;
+//!      |                                        |   refused: there is no room for it
 //!      | -- OpenColumn -----------------------> |
 //!      | <-------------- SegmentOpened (+ fd) --|
 //!      | -- PublishColumn --------------------> |   written and unmapped: the host verifies it, whoever waits gets it
@@ -69,6 +70,20 @@ impl ColumnId {
     }
 }
 
+/// A column that a scan needs.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct WantedColumn {
+    /// Which.
+    #[prost(message, required, tag = "1")]
+    pub column: ColumnId,
+    /// About how many bytes it has when it is decoded.
+    #[prost(uint64, tag = "2")]
+    pub bytes: u64,
+    /// CACHE TABLE names it: others go for it although nobody wanted it before.
+    #[prost(bool, tag = "3")]
+    pub is_ordered: bool,
+}
+
 /// Look up columns of one object, and claim those that nobody decodes. Answered by [`ColumnsFound`].
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct FindColumns {
@@ -80,7 +95,7 @@ pub struct FindColumns {
     pub object: ObjectVersion,
     /// At most [`crate::message::MAX_DESCRIPTORS`].
     #[prost(message, repeated, tag = "3")]
-    pub columns: Vec<ColumnId>,
+    pub columns: Vec<WantedColumn>,
     /// Answer only when no column is busy any more.
     #[prost(bool, tag = "4")]
     pub waits: bool,
@@ -96,6 +111,8 @@ pub enum ColumnState {
     Hit = 1,
     /// Not cached, and now the caller's to decode.
     Claimed = 2,
+    /// Not cached, and there is no room for it: nobody's to decode but for himself.
+    Refused = 3,
 }
 
 /// One column of [`ColumnsFound`].

@@ -61,6 +61,9 @@ settings! {
     cache: bool = true;
     /// Shared memory for cached columns; 0 takes 1/4 of `memory_bytes`.
     cache_memory_bytes: u64 = 0;
+    /// Local disk for bytes of remote objects, kept below the data directory and over restarts; at most half of what is free
+    /// at start. 0 keeps none.
+    cache_disk_bytes: u64 = 20 * GIB;
     /// Memory limit of one function's operators; 0 takes half of `memory_bytes` divided by the functions of the query.
     function_memory_bytes: u64 = 0;
     /// Local disk one function may spill to.

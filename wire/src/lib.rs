@@ -8,6 +8,7 @@
 //! | [`config`] | every setting and limit, declared once |
 //! | [`columns`] | what they say about the column cache |
 //! | [`error`] | [`error::ErrorKind`] and [`error::WireError`]: errors keep their type through every wrapper |
+//! | [`ranges`] | what they say about bytes of remote objects |
 //! | [`message`] | what a host and a function say to each other over their Unix socket |
 //!
 //! Guarantee: a message of another engine version is refused in the handshake ([`ENGINE_VERSION`]), so fields may
@@ -19,6 +20,7 @@ pub mod error;
 pub mod id;
 pub mod message;
 pub mod panics;
+pub mod ranges;
 
 pub use config::Config;
 pub use error::{ErrorKind, WireError};

@@ -23,6 +23,7 @@ use crate::columns::{
 };
 use crate::error::WireError;
 use crate::id::{AttemptId, QueryId, SegmentId, StageId};
+use crate::ranges::{PrefetchRanges, RangesRead, ReadRanges};
 
 /// An [`AttemptId`] on the wire.
 #[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
@@ -178,6 +179,9 @@ pub struct Welcome {
     /// Largest message.
     #[prost(uint64, tag = "8")]
     pub max_message_bytes: u64,
+    /// The host reads bytes of remote objects, and keeps them.
+    #[prost(bool, tag = "9")]
+    pub reads_ranges: bool,
 }
 
 /// A key and its value: session settings, store options.
@@ -249,9 +253,21 @@ pub struct DefineStage {
     /// The versions of the objects it reads. A plan does not carry etags.
     #[prost(message, repeated, tag = "7")]
     pub objects: Vec<ObjectTag>,
-    /// Scans read and fill the column cache.
-    #[prost(bool, tag = "8")]
-    pub uses_cache: bool,
+    /// What its scans have to do with the cache.
+    #[prost(enumeration = "CacheUse", tag = "8")]
+    pub cache: i32,
+}
+
+/// What the scans of a stage have to do with the cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, prost::Enumeration)]
+#[repr(i32)]
+pub enum CacheUse {
+    /// Nothing.
+    Off = 0,
+    /// They read it, and fill it with what is worth it.
+    On = 1,
+    /// They fill it, whatever goes for that (CACHE TABLE).
+    Fill = 2,
 }
 
 /// Run one attempt.
@@ -403,6 +419,20 @@ pub struct StoreRequests {
     /// Bytes read from tables.
     #[prost(uint64, tag = "4")]
     pub table_bytes: u64,
+    /// Bytes of tables that the range tier had.
+    #[prost(uint64, tag = "5")]
+    pub range_bytes: u64,
+}
+
+impl StoreRequests {
+    /// Adds what another attempt made.
+    pub fn add(&mut self, other: &Self) {
+        self.table += other.table;
+        self.write += other.write;
+        self.intermediate += other.intermediate;
+        self.table_bytes += other.table_bytes;
+        self.range_bytes += other.range_bytes;
+    }
 }
 
 /// Metrics of one operator, in the plan's pre-order.
@@ -481,7 +511,7 @@ pub const MAX_DESCRIPTORS: usize = 128;
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct ToHost {
     /// The message.
-    #[prost(oneof = "to_host::Body", tags = "1,2,3,4,5,6,7,8,9,10,11,12,13,14")]
+    #[prost(oneof = "to_host::Body", tags = "1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16")]
     pub body: Option<to_host::Body>,
 }
 
@@ -532,6 +562,12 @@ pub mod to_host {
         /// See [`super::AttemptEnded`].
         #[prost(message, tag = "14")]
         AttemptEnded(super::AttemptEnded),
+        /// See [`super::ReadRanges`].
+        #[prost(message, tag = "15")]
+        ReadRanges(super::ReadRanges),
+        /// See [`super::PrefetchRanges`].
+        #[prost(message, tag = "16")]
+        PrefetchRanges(super::PrefetchRanges),
     }
 }
 
@@ -539,7 +575,7 @@ pub mod to_host {
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct ToFunction {
     /// The message.
-    #[prost(oneof = "to_function::Body", tags = "1,2,3,4,5,6,7,8,9,10,11")]
+    #[prost(oneof = "to_function::Body", tags = "1,2,3,4,5,6,7,8,9,10,11,12")]
     pub body: Option<to_function::Body>,
 }
 
@@ -581,6 +617,9 @@ pub mod to_function {
         /// See [`super::ForgetColumns`].
         #[prost(message, tag = "11")]
         ForgetColumns(super::ForgetColumns),
+        /// See [`super::RangesRead`].
+        #[prost(message, tag = "12")]
+        RangesRead(super::RangesRead),
     }
 }
 
@@ -600,11 +639,11 @@ macro_rules! enveloped {
 enveloped! {
     ToHost, to_host:
     Hello Progress OpenSegment MapSegments ReleaseSegments AttemptDone AttemptFailed UploadOpened AttemptEnded
-    FindColumns OpenColumn PublishColumn AbandonColumns UseColumns
+    FindColumns OpenColumn PublishColumn AbandonColumns UseColumns ReadRanges PrefetchRanges
 }
 
 enveloped! {
     ToFunction, to_function:
     Welcome DefineStage RunAttempt CancelAttempt ForgetQuery SegmentOpened SegmentsMapped RequestFailed Shutdown
-    ColumnsFound ForgetColumns
+    ColumnsFound ForgetColumns RangesRead
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use onward_segment::{SegmentError, SegmentWriter};
-use onward_wire::columns::{ColumnId, ObjectVersion};
+use onward_wire::columns::{ColumnId, ObjectVersion, WantedColumn};
 use onward_wire::message::SegmentRef;
 use onward_wire::{ErrorKind, SegmentId, WireError};
 
@@ -22,6 +22,8 @@ pub enum Lookup {
     Claimed(Claim),
     /// Somebody else decodes it: [`ColumnClient::wait`], holding no claim.
     Busy,
+    /// There is no room for it: the caller decodes it for himself.
+    Refused,
 }
 
 /// A file for a claimed column. Dropping it unpublished lets the host have it back.
@@ -59,12 +61,15 @@ pub struct WrittenColumn {
 /// The column tier as a scan sees it.
 #[async_trait]
 pub trait ColumnClient: fmt::Debug + Send + Sync {
-    /// Looks up columns of one object, in order, claiming those that nobody has or decodes.
-    async fn find(self: Arc<Self>, object: &Arc<ObjectVersion>, columns: &[ColumnId])
-    -> Result<Vec<Lookup>, WireError>;
+    /// Looks up columns of one object, in order, claiming those that nobody has or decodes and that would be kept.
+    async fn find(
+        self: Arc<Self>,
+        object: &Arc<ObjectVersion>,
+        columns: &[WantedColumn],
+    ) -> Result<Vec<Lookup>, WireError>;
 
     /// [`Self::find`] for one column, once nobody else decodes it: never [`Lookup::Busy`].
-    async fn wait(self: Arc<Self>, object: &Arc<ObjectVersion>, column: &ColumnId) -> Result<Lookup, WireError>;
+    async fn wait(self: Arc<Self>, object: &Arc<ObjectVersion>, column: &WantedColumn) -> Result<Lookup, WireError>;
 
     /// A file for a claimed column; an error of kind ResourceExhausted when there is no room now.
     async fn open(

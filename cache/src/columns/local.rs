@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use onward_segment::MappedSegment;
-use onward_wire::columns::{ColumnId, ObjectVersion};
+use onward_wire::columns::{ColumnId, ObjectVersion, WantedColumn};
 use onward_wire::message::SegmentRef;
 use onward_wire::{ErrorKind, FunctionId, SegmentId, WireError};
 
@@ -33,6 +33,7 @@ impl LocalColumns {
     ) -> Result<Lookup, WireError> {
         Ok(match found {
             Found::Busy => Lookup::Busy,
+            Found::Refused => Lookup::Refused,
             Found::Claimed => Lookup::Claimed(Claim::new(
                 Arc::clone(self) as Arc<dyn ColumnClient>,
                 Arc::clone(object),
@@ -83,22 +84,22 @@ impl ColumnClient for LocalColumns {
     async fn find(
         self: Arc<Self>,
         object: &Arc<ObjectVersion>,
-        columns: &[ColumnId],
+        columns: &[WantedColumn],
     ) -> Result<Vec<Lookup>, WireError> {
         let found = self.tier.find(self.holder, object, columns);
         // All become claims or mappings before the first error ends this: none is lost.
         let lookups: Vec<_> =
-            columns.iter().zip(found).map(|(column, found)| self.lookup(object, column, found)).collect();
+            columns.iter().zip(found).map(|(wanted, found)| self.lookup(object, &wanted.column, found)).collect();
         lookups.into_iter().collect()
     }
 
-    async fn wait(self: Arc<Self>, object: &Arc<ObjectVersion>, column: &ColumnId) -> Result<Lookup, WireError> {
+    async fn wait(self: Arc<Self>, object: &Arc<ObjectVersion>, wanted: &WantedColumn) -> Result<Lookup, WireError> {
         loop {
             // An error says that the claim ended without a word.
-            let _ = self.tier.wait(object, column).await;
-            match self.tier.find(self.holder, object, std::slice::from_ref(column)).into_iter().next() {
+            let _ = self.tier.wait(object, &wanted.column).await;
+            match self.tier.find(self.holder, object, std::slice::from_ref(wanted)).into_iter().next() {
                 Some(Found::Busy) => {}
-                Some(found) => return self.lookup(object, column, found),
+                Some(found) => return self.lookup(object, &wanted.column, found),
                 None => return Err(WireError::new(ErrorKind::Internal, "a look-up without an answer")),
             }
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use datafusion::arrow::array::{ArrayRef, AsArray, Int64Array};
 use datafusion::arrow::datatypes::Int64Type;
 use onward_segment::{SegmentStore, StoreOptions};
-use onward_wire::columns::{ColumnId, ObjectVersion};
+use onward_wire::columns::{ColumnId, ObjectVersion, WantedColumn};
 use onward_wire::message::SegmentRef;
 use onward_wire::{FunctionId, SegmentId};
 use parking_lot::Mutex;
@@ -51,12 +51,16 @@ fn column(row_group: u32) -> ColumnId {
     ColumnId { row_group, column: 0, target: "Int64".to_owned() }
 }
 
+fn wanted(row_group: u32) -> WantedColumn {
+    WantedColumn { column: column(row_group), bytes: 0, is_ordered: false }
+}
+
 fn stored(rows: i64) -> Stored {
     Stored::new(vec![Arc::new(Int64Array::from_iter_values(0..rows)) as ArrayRef])
 }
 
 async fn find(client: &Arc<LocalColumns>, object: &Arc<ObjectVersion>, row_group: u32) -> Lookup {
-    Arc::clone(client).find(object, &[column(row_group)]).await.unwrap().pop().unwrap()
+    Arc::clone(client).find(object, &[wanted(row_group)]).await.unwrap().pop().unwrap()
 }
 
 fn claimed(lookup: Lookup) -> Claim {
@@ -79,7 +83,7 @@ async fn concurrent_misses_decode_once() {
     assert!(matches!(find(&two, &object, 0).await, Lookup::Busy));
     let wait = tokio::spawn({
         let (two, object) = (Arc::clone(&two), Arc::clone(&object));
-        async move { two.wait(&object, &column(0)).await.unwrap() }
+        async move { two.wait(&object, &wanted(0)).await.unwrap() }
     });
     let kept = claim.keep(stored(100), "a", 100).await.unwrap();
     let Lookup::Hit(found) = wait.await.unwrap() else { panic!("the other one decodes, too") };
@@ -96,7 +100,7 @@ async fn a_claim_ends_with_its_holder_or_when_it_is_dropped() {
     let (one, two) = (world.client(ONE), world.client(TWO));
     let dead = claimed(find(&one, &object, 0).await);
     world.tier.release_holder(ONE);
-    let claim = claimed(two.clone().wait(&object, &column(0)).await.unwrap());
+    let claim = claimed(two.clone().wait(&object, &wanted(0)).await.unwrap());
     // What a dead function says late changes nothing.
     drop(dead);
     assert!(matches!(find(&one, &object, 0).await, Lookup::Busy));
@@ -108,7 +112,7 @@ async fn a_claim_ends_with_its_holder_or_when_it_is_dropped() {
 #[tokio::test]
 async fn a_torn_column_is_refused_and_leaves_nothing() {
     let (world, object) = (World::new(1 << 20), object("1"));
-    assert!(matches!(world.tier.find(ONE, &object, &[column(0)])[..], [Found::Claimed]));
+    assert!(matches!(world.tier.find(ONE, &object, &[wanted(0)])[..], [Found::Claimed]));
     let file = world.tier.open(ONE, &object, &column(0), 1000).unwrap();
     let segment = SegmentRef { segment: file.id.0, length_bytes: 1000, rows: 1 };
     drop(file);
@@ -143,6 +147,29 @@ async fn past_the_budget_columns_are_evicted_and_their_memory_is_free_when_nobod
 }
 
 #[tokio::test]
+async fn in_a_full_tier_a_column_is_refused_before_it_is_decoded_until_it_is_wanted_again_or_ordered() {
+    let (world, object) = (World::new(1 << 20), object("1"));
+    let one = world.client(ONE);
+    let find = async |row_group: u32, is_ordered: bool| {
+        let wanted = WantedColumn { bytes: 64_000, is_ordered, ..wanted(row_group) };
+        Arc::clone(&one).find(&object, &[wanted]).await.unwrap().pop().unwrap()
+    };
+    let mut row_group = 0;
+    while let Lookup::Claimed(claim) = find(row_group, false).await {
+        claim.keep(stored(8_000), "a", 8_000).await.unwrap();
+        row_group += 1;
+    }
+    assert!(row_group > 5, "{row_group} columns fit");
+    assert_eq!((world.tier.usage().evicted, world.tier.usage().claims), (0, 0));
+    for (number, is_ordered) in [(row_group, false), (row_group + 1, true)] {
+        let kept = claimed(find(number, is_ordered).await).keep(stored(8_000), "a", 8_000).await.unwrap();
+        assert!(kept.segment().is_some(), "others went for it");
+    }
+    assert!(matches!(find(row_group + 2, false).await, Lookup::Refused));
+    assert!(world.is_idle());
+}
+
+#[tokio::test]
 async fn a_column_without_room_is_read_from_the_heap() {
     let (world, object) = (World::new(256 << 10), object("1"));
     let one = world.client(ONE);
@@ -160,6 +187,7 @@ async fn versions_and_types_are_columns_of_their_own_and_uses_are_counted() {
     let claim = claimed(find(&one, &object("2"), 0).await);
     assert!(matches!(find(&one, &object("1"), 0).await, Lookup::Hit(_)));
     let other = ColumnId { target: "Int32".to_owned(), ..column(0) };
+    let other = WantedColumn { column: other, ..wanted(0) };
     drop(one.clone().find(&object("1"), &[other]).await.unwrap());
     let info = world.tier.columns().pop().unwrap();
     assert_eq!((info.name.as_str(), info.rows, info.hits, info.is_pinned), ("a", 10, 1, false));

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use onward_segment::{SegmentError, SegmentStore, WritableFile};
-use onward_wire::columns::{ColumnId, ObjectVersion};
+use onward_wire::columns::{ColumnId, ObjectVersion, WantedColumn};
 use onward_wire::message::SegmentRef;
 use onward_wire::{FunctionId, SegmentId};
 use parking_lot::Mutex;
@@ -37,6 +37,8 @@ pub enum Found {
     Claimed,
     /// Somebody decodes it.
     Busy,
+    /// It is not cached, and would not be: there is no room, and others are worth more.
+    Refused,
 }
 
 /// A cached column, for people.
@@ -105,6 +107,8 @@ struct Cached {
 
 struct Claimed {
     holder: FunctionId,
+    /// Others go for it.
+    is_wanted: bool,
     /// The file it is written to.
     opened: Option<(SegmentId, u64)>,
     waiters: Vec<oneshot::Sender<()>>,
@@ -130,11 +134,10 @@ impl ColumnTier {
         &self.store
     }
 
-    /// Looks up columns of one object for `holder`, in order. What nobody has or decodes is claimed.
-    pub fn find(&self, holder: FunctionId, object: &Arc<ObjectVersion>, columns: &[ColumnId]) -> Vec<Found> {
+    /// Looks up columns of one object for `holder`, in order. What nobody has or decodes is claimed, if it would be kept.
+    pub fn find(&self, holder: FunctionId, object: &Arc<ObjectVersion>, columns: &[WantedColumn]) -> Vec<Found> {
         let mut state = self.state.lock();
-        let key = |column: &ColumnId| ColumnKey { object: Arc::clone(object), column: column.clone() };
-        columns.iter().map(|column| state.find(&self.store, holder, key(column))).collect()
+        columns.iter().map(|wanted| state.find(&self.store, holder, object, wanted)).collect()
     }
 
     /// Resolves (also by an error) when the claim on a column that was busy ended; at once when it has.
@@ -162,7 +165,8 @@ impl ColumnTier {
         let unclaimed = || SegmentError::Unknown { id: SegmentId(0), expected: "a claimed column" };
         {
             let mut state = self.state.lock();
-            state.claims.get(&key).filter(|claim| claim.holder == holder).ok_or_else(unclaimed)?;
+            let claim = state.claims.get(&key).filter(|claim| claim.holder == holder).ok_or_else(unclaimed)?;
+            let is_wanted = claim.is_wanted;
             if capacity_bytes > state.policy.capacity() / 2 {
                 return Err(SegmentError::Exhausted {
                     needed_bytes: capacity_bytes,
@@ -171,7 +175,8 @@ impl ColumnTier {
                     setting: "cache_memory_bytes",
                 });
             }
-            if !state.policy.admits(&key, capacity_bytes) {
+            // There was room when it was claimed, by an estimate.
+            if !is_wanted && !state.policy.has_room(capacity_bytes) && !state.policy.was_wanted(&key) {
                 return Err(SegmentError::Exhausted {
                     needed_bytes: capacity_bytes,
                     used_bytes: state.policy.bytes(),
@@ -346,7 +351,14 @@ impl ColumnTier {
 }
 
 impl State {
-    fn find(&mut self, store: &SegmentStore, holder: FunctionId, key: ColumnKey) -> Found {
+    fn find(
+        &mut self,
+        store: &SegmentStore,
+        holder: FunctionId,
+        object: &Arc<ObjectVersion>,
+        wanted: &WantedColumn,
+    ) -> Found {
+        let key = ColumnKey { object: Arc::clone(object), column: wanted.column.clone() };
         if let Some(cached) = self.columns.get(&key) {
             let id = cached.segment.id();
             match store.lease(id, holder) {
@@ -367,7 +379,12 @@ impl State {
         match self.claims.get(&key) {
             Some(_) => Found::Busy,
             None => {
-                self.claims.insert(key, Claimed { holder, opened: None, waiters: vec![] });
+                let has_room = self.policy.has_room(wanted.bytes);
+                let is_wanted = wanted.is_ordered || (!has_room && self.policy.was_wanted(&key));
+                if !has_room && !is_wanted {
+                    return Found::Refused;
+                }
+                self.claims.insert(key, Claimed { holder, is_wanted, opened: None, waiters: vec![] });
                 Found::Claimed
             }
         }

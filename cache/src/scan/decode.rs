@@ -90,15 +90,18 @@ impl ChunkReader for Chunks {
 
 /// Where the column chunks of top-level column `column` lie, one range per leaf.
 pub(super) fn chunk_ranges(metadata: &ArrowReaderMetadata, row_group: usize, column: usize) -> Vec<Range<u64>> {
-    let schema = metadata.parquet_schema();
     let group = metadata.metadata().row_group(row_group);
-    (0..group.num_columns())
-        .filter(|leaf| schema.get_column_root_idx(*leaf) == column)
-        .map(|leaf| {
-            let (start, length) = group.column(leaf).byte_range();
-            start..start.saturating_add(length)
-        })
-        .collect()
+    let range = |leaf| {
+        let (start, length) = group.column(leaf).byte_range();
+        start..start.saturating_add(length)
+    };
+    leaves(metadata, column).map(range).collect()
+}
+
+/// Leaf columns of top-level column `column`.
+pub(super) fn leaves(metadata: &ArrowReaderMetadata, column: usize) -> impl Iterator<Item = usize> {
+    let schema = metadata.parquet_schema();
+    (0..schema.num_columns()).filter(move |leaf| schema.get_column_root_idx(*leaf) == column)
 }
 
 /// Decodes top-level column `column` of a row group, in batches of [`BATCH_ROWS`], the last may be shorter.

@@ -197,15 +197,17 @@ impl Conjunct {
         Ok(if mask.is_some() { Passed::OfSelected(passed) } else { Passed::OfAll(passed) })
     }
 
-    /// NULL is no.
+    /// NULL is no, but for an optional conjunct, where it is for somebody else to say: in a join that takes NULLs for equal, a key
+    /// of type Null makes the whole filter NULL, and the row may match.
     fn evaluate(&self, arrays: Vec<ArrayRef>, rows: usize) -> Result<BooleanBuffer> {
         let options = datafusion::arrow::array::RecordBatchOptions::new().with_row_count(Some(rows));
         let batch = RecordBatch::try_new_with_options(Arc::clone(&self.schema), arrays, &options)?;
         let verdicts = self.expr.evaluate(&batch)?.into_array(rows)?;
         let verdicts = as_boolean_array(&verdicts)?;
-        Ok(match verdicts.null_count() {
-            0 => verdicts.values().clone(),
-            _ => prep_null_mask_filter(verdicts).values().clone(),
+        Ok(match verdicts.nulls() {
+            None => verdicts.values().clone(),
+            Some(nulls) if self.is_optional => verdicts.values() | &!nulls.inner(),
+            Some(_) => prep_null_mask_filter(verdicts).values().clone(),
         })
     }
 
@@ -296,6 +298,18 @@ mod tests {
         let more = binary(col("n", &schema).unwrap(), Operator::Gt, lit(4i64), &schema).unwrap();
         assert_eq!(passing(&[less, more]), [5, 6, 7], "sparse rows, then a comparison");
         assert_eq!(passing(&[]).len(), 100);
+    }
+
+    #[test]
+    fn rows_for_which_an_optional_conjunct_is_null_pass() {
+        let (schema, columns) = columns();
+        let less = binary(col("n", &schema).unwrap(), Operator::Lt, lit(8i64), &schema).unwrap();
+        let mut filter = Filter::new(&[], &[less], &schema).unwrap();
+        let passed = filter.select(&columns, 0, 100, false).unwrap().unwrap();
+        let nulls = (0..100).filter(|row| row % 10 == 3);
+        let mut expected: Vec<usize> = [0, 1, 2, 4, 5, 6, 7].into_iter().chain(nulls).collect();
+        expected.sort_unstable();
+        assert_eq!(passed.set_indices().collect::<Vec<_>>(), expected);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use datafusion::parquet::file::FOOTER_SIZE;
 use datafusion::parquet::file::metadata::{FooterTail, ParquetMetaData, ParquetMetaDataReader};
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
-use onward_wire::columns::{ColumnId, ObjectVersion};
+use onward_wire::columns::{ColumnId, ObjectVersion, WantedColumn};
 use parking_lot::Mutex;
 
 use super::stream::wire;
@@ -66,7 +66,8 @@ impl Footers {
 }
 
 async fn footer_bytes(client: &Arc<dyn ColumnClient>, file: &File<'_>) -> Result<Option<Bytes>> {
-    let column = ColumnId::footer();
+    // Small beside any column, so its size is not asked about.
+    let column = WantedColumn { column: ColumnId::footer(), bytes: 0, is_ordered: true };
     let found = Arc::clone(client).find(file.object, std::slice::from_ref(&column)).await.map_err(wire)?;
     let Some(mut lookup) = found.into_iter().next() else { return internal_err!("a look-up without an answer") };
     if let Lookup::Busy = lookup {
@@ -75,6 +76,7 @@ async fn footer_bytes(client: &Arc<dyn ColumnClient>, file: &File<'_>) -> Result
     let claim = match lookup {
         Lookup::Hit(cached) => return value(&cached).map(Some),
         Lookup::Claimed(claim) => claim,
+        Lookup::Refused => return read_footer(file).await,
         Lookup::Busy => return internal_err!("a footer that is still being read after it was waited for"),
     };
     let Some(bytes) = read_footer(file).await? else { return Ok(None) };

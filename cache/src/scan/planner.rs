@@ -25,14 +25,17 @@ use datafusion_pruning::{FilePruner, PruningPredicate, PruningPredicateBuilder};
 use futures::stream::BoxStream;
 use object_store::ObjectStore;
 use object_store::path::Path;
-use onward_wire::columns::{ColumnId, ObjectVersion};
+use onward_wire::columns::{ColumnId, ObjectTag, ObjectVersion, WantedColumn};
 
+use super::decode::leaves;
 use super::filter::Filter;
 use super::footer::{File, Footers};
 use super::metrics::ScanMetrics;
 use super::source::Int96;
 use super::stream::{Group, Rows};
 use crate::columns::ColumnClient;
+use crate::ranges::RangeClient;
+use crate::versions::tag_of;
 
 /// A row group with more rows is read as DataFusion does: decoding a column of it whole would take too much memory.
 const MOST_ROWS: i64 = 8 << 20;
@@ -40,7 +43,10 @@ const MOST_ROWS: i64 = 8 << 20;
 /// What all files of one partition of a scan share.
 pub(super) struct Scan {
     pub(super) client: Arc<dyn ColumnClient>,
+    pub(super) ranges: Option<Arc<dyn RangeClient>>,
     pub(super) footers: Arc<Footers>,
+    /// All columns that it reads are to be cached.
+    pub(super) is_ordered: bool,
     pub(super) store: Arc<dyn ObjectStore>,
     /// Base URL of the store.
     pub(super) store_url: String,
@@ -75,18 +81,24 @@ pub(super) struct OpenFile {
     pub(super) path: Path,
     pub(super) bytes: u64,
     pub(super) is_local: bool,
+    pub(super) is_ordered: bool,
+    /// The range tier, and the version to read there.
+    pub(super) ranges: Option<(Arc<dyn RangeClient>, ObjectTag)>,
     /// With the types that columns are decoded to.
     pub(super) metadata: ArrowReaderMetadata,
 }
 
 impl OpenFile {
-    /// The cache's name for a column.
-    pub(super) fn column_id(&self, row_group: usize, column: usize) -> ColumnId {
-        ColumnId {
-            row_group: row_group as u32,
-            column: column as u32,
-            target: self.metadata.schema().field(column).data_type().to_string(),
-        }
+    /// A column as the cache is asked for it.
+    pub(super) fn wanted(&self, row_group: usize, column: usize) -> WantedColumn {
+        let data_type = self.metadata.schema().field(column).data_type();
+        let id = ColumnId { row_group: row_group as u32, column: column as u32, target: data_type.to_string() };
+        let group = self.metadata.metadata().row_group(row_group);
+        let bytes = match data_type.primitive_width() {
+            Some(width) => group.num_rows().saturating_mul(width as i64),
+            None => leaves(&self.metadata, column).map(|leaf| group.column(leaf).uncompressed_size()).sum(),
+        };
+        WantedColumn { column: id, bytes: bytes.max(0) as u64, is_ordered: self.is_ordered }
     }
 }
 
@@ -166,8 +178,9 @@ impl Scan {
         {
             return Ok(Opened::Nothing);
         }
-        let path = file.object_meta.location.clone();
-        let bytes = file.object_meta.size;
+        let object_meta = file.object_meta.clone();
+        let path = object_meta.location.clone();
+        let bytes = object_meta.size;
         let place = File { store: self.store.as_ref(), path: &path, bytes, object: &object };
         let Some(footer) = self.footers.get(&self.client, &place).await? else { return Ok(Opened::Plain(file)) };
         let Some(metadata) = self.typed(&file, footer)? else { return Ok(Opened::Plain(file)) };
@@ -215,6 +228,8 @@ impl Scan {
         let is_matched = access.is_fully_matched();
         let groups = access.row_group_indexes().map(|index| Group { index, is_matched: is_matched[index] }).collect();
         let filter = Filter::new(&required, &optional, &schema)?;
+        let ranges = self.ranges.clone().filter(|_| !self.is_local);
+        let ranges = ranges.map(|ranges| (ranges, tag_of(&self.store_url, &object_meta)));
         let file = Arc::new(OpenFile {
             client: Arc::clone(&self.client),
             object,
@@ -222,6 +237,8 @@ impl Scan {
             path,
             bytes,
             is_local: self.is_local,
+            is_ordered: self.is_ordered,
+            ranges,
             metadata,
         });
         let rows = Rows::new(&self, file, groups, filter, pruning, projection)?;

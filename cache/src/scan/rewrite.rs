@@ -22,18 +22,27 @@ use onward_wire::columns::ObjectTag;
 use super::footer::Footers;
 use super::source::WarmSource;
 use crate::columns::ColumnClient;
+use crate::ranges::RangeClient;
+use crate::versions::tag_of;
 
 /// Puts warm scans into plans of one process.
 #[derive(Clone, Debug)]
 pub struct WarmScans {
-    client: Arc<dyn ColumnClient>,
-    footers: Arc<Footers>,
+    pub(super) client: Arc<dyn ColumnClient>,
+    pub(super) ranges: Option<Arc<dyn RangeClient>>,
+    pub(super) footers: Arc<Footers>,
+    pub(super) is_ordered: bool,
 }
 
 impl WarmScans {
-    /// Scans that find their columns through `client`.
-    pub fn new(client: Arc<dyn ColumnClient>) -> Self {
-        Self { client, footers: Arc::default() }
+    /// Scans that find their columns through `client`, and say to `ranges` which bytes of remote objects they will read.
+    pub fn new(client: Arc<dyn ColumnClient>, ranges: Option<Arc<dyn RangeClient>>) -> Self {
+        Self { client, ranges, footers: Arc::default(), is_ordered: false }
+    }
+
+    /// The same, filling the cache with all that they read, whatever goes for it.
+    pub fn filling(&self) -> Self {
+        Self { is_ordered: true, ..self.clone() }
     }
 
     /// `plan` with every Parquet source that can be one as a warm scan. The tree keeps its shape.
@@ -56,7 +65,7 @@ impl WarmScans {
     fn warm(&self, node: &Arc<dyn ExecutionPlan>) -> Option<Arc<dyn ExecutionPlan>> {
         let (exec, config) = file_scan(node)?;
         let plain = (config.file_source.as_ref() as &dyn std::any::Any).downcast_ref::<ParquetSource>()?;
-        let source = WarmSource::new(plain, Arc::clone(&self.client), Arc::clone(&self.footers))?;
+        let source = WarmSource::new(plain, self)?;
         let config = FileScanConfigBuilder::from(config.clone()).with_source(Arc::new(source)).build();
         Some(Arc::new(exec.clone().with_data_source(Arc::new(config))))
     }
@@ -104,13 +113,7 @@ pub fn tags_of(plan: &Arc<dyn ExecutionPlan>) -> Result<Vec<ObjectTag>> {
     plan.apply(|node| {
         if let Some((_, config)) = file_scan(node) {
             let files = config.file_groups.iter().flat_map(|group| group.files());
-            tags.extend(files.map(|file| ObjectTag {
-                store: config.object_store_url.as_str().to_owned(),
-                path: file.object_meta.location.to_string(),
-                e_tag: file.object_meta.e_tag.clone(),
-                bytes: file.object_meta.size,
-                modified_ns: file.object_meta.last_modified.timestamp_nanos_opt().unwrap_or_default(),
-            }));
+            tags.extend(files.map(|file| tag_of(config.object_store_url.as_str(), &file.object_meta)));
         }
         Ok(TreeNodeRecursion::Continue)
     })?;

@@ -4,8 +4,9 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
+use datafusion::arrow::array::ArrayRef;
 use datafusion::common::{Result, internal_err};
-use onward_wire::columns::ColumnId;
+use onward_wire::columns::WantedColumn;
 use onward_wire::message::MAX_DESCRIPTORS;
 
 use super::decode::{Chunks, chunk_ranges, decode_column};
@@ -13,7 +14,7 @@ use super::metrics::ScanMetrics;
 use super::planner::OpenFile;
 use super::stream::wire;
 use crate::columns::layout::Stored;
-use crate::columns::{CachedColumn, Claim, Lookup};
+use crate::columns::{CachedColumn, Lookup};
 
 /// One row group while it is read.
 #[derive(Debug)]
@@ -23,6 +24,8 @@ pub(super) struct RowGroup {
     columns: HashMap<usize, Slot>,
     /// Bytes of columns that are not decoded yet.
     chunks: Chunks,
+    /// What the next row group will need: to be read while this one is decoded.
+    ahead: Vec<Range<u64>>,
 }
 
 #[derive(Debug)]
@@ -33,19 +36,26 @@ enum Slot {
     Unknown,
 }
 
+impl Slot {
+    /// It has to be decoded here.
+    fn is_missing(&self) -> bool {
+        matches!(self, Slot::Found(Lookup::Claimed(_) | Lookup::Refused))
+    }
+}
+
 impl RowGroup {
     /// Looks up `columns`, all that the scan may need.
     pub(super) async fn open(file: Arc<OpenFile>, index: usize, columns: &[usize]) -> Result<Self> {
         let mut slots = HashMap::with_capacity(columns.len());
         for part in columns.chunks(MAX_DESCRIPTORS) {
-            let ids: Vec<ColumnId> = part.iter().map(|column| file.column_id(index, *column)).collect();
-            let found = Arc::clone(&file.client).find(&file.object, &ids).await.map_err(wire)?;
+            let wanted: Vec<WantedColumn> = part.iter().map(|column| file.wanted(index, *column)).collect();
+            let found = Arc::clone(&file.client).find(&file.object, &wanted).await.map_err(wire)?;
             if found.len() != part.len() {
                 return internal_err!("{} columns were looked up, {} found", part.len(), found.len());
             }
             slots.extend(part.iter().copied().zip(found.into_iter().map(Slot::Found)));
         }
-        Ok(Self { file, index, columns: slots, chunks: Chunks::default() })
+        Ok(Self { file, index, columns: slots, chunks: Chunks::default(), ahead: vec![] })
     }
 
     /// Rows of the row group.
@@ -53,16 +63,28 @@ impl RowGroup {
         usize::try_from(self.file.metadata.metadata().row_group(self.index).num_rows()).unwrap_or(0)
     }
 
+    /// Notes which bytes row group `next` will need, if it goes as it went with this one: the same columns are not cached.
+    pub(super) fn look_ahead(&mut self, next: usize) {
+        let Some((_, object)) = &self.file.ranges else { return };
+        let missing = self.columns.iter().filter(|(_, slot)| slot.is_missing()).map(|(column, _)| *column);
+        let mut needed: Vec<_> = missing.flat_map(|column| chunk_ranges(&self.file.metadata, next, column)).collect();
+        if needed.is_empty() || needed.iter().any(|range| range.end > object.bytes) {
+            return;
+        }
+        needed.sort_by_key(|range| range.start);
+        self.ahead = needed;
+    }
+
     /// A column; decoded now if nobody has it.
     pub(super) async fn column(&mut self, column: usize, metrics: &ScanMetrics) -> Result<Arc<CachedColumn>> {
         if let Some(Slot::Ready(cached)) = self.columns.get(&column) {
             return Ok(Arc::clone(cached));
         }
-        let id = self.file.column_id(self.index, column);
+        let wanted = self.file.wanted(self.index, column);
         let mut lookup = match self.columns.insert(column, Slot::Unknown) {
             Some(Slot::Found(lookup)) => lookup,
             _ => {
-                let found = Arc::clone(&self.file.client).find(&self.file.object, std::slice::from_ref(&id)).await;
+                let found = Arc::clone(&self.file.client).find(&self.file.object, std::slice::from_ref(&wanted)).await;
                 match found.map_err(wire)?.into_iter().next() {
                     Some(lookup) => lookup,
                     None => return internal_err!("a look-up without an answer"),
@@ -71,7 +93,7 @@ impl RowGroup {
         };
         if let Lookup::Busy = lookup {
             self.give_up_claims();
-            lookup = Arc::clone(&self.file.client).wait(&self.file.object, &id).await.map_err(wire)?;
+            lookup = Arc::clone(&self.file.client).wait(&self.file.object, &wanted).await.map_err(wire)?;
         }
         let cached = match lookup {
             Lookup::Hit(cached) => {
@@ -79,9 +101,22 @@ impl RowGroup {
                 cached
             }
             Lookup::Claimed(claim) => {
-                let cached = self.decode(column, claim, metrics).await?;
+                let arrays = self.decode(column, metrics).await?;
+                let stored = {
+                    let _timer = metrics.decode_time.timer();
+                    Stored::new(arrays)
+                };
+                let name = self.file.metadata.schema().field(column).name();
+                let cached = claim.keep(stored, name, self.rows() as u64).await.map_err(wire)?;
                 metrics.miss_bytes.add(cached.bytes() as usize);
                 cached
+            }
+            Lookup::Refused => {
+                // As it was decoded: what only pays when it is read again is not made.
+                let arrays = self.decode(column, metrics).await?;
+                let decoded = Arc::new(CachedColumn::on_heap(Stored { arrays, zones: None }));
+                metrics.miss_bytes.add(decoded.bytes() as usize);
+                decoded
             }
             Lookup::Busy => return internal_err!("a column that is still being decoded after it was waited for"),
         };
@@ -98,18 +133,16 @@ impl RowGroup {
         }
     }
 
-    async fn decode(&mut self, column: usize, claim: Claim, metrics: &ScanMetrics) -> Result<Arc<CachedColumn>> {
+    async fn decode(&mut self, column: usize, metrics: &ScanMetrics) -> Result<Vec<ArrayRef>> {
         let ranges = chunk_ranges(&self.file.metadata, self.index, column);
         self.fetch(column, &ranges).await?;
-        let stored = {
+        let arrays = {
             let _timer = metrics.decode_time.timer();
             // The decoder sees this column's bytes and no others.
-            let arrays = decode_column(&self.file.metadata, self.chunks.clone(), self.index, column)?;
-            Stored::new(arrays)
+            decode_column(&self.file.metadata, self.chunks.clone(), self.index, column)?
         };
         ranges.iter().for_each(|range| self.chunks.drop_range(range));
-        let name = self.file.metadata.schema().field(column).name();
-        claim.keep(stored, name, self.rows() as u64).await.map_err(wire)
+        Ok(arrays)
     }
 
     /// Reads what is missing of `ranges`. From a store where a request costs a round trip, also the bytes of the other
@@ -121,7 +154,7 @@ impl RowGroup {
         }
         if !self.file.is_local {
             for (other, slot) in &self.columns {
-                if *other != column && matches!(slot, Slot::Found(Lookup::Claimed(_))) {
+                if *other != column && slot.is_missing() {
                     let ranges = chunk_ranges(&self.file.metadata, self.index, *other);
                     missing.extend(ranges.into_iter().filter(|range| !self.chunks.has(range)));
                 }
@@ -131,6 +164,11 @@ impl RowGroup {
         let file = &self.file;
         let read = Chunks::read(file.store.as_ref(), &file.path, file.bytes, &missing).await?;
         self.chunks.extend(read);
+        if let Some((ranges, object)) = &file.ranges
+            && !self.ahead.is_empty()
+        {
+            ranges.prefetch(object, &std::mem::take(&mut self.ahead));
+        }
         Ok(())
     }
 }

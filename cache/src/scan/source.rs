@@ -20,10 +20,9 @@ use datafusion_datasource::morsel::Morselizer;
 use datafusion_datasource_parquet::can_expr_be_pushed_down_with_schemas;
 use object_store::ObjectStore;
 
-use super::footer::Footers;
 use super::metrics::ScanMetrics;
 use super::planner::{Scan, WarmMorselizer};
-use crate::columns::ColumnClient;
+use super::rewrite::WarmScans;
 
 /// How INT96 timestamps are read.
 #[derive(Clone, Debug)]
@@ -36,8 +35,7 @@ pub(super) struct Int96 {
 #[derive(Clone, Debug)]
 pub struct WarmSource {
     plain: ParquetSource,
-    client: Arc<dyn ColumnClient>,
-    footers: Arc<Footers>,
+    scans: WarmScans,
     projection: ProjectionExprs,
     /// Conjuncts of a filter above that was fused with the scan.
     fused: Vec<Arc<dyn PhysicalExpr>>,
@@ -47,7 +45,7 @@ pub struct WarmSource {
 
 impl WarmSource {
     /// `plain` over the cache; `None` where only DataFusion's own source knows what to do.
-    pub fn new(plain: &ParquetSource, client: Arc<dyn ColumnClient>, footers: Arc<Footers>) -> Option<Self> {
+    pub fn new(plain: &ParquetSource, scans: &WarmScans) -> Option<Self> {
         let options = plain.table_parquet_options();
         if !plain.table_schema().virtual_columns().is_empty()
             || options.crypto.file_decryption.is_some()
@@ -69,7 +67,8 @@ impl WarmSource {
             }
         };
         let projection = plain.projection()?.clone();
-        Some(Self { plain: plain.clone(), client, footers, projection, fused: vec![], int96, batch_rows: 8192 })
+        let (plain, scans) = (plain.clone(), scans.clone());
+        Some(Self { plain, scans, projection, fused: vec![], int96, batch_rows: 8192 })
     }
 
     /// The same with a filter above fused in: `conjuncts` in terms of the scan's output, of which it gives the columns
@@ -116,8 +115,10 @@ impl FileSource for WarmSource {
             self.plain_with_all(&required, config)?.create_morselizer(Arc::clone(&object_store), config, partition)?;
         let url: &url::Url = config.object_store_url.as_ref();
         let scan = Scan {
-            client: Arc::clone(&self.client),
-            footers: Arc::clone(&self.footers),
+            client: Arc::clone(&self.scans.client),
+            ranges: self.scans.ranges.clone(),
+            footers: Arc::clone(&self.scans.footers),
+            is_ordered: self.scans.is_ordered,
             store: object_store,
             store_url: url.as_str().to_owned(),
             is_local: url.scheme() == "file",

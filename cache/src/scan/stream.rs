@@ -162,6 +162,9 @@ impl Rows {
             let mut all = filter_columns.clone();
             all.extend(self.output_columns.iter().filter(|column| !filter_columns.contains(column)));
             let mut group = RowGroup::open(Arc::clone(&self.file), index, &all).await?;
+            if let Some(next) = self.groups.front() {
+                group.look_ahead(next.index);
+            }
             let mut columns = HashMap::with_capacity(all.len());
             for column in &filter_columns {
                 columns.insert(*column, group.column(*column, &self.metrics).await?);

@@ -71,7 +71,7 @@ impl Bench {
     async fn check(&self, context: &SessionContext, sql: &str) -> Arc<dyn ExecutionPlan> {
         let plan = async || context.sql(sql).await.unwrap().create_physical_plan().await.unwrap();
         let expected = collect(plan().await, context.task_ctx()).await.unwrap();
-        let scans = WarmScans::new(LocalColumns::new(Arc::clone(&self.tier), FunctionId(1)));
+        let scans = WarmScans::new(LocalColumns::new(Arc::clone(&self.tier), FunctionId(1)), None);
         let mut last = None;
         for run in ["cold", "warm"] {
             let warm = scans.apply(plan().await).unwrap();
@@ -237,7 +237,7 @@ async fn filters_run_in_the_scan_and_keep_their_place_in_the_tree() {
     write(&bench.file("a.parquet"), &rows(0));
     let context = bench.context(&[], None).await;
     let plan = context.sql("select many from t where k = 3").await.unwrap().create_physical_plan().await.unwrap();
-    let scans = WarmScans::new(LocalColumns::new(Arc::clone(&bench.tier), FunctionId(1)));
+    let scans = WarmScans::new(LocalColumns::new(Arc::clone(&bench.tier), FunctionId(1)), None);
     let warm = scans.apply(Arc::clone(&plan)).unwrap();
     fn depth(plan: &Arc<dyn ExecutionPlan>) -> usize {
         1 + plan.children().into_iter().map(depth).max().unwrap_or(0)

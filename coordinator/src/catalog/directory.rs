@@ -25,6 +25,7 @@ const MARK_TEXT: &str =
 
 const LOCK: &str = "lock";
 const TABLES: &str = "tables";
+const RANGES: &str = "ranges";
 const CATALOG_FILE: &str = "catalog.json";
 /// Made by file systems, not by people.
 const LOST_AND_FOUND: &str = "lost+found";
@@ -90,6 +91,11 @@ impl DataDirectory {
     /// Parts of managed tables live below it.
     pub fn tables(&self) -> PathBuf {
         self.path.join(TABLES)
+    }
+
+    /// Bytes of remote objects are kept below it.
+    pub fn ranges(&self) -> PathBuf {
+        self.path.join(RANGES)
     }
 
     /// The file with all definitions.

@@ -7,6 +7,7 @@
 //!   <data-dir>/tables/<t>/<p> parts of managed tables (CREATE TABLE, INSERT INTO), Parquet
 //!   <data-dir>/unnamed/       one note for each part that goes if a crash happens now
 //!   <data-dir>/writes/        one note for each staging directory
+//!   <data-dir>/ranges/        bytes of remote objects (a cache: it may be removed while nobody serves the directory)
 //! ```
 //!
 //! Guarantees:

@@ -164,10 +164,7 @@ impl Driver {
             if let Some(metrics) = query.metrics.get_mut(attempt.task.stage.stage as usize) {
                 metrics.add(&done);
             }
-            query.requests.table += done.requests.table;
-            query.requests.table_bytes += done.requests.table_bytes;
-            query.requests.write += done.requests.write;
-            query.requests.intermediate += done.requests.intermediate;
+            query.requests.add(&done.requests);
             query.cache.add(&done);
         }
         self.handle(Event::Prepared { function, attempt, output: done.output });
@@ -283,7 +280,12 @@ mod tests {
         let config = Config { segment_dir: path.clone(), spill_dir: path, ..config };
         let (events, _) = mpsc::unbounded_channel();
         let limits = SchedulerLimits::from(&config);
-        let options = HostOptions { config: Arc::new(config), program: "/nonexistent".into(), uploads: Arc::default() };
+        let options = HostOptions {
+            config: Arc::new(config),
+            program: "/nonexistent".into(),
+            uploads: Arc::default(),
+            ranges: None,
+        };
         (Driver::new(limits, Host::start(options, events).unwrap()), root)
     }
 

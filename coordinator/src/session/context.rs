@@ -8,6 +8,7 @@ use datafusion::execution::memory_pool::MemoryPool;
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::prelude::{SessionConfig, SessionContext};
+use onward_cache::ranges::{RangeClient, RangeOptions, RangeTier};
 use onward_cache::{Confinement, ExpectedVersions, MeteredRegistry, StoreRegistry, versioned_cache_manager};
 use onward_planner::session::session_state_builder;
 use onward_segment::ScratchDir;
@@ -29,6 +30,7 @@ const STATISTICS_CACHE_BYTES: usize = 64 << 20;
 pub struct SharedResources {
     catalog: Arc<Catalog>,
     stores: Arc<StoreRegistry>,
+    ranges: Option<Arc<RangeTier>>,
     runtime: Arc<RuntimeEnv>,
     /// Relative file names in SQL mean files below it.
     directory: PathBuf,
@@ -38,10 +40,18 @@ pub struct SharedResources {
 
 impl SharedResources {
     /// `catalog` and fresh stores; queries that run in the coordinator take their memory from `memory` (`None`: no
-    /// limit) and spill below `spill_dir`. Relative file names mean files below the working directory.
-    pub fn new(catalog: Arc<Catalog>, memory: Option<Arc<dyn MemoryPool>>, spill_dir: &Path) -> Result<Arc<Self>> {
+    /// limit) and spill below `spill_dir`; bytes of remote objects are kept as `ranges` says. Relative file names mean files
+    /// below the working directory.
+    pub fn new(
+        catalog: Arc<Catalog>,
+        memory: Option<Arc<dyn MemoryPool>>,
+        spill_dir: &Path,
+        ranges: Option<RangeOptions>,
+    ) -> Result<Arc<Self>> {
         let directory = std::env::current_dir()?;
-        Self::in_directory(catalog, memory, spill_dir, directory)
+        let mut shared = Self::build(catalog, memory, spill_dir, directory)?;
+        shared.ranges = ranges.map(|options| Arc::new(RangeTier::new(options, shared.stores.clone())));
+        Ok(Arc::new(shared))
     }
 
     /// Like [`Self::new`], with relative file names below `directory`.
@@ -51,6 +61,15 @@ impl SharedResources {
         spill_dir: &Path,
         directory: PathBuf,
     ) -> Result<Arc<Self>> {
+        Self::build(catalog, memory, spill_dir, directory).map(Arc::new)
+    }
+
+    fn build(
+        catalog: Arc<Catalog>,
+        memory: Option<Arc<dyn MemoryPool>>,
+        spill_dir: &Path,
+        directory: PathBuf,
+    ) -> Result<Self> {
         let spills = ScratchDir::create(spill_dir, SPILL_PREFIX);
         let spills = spills.map_err(io("creating a directory in", spill_dir))?;
         let stores = Arc::<StoreRegistry>::default();
@@ -62,7 +81,7 @@ impl SharedResources {
         if let Some(memory) = memory {
             builder = builder.with_memory_pool(memory);
         }
-        Ok(Arc::new(Self { catalog, stores, runtime: builder.build_arc()?, directory, _spills: spills }))
+        Ok(Self { catalog, stores, ranges: None, runtime: builder.build_arc()?, directory, _spills: spills })
     }
 
     /// The catalog.
@@ -73,6 +92,11 @@ impl SharedResources {
     /// The object stores.
     pub fn stores(&self) -> &Arc<StoreRegistry> {
         &self.stores
+    }
+
+    /// Bytes of remote objects, when they are kept.
+    pub fn ranges(&self) -> Option<&Arc<RangeTier>> {
+        self.ranges.as_ref()
     }
 
     /// Memory, disk and caches of queries that run in the coordinator.
@@ -116,7 +140,8 @@ impl SqlSession {
             let tables = shared.catalog.directory().tables();
             Arc::new(Confinement::new(allowed.iter().cloned().chain([tables])))
         });
-        let registry = shared.stores.planning(confinement.clone());
+        let ranges = shared.ranges.clone().map(|ranges| ranges as Arc<dyn RangeClient>);
+        let registry = shared.stores.planning(confinement.clone()).reading_through(ranges);
         let runtime = RuntimeEnvBuilder::from_runtime_env(&shared.runtime)
             .with_object_store_registry(registry.clone())
             .build_arc()?;

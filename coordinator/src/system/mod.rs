@@ -2,7 +2,7 @@
 //!
 //! | table | one row per |
 //! | --- | --- |
-//! | `system.cache` | cached column of a row group |
+//! | `system.cache` | cached column of a row group, and remote object whose bytes are kept |
 //! | `system.queries` | query of this coordinator's life, the last [`HISTORY_LIMIT`] of them |
 //!
 //! Tables here are snapshots taken when the query is planned. They hold no locks while they are read.
@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use datafusion::catalog::{MemorySchemaProvider, SchemaProvider};
 
-pub use cache::TierCell;
+pub use cache::{RangesCell, TierCell};
 pub use queries::{History, QueryRecord, QueryState};
 
 /// Queries that `system.queries` remembers; the oldest finished ones make room.
@@ -23,10 +23,15 @@ pub const HISTORY_LIMIT: usize = 1_000;
 /// The name of the schema.
 pub const SCHEMA: &str = "system";
 
-/// The `system` schema over `history` and cached columns.
-pub fn schema(history: &Arc<History>, tier: &TierCell) -> datafusion::common::Result<Arc<dyn SchemaProvider>> {
+/// The `system` schema over `history` and both tiers of the cache.
+pub fn schema(
+    history: &Arc<History>,
+    tier: &TierCell,
+    ranges: &RangesCell,
+) -> datafusion::common::Result<Arc<dyn SchemaProvider>> {
     let schema = MemorySchemaProvider::new();
     schema.register_table("queries".to_owned(), Arc::new(queries::QueriesTable::new(Arc::clone(history))))?;
-    schema.register_table("cache".to_owned(), Arc::new(cache::CacheTable::new(Arc::clone(tier))))?;
+    schema
+        .register_table("cache".to_owned(), Arc::new(cache::CacheTable::new(Arc::clone(tier), Arc::clone(ranges))))?;
     Ok(Arc::new(schema))
 }

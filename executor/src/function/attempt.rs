@@ -9,6 +9,7 @@ use datafusion::execution::TaskContext;
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
 use futures::StreamExt;
 use onward_cache::UploadLog;
+use onward_cache::ranges::RangeClient;
 use onward_cache::scan::WarmScans;
 use onward_planner::error::classify;
 use onward_shuffle::{AttemptWriter, Lane, OutputMapping, SegmentSource, WriterOptions};
@@ -30,6 +31,7 @@ pub(super) struct Shared {
     pub(super) link: Arc<Link>,
     pub(super) segments: Arc<Segments>,
     pub(super) columns: Arc<Columns>,
+    pub(super) ranges: Option<Arc<dyn RangeClient>>,
     pub(super) scans: WarmScans,
     pub(super) environment: Environment,
     pub(super) flush_bytes: u64,
@@ -100,8 +102,9 @@ impl Attempt {
         let RunAttempt { partitions, inputs, inline_bytes, .. } = request;
         let config = stage.config(&shared.environment)?;
         let batch_rows = config.batch_size();
+        let ranges = shared.ranges.clone().filter(|_| stage.uses_cache());
         let AttemptContext { task, memory, stores } =
-            shared.environment.attempt(self.id, config, self.upload_log(shared), stage.expected());
+            shared.environment.attempt(self.id, config, self.upload_log(shared), stage.expected(), ranges);
         let source = Arc::clone(&shared.segments) as Arc<dyn SegmentSource>;
         let AttemptPlan { planned, runs, mapping } = stage.plan(&task, &partitions, inputs, &source, &shared.scans)?;
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use onward_cache::columns::{CachedColumn, Claim, ColumnClient, ColumnKey, Lookup, WritableColumn, WrittenColumn};
 use onward_segment::MappedSegment;
-use onward_wire::columns::{ColumnId, ObjectVersion, UseColumns};
+use onward_wire::columns::{ColumnId, ObjectVersion, UseColumns, WantedColumn};
 use onward_wire::{ErrorKind, SegmentId, WireError};
 use parking_lot::Mutex;
 
@@ -122,6 +122,7 @@ impl Columns {
         let key = || ColumnKey { object: Arc::clone(object), column: column.clone() };
         Ok(match found {
             FoundAnswer::Busy => Lookup::Busy,
+            FoundAnswer::Refused => Lookup::Refused,
             FoundAnswer::Claimed(granted) => {
                 granted.take();
                 let client = Arc::clone(self) as Arc<dyn ColumnClient>;
@@ -137,20 +138,20 @@ impl ColumnClient for Columns {
     async fn find(
         self: Arc<Self>,
         object: &Arc<ObjectVersion>,
-        columns: &[ColumnId],
+        columns: &[WantedColumn],
     ) -> Result<Vec<Lookup>, WireError> {
         let key = |column: &ColumnId| ColumnKey { object: Arc::clone(object), column: column.clone() };
         let mut lookups: Vec<Option<Lookup>> = {
             let mut table = self.table.lock();
-            columns.iter().map(|column| table.get(&key(column)).map(Lookup::Hit)).collect()
+            columns.iter().map(|wanted| table.get(&key(&wanted.column)).map(Lookup::Hit)).collect()
         };
         let missing: Vec<usize> = (0..columns.len()).filter(|at| lookups[*at].is_none()).collect();
         if !missing.is_empty() {
-            let asked: Vec<ColumnId> = missing.iter().map(|at| columns[*at].clone()).collect();
+            let asked: Vec<WantedColumn> = missing.iter().map(|at| columns[*at].clone()).collect();
             let found = self.link.find_columns(object, &asked, false).await?;
             // All answers become claims or mappings before the first error ends this: none is lost.
             let found: Vec<_> =
-                asked.iter().zip(found).map(|(column, found)| self.lookup(object, column, found)).collect();
+                asked.iter().zip(found).map(|(wanted, found)| self.lookup(object, &wanted.column, found)).collect();
             for (at, lookup) in missing.into_iter().zip(found) {
                 lookups[at] = Some(lookup?);
             }
@@ -158,10 +159,10 @@ impl ColumnClient for Columns {
         Ok(lookups.into_iter().flatten().collect())
     }
 
-    async fn wait(self: Arc<Self>, object: &Arc<ObjectVersion>, column: &ColumnId) -> Result<Lookup, WireError> {
-        let found = self.link.find_columns(object, std::slice::from_ref(column), true).await?;
+    async fn wait(self: Arc<Self>, object: &Arc<ObjectVersion>, wanted: &WantedColumn) -> Result<Lookup, WireError> {
+        let found = self.link.find_columns(object, std::slice::from_ref(wanted), true).await?;
         match found.into_iter().next() {
-            Some(found) => self.lookup(object, column, found),
+            Some(found) => self.lookup(object, &wanted.column, found),
             None => Err(WireError::new(ErrorKind::Internal, "a look-up without an answer")),
         }
     }

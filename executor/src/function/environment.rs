@@ -15,6 +15,7 @@ use datafusion::execution::memory_pool::{MemoryPool, PeakRecordingPool, TrackCon
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::logical_expr::{AggregateUDF, HigherOrderUDF, ScalarUDF, WindowUDF};
 use datafusion::prelude::SessionConfig;
+use onward_cache::ranges::RangeClient;
 use onward_cache::{ExpectedVersions, MeteredRegistry, StoreRegistry, UploadLog, versioned_cache_manager};
 use onward_planner::scalar_subquery::single_value;
 use onward_wire::AttemptId;
@@ -113,18 +114,20 @@ impl Environment {
     }
 
     /// A context for one attempt: memory and store requests are measured apart, limits are shared by all. `uploads` hears
-    /// of uploads to object stores as they begin; objects are read in the versions `expected`.
+    /// of uploads to object stores as they begin; objects are read in the versions `expected`, remote
+    /// ones through `ranges`.
     pub(super) fn attempt(
         &self,
         attempt: AttemptId,
         config: SessionConfig,
         uploads: UploadLog,
         expected: Arc<ExpectedVersions>,
+        ranges: Option<Arc<dyn RangeClient>>,
     ) -> AttemptContext {
         let config = config.with_extension(Arc::new(uploads));
         let memory = PeakRecordingPool::new(Arc::clone(&self.pool));
         let memory = Arc::new(TrackConsumersPool::new(memory, REPORTED_CONSUMERS));
-        let stores = self.stores.expecting(expected);
+        let stores = self.stores.expecting(expected).reading_through(ranges);
         let runtime = RuntimeEnv {
             memory_pool: Arc::clone(&memory) as Arc<dyn MemoryPool>,
             disk_manager: Arc::clone(&self.disk),

@@ -2,19 +2,21 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use onward_cache::columns::{WritingLease, WrittenColumn};
 use onward_wire::columns::{
-    AbandonColumns, ColumnId, ColumnState, ColumnsFound, FindColumns, FoundColumn, ObjectVersion, OpenColumn,
-    PublishColumn,
+    AbandonColumns, ColumnId, ColumnState, ColumnsFound, FindColumns, FoundColumn, ObjectTag, ObjectVersion,
+    OpenColumn, PublishColumn, WantedColumn,
 };
 use onward_wire::message::{
     MAX_DESCRIPTORS, MapSegments, OpenSegment, ReleaseSegments, RequestFailed, SegmentOpened, SegmentRef,
     SegmentsMapped, ToHost,
 };
+use onward_wire::ranges::{RangesRead, ReadRanges};
 use onward_wire::{AttemptId, ErrorKind, SegmentId, WireError};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
@@ -40,11 +42,13 @@ enum Answer {
     Opened { lease: Lease, file: OwnedFd, capacity_bytes: u64 },
     Mapped(Vec<Leased>),
     Found(Vec<FoundAnswer>),
+    Read(RangesRead, OwnedFd),
 }
 
 /// A column that was looked up.
 pub(super) enum FoundAnswer {
     Busy,
+    Refused,
     Claimed(Granted),
     Hit(Leased),
 }
@@ -168,11 +172,12 @@ impl Link {
     pub(super) async fn find_columns(
         &self,
         object: &Arc<ObjectVersion>,
-        columns: &[ColumnId],
+        columns: &[WantedColumn],
         waits: bool,
     ) -> Result<Vec<FoundAnswer>, WireError> {
         let ask = |request| {
-            self.finds.lock().insert(request, (Arc::clone(object), columns.to_vec()));
+            let asked = columns.iter().map(|wanted| wanted.column.clone()).collect();
+            self.finds.lock().insert(request, (Arc::clone(object), asked));
             let (object, columns) = (ObjectVersion::clone(object), columns.to_vec());
             FindColumns { request, object, columns, waits }.into()
         };
@@ -230,6 +235,7 @@ impl Link {
                 object: Arc::clone(object),
                 column: columns.get(at).cloned(),
             }),
+            (ColumnState::Refused, ..) => FoundAnswer::Refused,
             _ => FoundAnswer::Busy,
         };
         let columns = found.columns.into_iter().enumerate().map(answer).collect();
@@ -240,6 +246,26 @@ impl Link {
     pub(super) fn abandon_columns(&self, object: &ObjectVersion, columns: Vec<ColumnId>) {
         // A lost host has no claims.
         let _ = self.send(AbandonColumns { object: object.clone(), columns });
+    }
+
+    /// Ranges of a remote object, one after the other in a file.
+    pub(super) async fn read_ranges(
+        &self,
+        object: &ObjectTag,
+        ranges: &[Range<u64>],
+    ) -> Result<(RangesRead, OwnedFd), WireError> {
+        let (object, ranges) = (object.clone(), ranges.iter().map(Into::into).collect());
+        match self.request(|request| ReadRanges { request, object, ranges }.into()).await? {
+            Answer::Read(read, file) => Ok((read, file)),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// See [`Link::segment_opened`].
+    pub(super) fn ranges_read(&self, read: RangesRead, mut files: Vec<OwnedFd>) {
+        if let Some(file) = files.pop() {
+            self.answer(read.request, Ok(Answer::Read(read, file)));
+        }
     }
 
     /// Read-only files of committed segments, in order. Asks for [`MAX_DESCRIPTORS`] at a time.

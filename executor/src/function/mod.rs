@@ -18,6 +18,7 @@ mod environment;
 mod link;
 mod memory;
 mod metrics;
+mod ranges;
 mod segments;
 mod stage;
 mod work;
@@ -28,6 +29,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use onward_cache::ranges::RangeClient;
 use onward_cache::scan::WarmScans;
 use onward_wire::message::{
     AttemptEnded, AttemptFailed, DefineStage, Hello, RunAttempt, ToFunction, ToHost, Welcome, to_function,
@@ -41,6 +43,7 @@ use self::attempt::{Attempt, Finished, Shared, cancelled};
 use self::columns::Columns;
 use self::environment::{Environment, Registry};
 use self::link::Link;
+use self::ranges::Ranges;
 use self::segments::Segments;
 use self::stage::Stage;
 use crate::TOKEN_VARIABLE;
@@ -144,10 +147,12 @@ async fn serve(options: FunctionOptions) -> Result<(), FunctionError> {
     let link = Link::new(sender);
     tokio::spawn(Arc::clone(&link).report_releases());
     let columns = Columns::new(Arc::clone(&link));
+    let ranges = welcome.reads_ranges.then(|| Ranges::new(Arc::clone(&link)) as Arc<dyn RangeClient>);
     let shared = Shared {
         segments: Segments::new(Arc::clone(&link)),
-        scans: WarmScans::new(Arc::clone(&columns) as _),
+        scans: WarmScans::new(Arc::clone(&columns) as _, ranges.clone()),
         columns,
+        ranges,
         link: Arc::clone(&link),
         environment,
         flush_bytes: welcome.flush_bytes,
@@ -224,6 +229,7 @@ impl Function {
                 Some(to_function::Body::SegmentOpened(opened)) => link.segment_opened(opened, files),
                 Some(to_function::Body::SegmentsMapped(mapped)) => link.segments_mapped(mapped, files),
                 Some(to_function::Body::ColumnsFound(found)) => link.columns_found(found, files),
+                Some(to_function::Body::RangesRead(read)) => link.ranges_read(read, files),
                 Some(to_function::Body::ForgetColumns(forget)) => self.shared.columns.forget(&forget.segments),
                 Some(to_function::Body::RequestFailed(failed)) => link.request_failed(failed),
                 Some(to_function::Body::Shutdown(_)) => break Ok(()),

@@ -13,7 +13,7 @@ use onward_cache::scan::{WarmScans, with_tags};
 use onward_planner::session::function_session_config;
 use onward_planner::{StageInputExec, bind_inputs, codec, slice};
 use onward_shuffle::{OutputMapping, SegmentSource, ShuffleReaderExec};
-use onward_wire::message::{DefineStage, OutputKind, StageInputs};
+use onward_wire::message::{CacheUse, DefineStage, OutputKind, StageInputs};
 
 use super::environment::Environment;
 
@@ -51,6 +51,11 @@ impl Stage {
         Arc::clone(&self.expected)
     }
 
+    /// Scans read and fill the cache.
+    pub(super) fn uses_cache(&self) -> bool {
+        self.definition.cache() != CacheUse::Off
+    }
+
     /// The session's settings; the stores that its options describe are built the first time.
     pub(super) fn config(&self, environment: &Environment) -> Result<SessionConfig> {
         if let Some(config) = self.config.get() {
@@ -77,9 +82,11 @@ impl Stage {
         let inputs: Vec<Arc<StageInputs>> = inputs.into_iter().map(Arc::new).collect();
         let sliced = slice(&planned, partitions)?;
         let bound = bind_inputs(sliced, &mut |input| reader(input, &inputs, source))?;
-        let bound = match self.definition.uses_cache {
-            true => scans.apply(with_tags(bound, &self.definition.objects)?)?,
-            false => bound,
+        let tagged = |bound| with_tags(bound, &self.definition.objects);
+        let bound = match self.definition.cache() {
+            CacheUse::Off => bound,
+            CacheUse::On => scans.apply(tagged(bound)?)?,
+            CacheUse::Fill => scans.filling().apply(tagged(bound)?)?,
         };
         let (runs, mapping) = match self.definition.output.kind() {
             OutputKind::Hash => hash_output(&bound)?,

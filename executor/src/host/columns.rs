@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use onward_cache::columns::{ColumnTier, Found};
 use onward_wire::columns::{
-    AbandonColumns, ColumnId, ColumnState, ColumnsFound, FindColumns, ForgetColumns, FoundColumn, ObjectVersion,
-    OpenColumn, PublishColumn, UseColumns,
+    AbandonColumns, ColumnState, ColumnsFound, FindColumns, ForgetColumns, FoundColumn, ObjectVersion, OpenColumn,
+    PublishColumn, UseColumns, WantedColumn,
 };
 use onward_wire::message::{MAX_DESCRIPTORS, RequestFailed, SegmentOpened, ToFunction};
 use onward_wire::{ErrorKind, FunctionId, SegmentId, WireError};
@@ -111,10 +111,10 @@ async fn find_in_the_end(
     tier: &ColumnTier,
     function: FunctionId,
     object: &Arc<ObjectVersion>,
-    columns: &[ColumnId],
+    columns: &[WantedColumn],
 ) -> Vec<Found> {
     loop {
-        if let [column] = columns {
+        if let [WantedColumn { column, .. }] = columns {
             // An error says that the claim ended without a word.
             let _ = tier.wait(object, column).await;
         }
@@ -136,6 +136,7 @@ async fn answer(sender: &Sender<ToFunction>, request: u64, found: Vec<Found>) ->
             }
             Found::Claimed => (ColumnState::Claimed, None),
             Found::Busy => (ColumnState::Busy, None),
+            Found::Refused => (ColumnState::Refused, None),
         };
         columns.push(FoundColumn { state: state as i32, segment });
     }

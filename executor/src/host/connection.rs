@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 
 use super::columns::ColumnService;
 use super::function::Function;
+use super::ranges::RangeService;
 use super::{HostEvent, Shared};
 use crate::socket::Sender;
 
@@ -25,6 +26,7 @@ pub(super) struct Connection<'a> {
     /// Segments that running attempts write.
     opened: HashMap<AttemptId, Vec<SegmentId>>,
     columns: ColumnService,
+    ranges: RangeService,
     /// Files that are being made for it. One may still come when the function is gone and nobody waits for it any more.
     making: TaskTracker,
 }
@@ -32,7 +34,8 @@ pub(super) struct Connection<'a> {
 impl<'a> Connection<'a> {
     pub(super) fn new(host: &'a Shared, function: Arc<Function>, sender: Sender<ToFunction>) -> Self {
         let columns = ColumnService::new(Arc::clone(&host.columns), function.id, sender.clone());
-        Self { host, function, sender, opened: HashMap::new(), columns, making: TaskTracker::new() }
+        let ranges = RangeService::new(host.ranges.clone(), sender.clone());
+        Self { host, function, sender, opened: HashMap::new(), columns, ranges, making: TaskTracker::new() }
     }
 
     /// Handles one message; an error says why the function cannot stay.
@@ -65,6 +68,8 @@ impl<'a> Connection<'a> {
             Some(to_host::Body::PublishColumn(request)) => return self.columns.publish(request).await,
             Some(to_host::Body::AbandonColumns(request)) => self.columns.abandon(request),
             Some(to_host::Body::UseColumns(uses)) => self.columns.note_uses(&uses),
+            Some(to_host::Body::ReadRanges(request)) => return self.ranges.read(request),
+            Some(to_host::Body::PrefetchRanges(request)) => return self.ranges.prefetch(request),
             Some(to_host::Body::Hello(_)) => return Err("it said hello twice".to_owned()),
             None => return Err("it sent a message that this version does not know".to_owned()),
         }
@@ -218,8 +223,12 @@ mod tests {
             let path = root.path().to_str().unwrap().to_owned();
             let config = Config { segment_dir: path.clone(), spill_dir: path, ..Config::default() };
             let (events, mut received) = mpsc::unbounded_channel();
-            let options =
-                HostOptions { config: Arc::new(config), program: "/nonexistent".into(), uploads: Arc::default() };
+            let options = HostOptions {
+                config: Arc::new(config),
+                program: "/nonexistent".into(),
+                uploads: Arc::default(),
+                ranges: None,
+            };
             let host = Host::start(options, events).unwrap();
             let function = Arc::new(Function::new(FunctionId(1), 1, 1 << 20));
             function.begin(attempt());

@@ -18,6 +18,7 @@ mod connection;
 mod function;
 mod launch;
 mod listen;
+mod ranges;
 mod supervise;
 
 use std::collections::HashMap;
@@ -29,6 +30,7 @@ use std::sync::Arc;
 
 use onward_cache::OpenUploads;
 use onward_cache::columns::ColumnTier;
+use onward_cache::ranges::RangeTier;
 use onward_segment::{ScratchDir, SegmentStore, StoreOptions};
 use onward_wire::message::{
     AttemptDone, CancelAttempt, DefineStage, ForgetQuery, Progress, RunAttempt, Shutdown, ToFunction,
@@ -59,6 +61,8 @@ pub struct HostOptions {
     pub program: PathBuf,
     /// Where functions' uploads to object stores are noted.
     pub uploads: Arc<OpenUploads>,
+    /// Bytes of remote objects; `None`: functions read them by themselves.
+    pub ranges: Option<Arc<RangeTier>>,
 }
 
 /// What happened on the host. Events of one function are in order.
@@ -160,6 +164,7 @@ struct Shared {
     uploads: Arc<OpenUploads>,
     store: Arc<SegmentStore>,
     columns: Arc<ColumnTier>,
+    ranges: Option<Arc<RangeTier>>,
     functions: Mutex<HashMap<FunctionId, Arc<Function>>>,
     /// Told when an attempt ended or a function is gone.
     ended: Notify,
@@ -187,7 +192,7 @@ impl Host {
     /// bounded by what functions may send: an attempt's end, and progress at most every 100 ms.
     pub fn start(options: HostOptions, events: mpsc::UnboundedSender<HostEvent>) -> Result<Arc<Self>, HostError> {
         raise_descriptor_limit();
-        let HostOptions { config, program, uploads } = options;
+        let HostOptions { config, program, uploads, ranges } = options;
         let runtime = tokio::runtime::Handle::current();
         let root = config.spill_root();
         let directory = ScratchDir::create(&root, DIRECTORY_PREFIX);
@@ -214,6 +219,7 @@ impl Host {
             uploads,
             store,
             columns: Arc::new(columns),
+            ranges,
             functions: Mutex::default(),
             ended: Notify::new(),
             expected,

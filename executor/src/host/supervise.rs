@@ -193,6 +193,7 @@ fn welcome(host: &Shared, function: &Function, spill: &Path) -> Welcome {
         inline_attempt_bytes: config.inline_attempt_bytes,
         flush_bytes: config.flush_bytes,
         max_message_bytes: config.max_message_bytes,
+        reads_ranges: host.ranges.is_some(),
     }
 }
 

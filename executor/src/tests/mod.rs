@@ -86,8 +86,11 @@ impl Fixture {
         };
         change(&mut config);
         let (events, received) = mpsc::unbounded_channel();
-        let host =
-            Host::start(HostOptions { config: Arc::new(config), program, uploads: Arc::default() }, events).unwrap();
+        let host = Host::start(
+            HostOptions { config: Arc::new(config), program, uploads: Arc::default(), ranges: None },
+            events,
+        )
+        .unwrap();
         Self { host, events: received, root }
     }
 
@@ -168,7 +171,7 @@ impl Stage {
             stores: vec![],
             output: OutputSpec { kind: self.kind as i32, partitions: self.partitions },
             objects: vec![],
-            uses_cache: true,
+            cache: onward_wire::message::CacheUse::On as i32,
         }
     }
 

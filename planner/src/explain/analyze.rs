@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use onward_wire::message::{AttemptDone, OperatorMetrics, OutputKind};
+use onward_wire::message::{AttemptDone, OperatorMetrics, OutputKind, StoreRequests};
 
 use super::{count, operators, sizing_line, stage_line};
 use crate::graph::{Stage, StageGraph};
@@ -26,6 +26,8 @@ pub struct StageRun {
     pub peak_memory_bytes: u64,
     /// Bytes spilled to local disk.
     pub spilled_bytes: u64,
+    /// Requests to object stores.
+    pub requests: StoreRequests,
     /// By operator, in pre-order of the plan the functions ran.
     pub operators: Vec<OperatorMetrics>,
 }
@@ -40,6 +42,7 @@ impl StageRun {
         self.longest_us = self.longest_us.max(done.elapsed_us);
         self.peak_memory_bytes = self.peak_memory_bytes.max(done.peak_memory_bytes);
         self.spilled_bytes += done.spilled_bytes;
+        self.requests.add(&done.requests);
         if self.operators.len() < done.operators.len() {
             self.operators.resize_with(done.operators.len(), OperatorMetrics::default);
         }
@@ -86,6 +89,14 @@ fn run_line(stage: &Stage, run: &StageRun) -> String {
     );
     if let Some(rows) = stage.estimate.rows {
         let _ = write!(line, " (estimated {})", count(rows, "row"));
+    }
+    let requests = &run.requests;
+    if requests.table > 0 {
+        let (bytes, requests) = (display_bytes(requests.table_bytes), count(requests.table, "request"));
+        let _ = write!(line, "; read {bytes} of tables in {requests}");
+    }
+    if requests.range_bytes > 0 {
+        let _ = write!(line, "; {} from the range tier", display_bytes(requests.range_bytes));
     }
     if run.peak_memory_bytes > 0 {
         let _ = write!(line, "; memory {}", display_bytes(run.peak_memory_bytes));

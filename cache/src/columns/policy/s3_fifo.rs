@@ -97,13 +97,18 @@ impl<K: Clone + Eq + Hash> S3Fifo<K> {
         evicted
     }
 
-    /// Whether `key` is worth that others go for it: it was wanted before, not long ago. One that is not is remembered.
-    pub fn admits(&mut self, key: &K, bytes: u64) -> bool {
-        if self.bytes + bytes <= self.capacity || self.ghosts.contains_key(key) {
-            return true;
+    /// There is room for `bytes` more.
+    pub fn has_room(&self, bytes: u64) -> bool {
+        self.bytes + bytes <= self.capacity
+    }
+
+    /// Whether `key` is worth that others go for it: it was wanted before, not long ago. It was, from now on.
+    pub fn was_wanted(&mut self, key: &K) -> bool {
+        let was_wanted = self.ghosts.contains_key(key);
+        if !was_wanted {
+            self.remember(key.clone());
         }
-        self.remember(key.clone());
-        false
+        was_wanted
     }
 
     /// Takes `key` out; nothing when it is not there. Its place in a queue is skipped later.
@@ -269,10 +274,10 @@ mod tests {
     #[test]
     fn what_is_wanted_once_makes_nobody_go() {
         let mut policy = S3Fifo::new(100);
-        assert!(policy.admits(&1, 60), "there is room");
+        assert!(policy.has_room(60));
         policy.insert(1, 60);
-        assert!(!policy.admits(&2, 60));
-        assert!(policy.admits(&2, 60), "it was wanted before");
+        assert!(!policy.has_room(60) && !policy.was_wanted(&2));
+        assert!(policy.was_wanted(&2));
         assert_eq!(policy.insert(2, 60), [1]);
     }
 
