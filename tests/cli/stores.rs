@@ -10,18 +10,18 @@ use super::{Ran, Workspace};
 use crate::flight::python::{python, python_dir};
 
 /// Never to be seen in anything that Onward prints.
-const SECRET: &str = "hush-hush";
+pub(super) const SECRET: &str = "hush-hush";
 
 /// An S3 server with one bucket, `tables`, whose objects are also public files behind http.
-struct Bucket {
+pub(super) struct Bucket {
     server: Child,
     /// `http://127.0.0.1:PORT`.
-    address: String,
+    pub(super) address: String,
     log: PathBuf,
 }
 
 impl Bucket {
-    async fn start(workspace: &Workspace) -> Self {
+    pub(super) async fn start(workspace: &Workspace) -> Self {
         let log = workspace.path("requests");
         let mut command = Command::new(python().await);
         command.arg(python_dir().join("s3_server.py")).arg(&log).arg("tables");
@@ -34,7 +34,7 @@ impl Bucket {
     }
 
     /// Runs SQL with the credentials of the bucket in the environment.
-    fn run(&self, workspace: &Workspace, arguments: &[&str]) -> Ran {
+    pub(super) fn run(&self, workspace: &Workspace, arguments: &[&str]) -> Ran {
         let mut command = workspace.onward(&[&["sql", "--quiet", "--format", "csv"], arguments].concat());
         command.env("AWS_ENDPOINT", &self.address).env("AWS_REGION", "us-east-1");
         command.env("AWS_ACCESS_KEY_ID", "id").env("AWS_SECRET_ACCESS_KEY", SECRET);
@@ -44,7 +44,7 @@ impl Bucket {
     }
 
     /// The requests since the last call.
-    fn requests(&self) -> Vec<String> {
+    pub(super) fn requests(&self) -> Vec<String> {
         let log = std::fs::OpenOptions::new().read(true).write(true).open(&self.log).expect("a log");
         let text = std::io::read_to_string(&log).expect("text");
         log.set_len(0).expect("a file");
@@ -52,7 +52,7 @@ impl Bucket {
     }
 
     /// What the server answers to an anonymous GET.
-    fn get(&self, path: &str) -> String {
+    pub(super) fn get(&self, path: &str) -> String {
         let mut connection = TcpStream::connect(self.address.trim_start_matches("http://")).expect("it listens");
         write!(connection, "GET {path} HTTP/1.0\r\n\r\n").expect("a request");
         let mut answer = String::new();
