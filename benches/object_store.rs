@@ -26,16 +26,18 @@ mod s3_proxy;
 mod support;
 
 use std::collections::BTreeMap;
-use std::fs::{File, Metadata};
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::Instant;
 
 use clap::Parser;
 use datafusion::arrow::array::RecordBatch;
 use datafusion::prelude::{SessionConfig, SessionContext};
-use object_store::aws::AmazonS3Builder;
-use object_store::{BackoffConfig, RetryConfig};
+use object_store::aws::{AmazonS3, AmazonS3Builder};
+use object_store::{BackoffConfig, ObjectStoreExt, RetryConfig};
+use onward_cache::paths::store_path;
 use onward_cache::store::{MAX_RETRIES, RETRY_TIMEOUT};
 use onward_tpch::compare::{compare, rows_of};
 use onward_tpch::{Answer, Client, Dataset, GenerateOptions, Table, queries};
@@ -47,6 +49,8 @@ use url::Url;
 
 const BUCKET: &str = "tables";
 const REGION: &str = "us-east-1";
+/// Of an upload.
+const PART_BYTES: u64 = 16 << 20;
 const COLUMNS: [&str; 5] = ["DataFusion", "cold", "warm", "killed", "restarted"];
 const DATAFUSION: usize = 0;
 const COLD: usize = 1;
@@ -120,10 +124,12 @@ async fn main() -> Result<(), BoxError> {
     let out = options.data.clone().unwrap_or_else(|| Dataset::default_dir(options.scale));
     let data = GenerateOptions { parts: options.parts, progress: true, ..GenerateOptions::new(options.scale, out) };
     let dataset = Dataset::open_or_generate(&data)?;
-    let cache = dataset.dir.parent().and_then(Path::parent).unwrap_or(&dataset.dir).to_owned();
-    let root = cache.join("s3").join(dataset.dir.file_name().unwrap_or_default());
-    let tables = publish(&dataset, &root.join(BUCKET))?;
-    let server = S3Server::start(&root, &cache).await?;
+    let default = Dataset::default_dir(options.scale);
+    let cache = default.ancestors().nth(2).ok_or("the data has no directory")?;
+    let root = cache.join(format!("s3/sf{}-{}", options.scale, options.parts));
+    std::fs::create_dir_all(root.join(BUCKET))?;
+    let server = S3Server::start(&root, cache).await?;
+    let tables = publish(&dataset, &store(format!("http://{}", server.address))?).await?;
     let model = if options.no_model { Model::NONE } else { Model::S3 };
     let proxy = S3Proxy::start(server.address, model)?;
     println!(
@@ -151,11 +157,7 @@ impl Bench {
     async fn datafusion(&mut self) -> Result<(), BoxError> {
         let config = SessionConfig::new().with_target_partitions(cores());
         let context = SessionContext::new_with_config(config);
-        let retry =
-            RetryConfig { backoff: BackoffConfig::default(), max_retries: MAX_RETRIES, retry_timeout: RETRY_TIMEOUT };
-        let builder = AmazonS3Builder::new().with_bucket_name(BUCKET).with_region(REGION).with_allow_http(true);
-        let builder = builder.with_access_key_id(ACCESS_KEY).with_secret_access_key(SECRET_KEY);
-        let store = builder.with_endpoint(self.proxy.url()).with_retry(retry).build()?;
+        let store = store(self.proxy.url())?;
         context.register_object_store(&Url::parse(&format!("s3://{BUCKET}/"))?, Arc::new(store));
         let start = self.begin();
         for (table, location) in &self.tables {
@@ -334,39 +336,54 @@ fn ratio(one: f64, other: f64) -> String {
     if other == 0.0 { "nothing was asked for again".to_owned() } else { format!("{:.0}", one / other) }
 }
 
-/// Copies the files of the tables into the bucket's directory, unless they are there; gives the tables' URLs.
+/// The bucket at `endpoint`, for DataFusion and for what is put there: with Onward's retries.
+fn store(endpoint: String) -> Result<AmazonS3, BoxError> {
+    let retry =
+        RetryConfig { backoff: BackoffConfig::default(), max_retries: MAX_RETRIES, retry_timeout: RETRY_TIMEOUT };
+    let builder = AmazonS3Builder::new().with_bucket_name(BUCKET).with_region(REGION).with_allow_http(true);
+    let builder = builder.with_access_key_id(ACCESS_KEY).with_secret_access_key(SECRET_KEY);
+    Ok(builder.with_endpoint(endpoint).with_retry(retry).build()?)
+}
+
+/// Puts the files of the tables into the bucket, unless they are there; gives the tables' URLs.
 ///
-/// Their times are whole seconds: the server tells more exact ones in listings than with objects, as no store of the cloud does.
-fn publish(dataset: &Dataset, bucket: &Path) -> Result<Vec<(Table, String)>, BoxError> {
-    let copy = |from: &Path, to: &Path| -> Result<(), BoxError> {
-        let is_same = |found: Metadata| Ok::<_, BoxError>(found.len() == std::fs::metadata(from)?.len());
-        if std::fs::metadata(to).ok().map(is_same).transpose()?.unwrap_or(false) {
-            return Ok(());
-        }
-        std::fs::copy(from, to)?;
-        let seconds = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_secs();
-        Ok(File::open(to)?.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds))?)
-    };
-    std::fs::create_dir_all(bucket)?;
+/// In parts: of what came so the server knows the etag, of a file that it just finds it counts the etag for each request.
+async fn publish(dataset: &Dataset, store: &AmazonS3) -> Result<Vec<(Table, String)>, BoxError> {
     let mut tables = Vec::new();
     for table in Table::ALL {
         let source = PathBuf::from(dataset.location(table)?);
-        let name = source.file_name().ok_or("a table has no name")?.to_owned();
-        let target = bucket.join(&name);
-        let mut url = format!("s3://{BUCKET}/{}", name.to_string_lossy());
+        let name = source.file_name().ok_or("a table has no name")?.to_string_lossy().into_owned();
+        let mut url = format!("s3://{BUCKET}/{name}");
         if source.is_dir() {
-            std::fs::create_dir_all(&target)?;
             for file in std::fs::read_dir(&source)? {
                 let file = file?;
-                copy(&file.path(), &target.join(file.file_name()))?;
+                put(store, &file.path(), &format!("{name}/{}", file.file_name().to_string_lossy())).await?;
             }
             url.push('/');
         } else {
-            copy(&source, &target)?;
+            put(store, &source, &name).await?;
         }
         tables.push((table, url));
     }
     Ok(tables)
+}
+
+async fn put(store: &AmazonS3, source: &Path, name: &str) -> Result<(), BoxError> {
+    let (path, mut file) = (store_path(name)?, File::open(source)?);
+    let bytes = file.metadata()?.len();
+    if store.head(&path).await.is_ok_and(|found| found.size == bytes) {
+        return Ok(());
+    }
+    let mut upload = store.put_multipart(&path).await?;
+    loop {
+        let mut part = Vec::new();
+        if file.by_ref().take(PART_BYTES).read_to_end(&mut part)? == 0 {
+            break;
+        }
+        upload.put_part(part.into()).await?;
+    }
+    upload.complete().await?;
+    Ok(())
 }
 
 /// Kills the function processes of this process.
