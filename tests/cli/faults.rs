@@ -12,10 +12,11 @@ use super::stores::{Bucket, SECRET};
 use super::{PATIENCE, Ran, Workspace};
 use crate::support::s3_proxy::{Asked, Fault, Kind, Model, S3Proxy};
 
-const GROUPS: &str = "select k, count(*) as n, sum(id) as s from t group by k order by k";
-const EXPECTED: &str = "k,n,s\n0,666,666333\n1,668,668334\n2,666,666333\n";
+const GROUPS: &str = "select k, count(*) as n, sum(id) as s, sum(length(v)) as l from t group by k order by k";
+const EXPECTED: &str = "k,n,s,l\n0,26666,533346666,853312\n1,26668,533373334,853376\n2,26666,533320000,853312\n";
 
-/// A bucket behind a proxy, with two files of a table `t` in `s3://tables/t/`.
+/// A bucket behind a proxy, with two files of a table `t` in `s3://tables/t/`: larger than what is read of a file to see its
+/// footer, so that functions read as well.
 struct Faulty {
     workspace: Workspace,
     bucket: Bucket,
@@ -29,7 +30,7 @@ impl Faulty {
         let server = bucket.address.trim_start_matches("http://").parse().expect("an address");
         let proxy = S3Proxy::start(server, Model::NONE).expect("a proxy");
         for file in ["a", "b"] {
-            let rows = "select value as id, value % 3 as k from generate_series(1, 1000)";
+            let rows = "select value as id, value % 3 as k, md5(value::varchar) as v from generate_series(1, 40000)";
             let copy = format!("copy ({rows}) to 's3://tables/t/{file}.parquet' stored as parquet");
             bucket.run(&workspace, &["-c", &copy]).expect_success();
         }
@@ -89,21 +90,24 @@ fn is(kind: Kind) -> impl Fn(&Asked) -> bool + Send + Copy + 'static {
 async fn what_fails_for_a_while_is_asked_for_again_and_has_the_same_rows() {
     let faulty = Faulty::start().await;
     let options = "'aws.max_retries' '3'";
-    faulty.run("auto", &faulty.table("t", "s3://tables/t/", options)).expect_success();
-    faulty.run("auto", &faulty.table("f", "s3://tables/t/a.parquet", options)).expect_success();
-    assert_eq!(faulty.run("2", GROUPS).expect_success(), EXPECTED);
+    let table = faulty.table("t", "s3://tables/t/", options);
     for functions in ["auto", "2"] {
-        for fault in [Fault::SlowDown, Fault::Reset(100), Fault::Short(100), Fault::Reset(0), Fault::Short(0)] {
+        for (number, fault) in [Fault::SlowDown, Fault::Reset(100), Fault::Short(100)].into_iter().enumerate() {
             for kind in [Kind::List, Kind::Get] {
+                // A data directory of its own: nothing of the files is on this machine.
+                let data_dir = format!("data-{functions}-{number}-{kind}");
+                faulty.run_in(&data_dir, "auto", &table).expect_success();
                 faulty.proxy.plan(fault, 2, is(kind));
-                assert_eq!(faulty.run(functions, GROUPS).expect_success(), EXPECTED, "{fault:?}, {kind}");
-                assert_eq!(faulty.proxy.heal(), [2], "{fault:?} was met twice by a {kind}");
+                let rows = faulty.run_in(&data_dir, functions, GROUPS).expect_success();
+                assert_eq!(rows, EXPECTED, "{fault:?}, {kind}, {functions}");
+                assert_eq!(faulty.proxy.heal(), [2], "{fault:?} was met twice by a {kind}, {functions}");
             }
         }
-        faulty.proxy.plan(Fault::SlowDown, 2, is(Kind::Head));
-        assert_eq!(faulty.run(functions, "select count(*) as n from f").expect_success(), "n\n1000\n");
-        assert_eq!(faulty.proxy.heal(), [2], "a HEAD was refused twice");
     }
+    faulty.run("auto", &faulty.table("f", "s3://tables/t/a.parquet", options)).expect_success();
+    faulty.proxy.plan(Fault::SlowDown, 2, is(Kind::Head));
+    assert_eq!(faulty.run("2", "select count(*) as n from f").expect_success(), "n\n40000\n");
+    assert_eq!(faulty.proxy.heal(), [2], "a HEAD was refused twice");
     faulty.workspace.assert_nothing_left();
 }
 
@@ -140,14 +144,19 @@ async fn what_stays_broken_is_an_error_that_names_the_location_and_what_happened
 async fn a_server_that_does_not_answer_is_waited_for_as_long_as_the_options_say() {
     let faulty = Faulty::start().await;
     let options = "'aws.max_retries' '1', 'aws.timeout' '1s'";
-    faulty.run("auto", &faulty.table("t", "s3://tables/t/", options)).expect_success();
+    let table = faulty.table("t", "s3://tables/t/", options);
     for kind in [Kind::List, Kind::Get] {
+        let data_dirs = [format!("once-{kind}"), format!("always-{kind}")];
+        for data_dir in &data_dirs {
+            faulty.run_in(data_dir, "auto", &table).expect_success();
+        }
         faulty.proxy.plan(Fault::Silence, 1, is(kind));
-        assert_eq!(faulty.run("2", GROUPS).expect_success(), EXPECTED, "{kind}");
+        assert_eq!(faulty.run_in(&data_dirs[0], "2", GROUPS).expect_success(), EXPECTED, "{kind}");
         assert_eq!(faulty.proxy.heal(), [1]);
         faulty.proxy.plan(Fault::Silence, usize::MAX, is(kind));
         let began = Instant::now();
-        faulty.run("2", GROUPS).expect_error(&["s3://tables/t/", "`timeout`", "at most 1 retries"]);
+        let ran = faulty.run_in(&data_dirs[1], "2", GROUPS);
+        ran.expect_error(&["s3://tables/t/", "`timeout`", "at most 1 retries"]);
         assert!(began.elapsed() < PATIENCE, "two tries of a second, four attempts");
         faulty.proxy.heal();
     }
@@ -188,11 +197,11 @@ async fn a_write_that_a_store_refuses_for_a_while_succeeds_and_for_good_leaves_n
     let faulty = Faulty::start().await;
     let options = "'aws.max_retries' '2'";
     faulty.run("auto", &faulty.table("w", "s3://tables/t/", options)).expect_success();
-    let insert = "insert into w select id + 1000, k from w where id > 900";
+    let insert = "insert into w select id + 40000, k, v from w where id > 39900";
     faulty.proxy.plan(Fault::SlowDown, 2, is(Kind::Put));
     faulty.run("2", insert).expect_success();
     assert_eq!(faulty.proxy.heal(), [2]);
-    assert_eq!(faulty.run("auto", "select count(*) as n from w").expect_success(), "n\n2200\n");
+    assert_eq!(faulty.run("auto", "select count(*) as n from w").expect_success(), "n\n80200\n");
     for kind in [Kind::Put, Kind::Other] {
         faulty.proxy.plan(Fault::SlowDown, usize::MAX, move |asked| {
             // An upload is begun, given parts, completed. It may be taken back.
@@ -200,7 +209,7 @@ async fn a_write_that_a_store_refuses_for_a_while_succeeds_and_for_good_leaves_n
         });
         faulty.run("2", insert).expect_error(&["s3://tables/t/", "SlowDown"]);
         assert!(faulty.proxy.heal()[0] > 0, "a {kind} was refused");
-        assert_eq!(faulty.run("auto", "select count(*) as n from w").expect_success(), "n\n2200\n");
+        assert_eq!(faulty.run("auto", "select count(*) as n from w").expect_success(), "n\n80200\n");
     }
     faulty.workspace.assert_nothing_left();
 }
