@@ -277,9 +277,10 @@ impl Bench {
             println!("the 8 tables made by {name}: {}", Figures::of(runs).to_string().trim_start());
         }
         for (column, name) in COLUMNS.iter().enumerate() {
-            let of = |kind| self.runs[column].iter().map(|runs| median_of(runs, &|run| run.requests(&[kind]))).sum();
-            let kinds = [Kind::Get, Kind::Head, Kind::List, Kind::Put, Kind::Other];
-            let counts = kinds.map(|kind| format!("{:.0} {kind}", of(kind) as f64)).join(", ");
+            let of =
+                |kind| self.runs[column].iter().map(|runs| median_of(runs, &|run| run.requests(&[kind]))).sum::<f64>();
+            let kinds = [Kind::Get, Kind::Head, Kind::List, Kind::Put, Kind::Post, Kind::Other];
+            let counts = kinds.map(|kind| format!("{:.0} {kind}", of(kind))).join(", ");
             println!("requests, {name}: {counts}");
         }
         let [datafusion, cold, warm, killed, restarted] =

@@ -179,18 +179,21 @@ impl<S: ObjectStore> ObjectStore for RemoteStore<S> {
     }
 
     async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
-        self.inner.copy_opts(from, to, options).await.map_err(self.names.failing("copied", from.as_ref()))
+        let failing = self.names.failing("copied", from.as_ref());
+        self.inner.copy_opts(from, to, options).await.map_err(failing)
     }
 
     async fn rename_opts(&self, from: &Path, to: &Path, options: RenameOptions) -> Result<()> {
-        self.inner.rename_opts(from, to, options).await.map_err(self.names.failing("renamed", from.as_ref()))
+        let failing = self.names.failing("renamed", from.as_ref());
+        self.inner.rename_opts(from, to, options).await.map_err(failing)
     }
 }
 
 #[async_trait]
 impl<S: MultipartStore> MultipartStore for RemoteStore<S> {
     async fn create_multipart(&self, path: &Path) -> Result<MultipartId> {
-        self.inner.create_multipart(path).await.map_err(self.names.failing("written", path.as_ref()))
+        let failing = self.names.failing("written", path.as_ref());
+        self.inner.create_multipart(path).await.map_err(failing)
     }
 
     async fn put_part(&self, path: &Path, id: &MultipartId, part_idx: usize, data: PutPayload) -> Result<PartId> {
@@ -204,7 +207,8 @@ impl<S: MultipartStore> MultipartStore for RemoteStore<S> {
     }
 
     async fn abort_multipart(&self, path: &Path, id: &MultipartId) -> Result<()> {
-        self.inner.abort_multipart(path, id).await.map_err(self.names.failing("removed", path.as_ref()))
+        let failing = self.names.failing("removed", path.as_ref());
+        self.inner.abort_multipart(path, id).await.map_err(failing)
     }
 }
 
@@ -230,11 +234,13 @@ impl MultipartUpload for RemoteUpload {
     }
 
     async fn complete(&mut self) -> Result<PutResult> {
-        self.inner.complete().await.map_err(self.names.failing("written", self.location.as_ref()))
+        let failing = self.names.failing("written", self.location.as_ref());
+        self.inner.complete().await.map_err(failing)
     }
 
     async fn abort(&mut self) -> Result<()> {
-        self.inner.abort().await.map_err(self.names.failing("removed", self.location.as_ref()))
+        let failing = self.names.failing("removed", self.location.as_ref());
+        self.inner.abort().await.map_err(failing)
     }
 }
 

@@ -38,8 +38,12 @@ impl Faulty {
     }
 
     fn run(&self, functions: &str, sql: &str) -> Ran {
+        self.run_in("data", functions, sql)
+    }
+
+    fn run_in(&self, data_dir: &str, functions: &str, sql: &str) -> Ran {
         let arguments =
-            ["sql", "--quiet", "--format", "csv", "--data-dir", "data", "--functions", functions, "-c", sql];
+            ["sql", "--quiet", "--format", "csv", "--data-dir", data_dir, "--functions", functions, "-c", sql];
         let ran = self.workspace.run(&arguments);
         assert!(!format!("{ran:?}").contains(SECRET), "{ran:?}");
         ran
@@ -137,6 +141,7 @@ async fn what_stays_broken_is_an_error_that_names_the_location_and_what_happened
     assert_eq!(execute(&session, GROUPS).await.expect("the store is well again"), 3);
     drop(session);
     coordinator.shutdown(Duration::ZERO).await;
+    drop(coordinator);
     faulty.workspace.assert_nothing_left();
 }
 
@@ -202,14 +207,16 @@ async fn a_write_that_a_store_refuses_for_a_while_succeeds_and_for_good_leaves_n
     faulty.run("2", insert).expect_success();
     assert_eq!(faulty.proxy.heal(), [2]);
     assert_eq!(faulty.run("auto", "select count(*) as n from w").expect_success(), "n\n80200\n");
-    for kind in [Kind::Put, Kind::Other] {
-        faulty.proxy.plan(Fault::SlowDown, usize::MAX, move |asked| {
-            // An upload is begun, given parts, completed. It may be taken back.
-            asked.kind == kind && !asked.target.contains("uploads")
-        });
+    for kind in [Kind::Put, Kind::Post] {
+        // An upload is begun, given parts, and completed. Parts and completion are refused.
+        faulty
+            .proxy
+            .plan(Fault::SlowDown, usize::MAX, move |asked| asked.kind == kind && asked.target.contains("uploadId="));
         faulty.run("2", insert).expect_error(&["s3://tables/t/", "SlowDown"]);
         assert!(faulty.proxy.heal()[0] > 0, "a {kind} was refused");
         assert_eq!(faulty.run("auto", "select count(*) as n from w").expect_success(), "n\n80200\n");
+        let uploads = faulty.bucket.get("/tables?uploads");
+        assert!(uploads.contains("ListMultipartUploadsResult") && !uploads.contains("<Upload>"), "{uploads}");
     }
     faulty.workspace.assert_nothing_left();
 }

@@ -68,6 +68,8 @@ pub enum Kind {
     List,
     /// An object, or a part of one.
     Put,
+    /// The beginning and the end of an upload.
+    Post,
     /// Anything else.
     Other,
 }
@@ -79,6 +81,7 @@ impl fmt::Display for Kind {
             Self::Head => "HEAD",
             Self::List => "LIST",
             Self::Put => "PUT",
+            Self::Post => "POST",
             Self::Other => "other",
         })
     }
@@ -110,6 +113,7 @@ impl Asked {
             Method::GET => Kind::Get,
             Method::HEAD => Kind::Head,
             Method::PUT => Kind::Put,
+            Method::POST => Kind::Post,
             _ => Kind::Other,
         };
         let text = |name| request.headers().get(name).and_then(|value| value.to_str().ok());
