@@ -75,18 +75,18 @@ impl Names {
                 Error::Unauthenticated { path, source: wire(ErrorKind::Denied, source.as_ref(), String::new()) }
             }
             // Callers decide on these; their text has the URL all the same.
-            Error::NotFound { path, source } => Error::NotFound { path, source: told(source) },
-            Error::AlreadyExists { path, source } => Error::AlreadyExists { path, source: told(source) },
-            Error::Precondition { path, source } => Error::Precondition { path, source: told(source) },
-            Error::NotModified { path, source } => Error::NotModified { path, source: told(source) },
+            Error::NotFound { path, source } => Error::NotFound { path, source: told(what, source) },
+            Error::AlreadyExists { path, source } => Error::AlreadyExists { path, source: told(what, source) },
+            Error::Precondition { path, source } => Error::Precondition { path, source: told(what, source) },
+            Error::NotModified { path, source } => Error::NotModified { path, source: told(what, source) },
             other => other,
         }
     }
 }
 
-/// `source`, without the URL of the request.
-fn told(source: Box<dyn StdError + Send + Sync>) -> Box<dyn StdError + Send + Sync> {
-    if source.is::<WireError>() { source } else { cause(source.as_ref()).into() }
+/// `source` of an error of `what`, without the URL of the request.
+fn told(what: &str, source: Box<dyn StdError + Send + Sync>) -> Box<dyn StdError + Send + Sync> {
+    if source.is::<WireError>() { source } else { format!("{what}: {}", cause(source.as_ref())).into() }
 }
 
 /// Why a request failed. The outer errors of the chain have its URL, which may hold a signature; the inner ones have not.

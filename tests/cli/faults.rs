@@ -141,8 +141,6 @@ async fn what_stays_broken_is_an_error_that_names_the_location_and_what_happened
     assert_eq!(execute(&session, GROUPS).await.expect("the store is well again"), 3);
     drop(session);
     coordinator.shutdown(Duration::ZERO).await;
-    drop(coordinator);
-    faulty.workspace.assert_nothing_left();
 }
 
 #[tokio::test(flavor = "multi_thread")]
