@@ -115,6 +115,8 @@ struct Bench {
     registrations: [Vec<Run>; 2],
     /// DataFusion's rows of each query.
     answers: Vec<Option<Answer>>,
+    /// Functions.
+    killed: usize,
 }
 
 #[tokio::main]
@@ -143,7 +145,8 @@ async fn main() -> Result<(), BoxError> {
     println!("{}", conditions());
     let runs = COLUMNS.iter().map(|_| numbers.iter().map(|_| Vec::new()).collect()).collect();
     let answers = numbers.iter().map(|_| None).collect();
-    let mut bench = Bench { options, proxy, tables, numbers, runs, registrations: Default::default(), answers };
+    let mut bench =
+        Bench { options, proxy, tables, numbers, runs, registrations: Default::default(), answers, killed: 0 };
     for iteration in 0..bench.options.iterations {
         bench.datafusion().await?;
         bench.onward().await.map_err(|error| format!("iteration {iteration}: {error}"))?;
@@ -223,7 +226,7 @@ impl Bench {
             let number = self.numbers[at];
             let sql = queries::sql(number, self.options.scale);
             if column == KILLED {
-                kill_functions()?;
+                self.killed += kill_functions()?;
             }
             let start = self.begin();
             let rows = client.query(&sql).await.map_err(|error| format!("Q{number}, {}: {error}", COLUMNS[column]))?;
@@ -283,6 +286,7 @@ impl Bench {
             let counts = kinds.map(|kind| format!("{:.0} {kind}", of(kind))).join(", ");
             println!("requests, {name}: {counts}");
         }
+        println!("functions killed: {}", self.killed);
         let [datafusion, cold, warm, killed, restarted] =
             [DATAFUSION, COLD, WARM, KILLED, RESTARTED].map(|column| Figures::sum(&totals(column)));
         println!("\ncold / DataFusion, time: {:.2} (goal: at most 1.2)", cold.ms / datafusion.ms);
@@ -387,8 +391,9 @@ async fn put(store: &AmazonS3, source: &Path, name: &str) -> Result<(), BoxError
     Ok(())
 }
 
-/// Kills the function processes of this process.
-fn kill_functions() -> Result<(), BoxError> {
+/// Kills the function processes of this process; gives how many there were.
+fn kill_functions() -> Result<usize, BoxError> {
+    let mut killed = 0;
     let parent = format!("PPid:\t{}", std::process::id());
     for entry in std::fs::read_dir("/proc")?.flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()).and_then(Pid::from_raw) else {
@@ -401,7 +406,8 @@ fn kill_functions() -> Result<(), BoxError> {
         let is_function = line.split(|byte| *byte == 0).nth(1) == Some(b"function");
         if is_child && is_function {
             kill_process(pid, Signal::KILL)?;
+            killed += 1;
         }
     }
-    Ok(())
+    Ok(killed)
 }
