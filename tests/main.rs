@@ -7,5 +7,6 @@ mod flight;
 mod oracle;
 mod random_queries;
 mod slt;
+mod support;
 mod tidy;
 mod tpch;

@@ -3,6 +3,8 @@
 // Every bench uses a part of it.
 #![allow(dead_code)]
 
+pub mod s3_server;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -33,10 +35,16 @@ pub struct Server {
 impl Server {
     /// Starts it on a free port; statements may name files below `allowed`.
     pub async fn start(allowed: &Path) -> Result<Self, BoxError> {
+        Self::start_in(allowed, None).await
+    }
+
+    /// [`Self::start`] with a data directory, which outlives it.
+    pub async fn start_in(allowed: &Path, data_dir: Option<&Path>) -> Result<Self, BoxError> {
         // Functions stay between the queries of a bench: their start is measured by benches/startup.rs.
         let config = Config { function_idle_timeout_ms: 600_000, ..Config::default() };
         let function_program = Some(PathBuf::from(env!("CARGO_BIN_EXE_onward")));
-        let options = CoordinatorOptions { config: config.clone(), function_program, ..CoordinatorOptions::default() };
+        let options =
+            CoordinatorOptions { config: config.clone(), data_dir: data_dir.map(Path::to_owned), function_program };
         let coordinator = Coordinator::start(options).await?;
         let listen = SocketAddr::from(([127, 0, 0, 1], 0));
         let options =
@@ -79,10 +87,18 @@ pub fn conditions() -> String {
         "{model}, {} cores, {}; onward {}, DataFusion {}, mimalloc, profile {}",
         cores(),
         load(),
-        env!("CARGO_PKG_VERSION"),
+        commit(),
         datafusion::DATAFUSION_VERSION,
         if cfg!(debug_assertions) { "debug (figures mean nothing)" } else { "release" }
     )
+}
+
+/// The commit that was measured, and whether it was changed since.
+fn commit() -> String {
+    let git = ["-C", env!("CARGO_MANIFEST_DIR"), "describe", "--always", "--dirty", "--abbrev=8"];
+    let said = std::process::Command::new("git").args(git).output();
+    let commit = said.map(|said| String::from_utf8_lossy(&said.stdout).trim().to_owned()).unwrap_or_default();
+    format!("{} {commit}", env!("CARGO_PKG_VERSION"))
 }
 
 /// Load averages of the machine: figures of a busy machine mean little.

@@ -26,6 +26,16 @@ pub enum StoreError {
         /// Empty, or `; did you mean ...?`.
         hint: String,
     },
+    /// An option whose value is of another form.
+    #[error("`{url}`: option `{option}` has to be {hint}")]
+    InvalidOption {
+        /// Base URL of the store.
+        url: String,
+        /// The option, never its value.
+        option: String,
+        /// What it has to be.
+        hint: &'static str,
+    },
     /// Options are missing or contradict each other.
     #[error("`{url}`: the object store could not be set up: {source}")]
     Build {

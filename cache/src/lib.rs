@@ -12,18 +12,22 @@
 //!
 //! Guarantees:
 //! - Credentials are never part of a `Debug` or `Display` output of this crate.
-//! - Every request has a bounded number of retries and a bounded time.
+//! - Every request has a bounded number of retries and a bounded time. What breaks off in the middle is taken up there: objects by
+//!   `object_store`, listings by `listing`. An error of a remote store names the object, and is of the kind Unavailable where trying
+//!   again may help (`remote`).
 //! - A multipart upload that asked for [`DeferredUpload`] is invisible until the coordinator completes it. [`OpenUploads`] knows it meanwhile.
 
 pub mod columns;
 pub mod confine;
 pub mod deferred;
 pub mod error;
+mod listing;
 pub mod meter;
 pub mod paths;
 pub mod placement;
 pub mod ranges;
 pub mod registry;
+mod remote;
 pub mod scan;
 pub mod store;
 pub mod uploads;

@@ -18,11 +18,13 @@ use onward_wire::message::StoreSpec;
 use url::{Position, Url};
 
 use crate::error::StoreError;
+use crate::listing::WholeListings;
+use crate::remote::RemoteStore;
 
-/// Tries of one request after the first.
-const MAX_RETRIES: usize = 5;
-/// All tries of one request together.
-const RETRY_TIMEOUT: Duration = Duration::from_secs(60);
+/// Tries of one request after the first, unless the option `max_retries` says another number.
+pub const MAX_RETRIES: usize = 5;
+/// No try of a request starts this long after its first, unless the option `retry_timeout` says another time.
+pub const RETRY_TIMEOUT: Duration = Duration::from_secs(60);
 /// One try of one request, body included.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 /// Setting up a connection.
@@ -72,18 +74,20 @@ pub(crate) fn shown(url: &Url) -> String {
 /// Builds the store that `spec` describes: options win over the environment (`AWS_*`, `GOOGLE_*`, `AZURE_*`).
 ///
 /// Option names are `object_store`'s, with or without a family prefix: `aws.region`, `aws_region` and `region` are one.
-/// Errors name the option, never its value.
+/// Every store also has `max_retries` (a number) and `retry_timeout` (`30s`). Errors name the option, never its value.
 pub fn build_store(spec: &StoreSpec) -> Result<StoreHandle, StoreError> {
     let url = Url::parse(&spec.url)
         .map_err(|_| StoreError::UnknownScheme { url: spec.url.clone(), scheme: spec.url.clone() })?;
     let base = shown(&url);
     let failed = |source| StoreError::Build { url: base.clone(), source };
+    let root = format!("{}://{}/", url.scheme(), &url[Position::BeforeHost..Position::AfterPort]);
     match url.scheme() {
         "file" => Ok(StoreHandle::local()),
         "memory" => Ok(StoreHandle::remote(InMemory::new())),
         "s3" | "s3a" => {
-            let mut builder = AmazonS3Builder::from_env().with_url(url.as_str());
-            for (key, value) in options::<AmazonS3ConfigKey>(spec, &base, &["aws.", "s3."])? {
+            let options = Options::<AmazonS3ConfigKey>::read(spec, &base, &["aws.", "s3."])?;
+            let mut builder = AmazonS3Builder::from_env().with_url(url.as_str()).with_http_connector(WholeListings);
+            for (key, value) in options.keys {
                 builder = allow_http(builder, value, |b, key| b.with_config(AmazonS3ConfigKey::Client(key), "true"));
                 builder = builder.with_config(key, value);
             }
@@ -91,34 +95,42 @@ pub fn build_store(spec: &StoreSpec) -> Result<StoreHandle, StoreError> {
                 builder =
                     allow_http(builder, &endpoint, |b, key| b.with_config(AmazonS3ConfigKey::Client(key), "true"));
             }
-            let builder = builder.with_retry(retries());
-            Ok(StoreHandle::remote(builder.build().map_err(failed)?))
+            let store = builder.with_retry(options.retry.clone()).build().map_err(failed)?;
+            Ok(StoreHandle::remote(RemoteStore::new(store, &root, &options.retry)))
         }
         "gs" | "gcs" => {
-            let mut builder = GoogleCloudStorageBuilder::from_env().with_url(url.as_str());
-            for (key, value) in options::<GoogleConfigKey>(spec, &base, &["gcp.", "google.", "gs."])? {
+            let options = Options::<GoogleConfigKey>::read(spec, &base, &["gcp.", "google.", "gs."])?;
+            let builder = GoogleCloudStorageBuilder::from_env().with_url(url.as_str());
+            let mut builder = builder.with_http_connector(WholeListings);
+            for (key, value) in options.keys {
                 builder = builder.with_config(key, value);
             }
-            Ok(StoreHandle::remote(builder.with_retry(retries()).build().map_err(failed)?))
+            let store = builder.with_retry(options.retry.clone()).build().map_err(failed)?;
+            Ok(StoreHandle::remote(RemoteStore::new(store, &root, &options.retry)))
         }
         "az" | "adl" | "azure" | "abfs" | "abfss" => {
-            let mut builder = MicrosoftAzureBuilder::from_env().with_url(url.as_str());
-            for (key, value) in options::<AzureConfigKey>(spec, &base, &["azure.", "az."])? {
+            let options = Options::<AzureConfigKey>::read(spec, &base, &["azure.", "az."])?;
+            let builder = MicrosoftAzureBuilder::from_env().with_url(url.as_str());
+            let mut builder = builder.with_http_connector(WholeListings);
+            for (key, value) in options.keys {
                 builder = builder.with_config(key, value);
             }
-            Ok(StoreHandle::remote(builder.with_retry(retries()).build().map_err(failed)?))
+            let store = builder.with_retry(options.retry.clone()).build().map_err(failed)?;
+            Ok(StoreHandle::remote(RemoteStore::new(store, &root, &options.retry)))
         }
         "http" | "https" => {
-            let root = &url[..Position::BeforePath];
+            let options = Options::<ClientConfigKey>::read(spec, &base, &["http."])?;
             let client = ClientOptions::new()
                 .with_timeout(REQUEST_TIMEOUT)
                 .with_connect_timeout(CONNECT_TIMEOUT)
                 .with_allow_http(url.scheme() == "http");
-            let mut builder = HttpBuilder::new().with_url(root).with_client_options(client).with_retry(retries());
-            for (key, value) in options::<ClientConfigKey>(spec, &base, &["http."])? {
+            let builder = HttpBuilder::new().with_url(&url[..Position::BeforePath]).with_client_options(client);
+            let mut builder = builder.with_http_connector(WholeListings).with_retry(options.retry.clone());
+            for (key, value) in options.keys {
                 builder = builder.with_config(key, value);
             }
-            let store = Arc::new(builder.build().map_err(failed)?);
+            let store = builder.build().map_err(failed)?;
+            let store = Arc::new(RemoteStore::new(store, &root, &options.retry));
             Ok(StoreHandle { store, multipart: None, is_local: false })
         }
         scheme => Err(StoreError::UnknownScheme { scheme: scheme.to_owned(), url: base }),
@@ -133,24 +145,47 @@ fn allow_http<B>(builder: B, value: &str, allow: impl Fn(B, ClientConfigKey) -> 
     }
 }
 
-fn retries() -> RetryConfig {
-    RetryConfig { backoff: BackoffConfig::default(), max_retries: MAX_RETRIES, retry_timeout: RETRY_TIMEOUT }
+/// The options of a store.
+struct Options<'a, K> {
+    /// Those of `object_store`, in the order in which they were given.
+    keys: Vec<(K, &'a str)>,
+    /// Those it has no keys for.
+    retry: RetryConfig,
 }
 
-/// The options of `spec` as keys of one store, after the client timeouts that they may override.
-fn options<'a, K: FromStr>(spec: &'a StoreSpec, url: &str, prefixes: &[&str]) -> Result<Vec<(K, &'a str)>, StoreError> {
-    let mut keys = Vec::new();
-    for option in &spec.options {
-        let name = option.key.to_ascii_lowercase();
-        let bare = prefixes.iter().find_map(|prefix| name.strip_prefix(prefix)).unwrap_or(&name);
-        let key = K::from_str(bare).map_err(|_| StoreError::UnknownOption {
-            url: url.to_owned(),
-            option: option.key.clone(),
-            hint: String::new(),
-        })?;
-        keys.push((key, option.value.as_str()));
+impl<'a, K: FromStr> Options<'a, K> {
+    fn read(spec: &'a StoreSpec, url: &str, prefixes: &[&str]) -> Result<Self, StoreError> {
+        let retry =
+            RetryConfig { backoff: BackoffConfig::default(), max_retries: MAX_RETRIES, retry_timeout: RETRY_TIMEOUT };
+        let mut options = Self { keys: Vec::new(), retry };
+        for option in &spec.options {
+            let name = option.key.to_ascii_lowercase();
+            let bare = prefixes.iter().find_map(|prefix| name.strip_prefix(prefix)).unwrap_or(&name);
+            let invalid = |hint: &'static str| StoreError::InvalidOption {
+                url: url.to_owned(),
+                option: option.key.clone(),
+                hint,
+            };
+            match bare {
+                "max_retries" => {
+                    options.retry.max_retries = option.value.parse().map_err(|_| invalid("a number"))?;
+                }
+                "retry_timeout" => {
+                    let time = humantime::parse_duration(&option.value);
+                    options.retry.retry_timeout = time.map_err(|_| invalid("a time with its unit, such as 30s"))?;
+                }
+                _ => {
+                    let key = K::from_str(bare).map_err(|_| StoreError::UnknownOption {
+                        url: url.to_owned(),
+                        option: option.key.clone(),
+                        hint: String::new(),
+                    })?;
+                    options.keys.push((key, option.value.as_str()));
+                }
+            }
+        }
+        Ok(options)
     }
-    Ok(keys)
 }
 
 #[cfg(test)]
@@ -181,6 +216,17 @@ mod tests {
         assert!(!format!("{handle:?}").contains("hush"));
         let error = build_store(&spec("s3://bucket/", &[("aws.secret_acces_key", "hush")])).unwrap_err();
         assert!(error.to_string().contains("aws.secret_acces_key") && !error.to_string().contains("hush"), "{error}");
+    }
+
+    #[test]
+    fn retries_are_bounded_as_the_options_say() {
+        let spec = spec("s3://bucket/", &[("aws.max_retries", "2"), ("aws.retry_timeout", "700ms")]);
+        let retry = Options::<AmazonS3ConfigKey>::read(&spec, "s3://bucket/", &["aws."]).unwrap().retry;
+        assert_eq!((retry.max_retries, retry.retry_timeout), (2, Duration::from_millis(700)));
+        for (option, value) in [("aws.max_retries", "many"), ("aws.retry_timeout", "7")] {
+            let error = build_store(&self::spec("s3://bucket/", &[(option, value)])).unwrap_err().to_string();
+            assert!(error.contains(option) && !error.contains(value), "{error}");
+        }
     }
 
     #[test]

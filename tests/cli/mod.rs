@@ -3,6 +3,7 @@
 mod crash;
 mod embedding;
 mod errors;
+mod faults;
 mod formats;
 mod ranges;
 mod readme;

@@ -10,13 +10,13 @@ use super::{Ran, Workspace};
 use crate::flight::python::{python, python_dir};
 
 /// Never to be seen in anything that Onward prints.
-const SECRET: &str = "hush-hush";
+pub(super) const SECRET: &str = "hush-hush";
 
 /// An S3 server with one bucket, `tables`, whose objects are also public files behind http.
 pub(super) struct Bucket {
     server: Child,
     /// `http://127.0.0.1:PORT`.
-    address: String,
+    pub(super) address: String,
     log: PathBuf,
 }
 
@@ -52,7 +52,7 @@ impl Bucket {
     }
 
     /// What the server answers to an anonymous GET.
-    fn get(&self, path: &str) -> String {
+    pub(super) fn get(&self, path: &str) -> String {
         let mut connection = TcpStream::connect(self.address.trim_start_matches("http://")).expect("it listens");
         write!(connection, "GET {path} HTTP/1.0\r\n\r\n").expect("a request");
         let mut answer = String::new();

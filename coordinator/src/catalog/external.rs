@@ -10,13 +10,14 @@ use datafusion::execution::session_state::SessionState;
 use datafusion::logical_expr::CreateExternalTable;
 use onward_cache::StoreRegistry;
 use onward_wire::message::StoreSpec;
+use url::Url;
 
 use super::definition::{External, StoredSchema, StoredSort};
 use super::error::CatalogError;
 use super::file_table::{FileTable, FileTableSpec};
 use super::formats::{Format, FormatOptions};
 use super::json::{read_constraints, read_expr, store_constraints, store_expr};
-use super::location::Location;
+use super::location::{Location, without_password};
 use super::names::TableName;
 
 /// Turns the statement into a definition: locations made absolute (relative to `directory`), columns inferred where
@@ -125,7 +126,11 @@ fn definition_sql(name: &TableName, external: &External) -> String {
         let columns: Vec<_> = external.partitioned_by.0.fields().iter().map(|field| field.name().as_str()).collect();
         sql.push_str(&format!(" PARTITIONED BY ({})", columns.join(", ")));
     }
-    let locations: Vec<_> = external.locations.iter().map(|location| quoted(location)).collect();
+    let shown = |stored: &str| match Url::parse(stored) {
+        Ok(url) if url.password().is_some() => without_password(&url).to_string(),
+        _ => stored.to_owned(),
+    };
+    let locations: Vec<_> = external.locations.iter().map(|location| quoted(&shown(location))).collect();
     match locations.as_slice() {
         [one] => sql.push_str(&format!(" LOCATION {one}")),
         many => sql.push_str(&format!(" LOCATION ({})", many.join(", "))),

@@ -12,7 +12,7 @@ use url::Url;
 use super::error::CatalogError;
 
 /// A file, a directory or a pattern, local or in an object store. Prints as an absolute path or a URL, which parses back
-/// to the same location from any working directory.
+/// to the same location from any working directory, unless there is a password in it: that is not printed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Location {
     /// Of the file, or of the directory that holds what the pattern matches.
@@ -21,6 +21,8 @@ pub struct Location {
     pattern: Option<String>,
 }
 
+/// Stands where a secret is.
+const HIDDEN: &str = "hidden";
 const PATTERN_CHARACTERS: [char; 3] = ['*', '?', '['];
 
 impl Location {
@@ -106,10 +108,19 @@ impl Location {
     /// prints, or a URL where that could be taken for a pattern, or for another one.
     pub fn to_stored(&self) -> String {
         let is_plain = !self.url.path().contains(['*', '[']) && !self.url.path().contains("%3F");
-        if self.url.scheme() != "file" || (is_plain && self.pattern.is_none()) {
+        if self.url.scheme() != "file" {
+            return self.written(&self.url);
+        }
+        if is_plain && self.pattern.is_none() {
             return self.to_string();
         }
         let base = self.url.as_str().replace('*', "%2A").replace('[', "%5B");
+        format!("{base}{}", self.pattern.as_deref().map(encode_pattern).unwrap_or_default())
+    }
+
+    /// `url`, which is this one's, with the pattern. In this form a bucket's own `*`, `[` and `?` would make patterns.
+    fn written(&self, url: &Url) -> String {
+        let base = url.as_str().replace('*', "%2A").replace('[', "%5B");
         format!("{base}{}", self.pattern.as_deref().map(encode_pattern).unwrap_or_default())
     }
 
@@ -161,13 +172,19 @@ impl fmt::Display for Location {
                 let slash = if self.url.path().ends_with('/') { "/" } else { "" };
                 write!(f, "{}{slash}{pattern}", path.display().to_string().trim_end_matches('/'))
             }
-            // In this form a bucket's own `*`, `[` and `?` would make patterns.
-            None => {
-                let base = self.url.as_str().replace('*', "%2A").replace('[', "%5B");
-                write!(f, "{base}{}", encode_pattern(pattern))
-            }
+            None => f.write_str(&self.written(&without_password(&self.url))),
         }
     }
+}
+
+/// `url` as people may see it.
+pub(super) fn without_password(url: &Url) -> Url {
+    let mut shown = url.clone();
+    if shown.password().is_some() {
+        // An error means that such a URL has no password.
+        let _ = shown.set_password(Some(HIDDEN));
+    }
+    shown
 }
 
 /// The directory before the first part with a pattern character, and the rest. `is_literal` says of a beginning of `text`
@@ -252,6 +269,13 @@ mod tests {
             assert_eq!(location.is_collection(), is_collection, "{text}");
             assert_eq!(Location::parse(&printed, Path::new("/elsewhere")).unwrap(), location, "{text}");
         }
+    }
+
+    #[test]
+    fn a_password_is_stored_and_not_printed() {
+        let location = Location::parse("https://user:hush@host/a.csv", Path::new("/")).unwrap();
+        assert_eq!(location.to_string(), "https://user:hidden@host/a.csv");
+        assert_eq!(Location::read(&location.to_stored()).unwrap(), location);
     }
 
     #[test]

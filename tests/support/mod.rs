@@ -1,0 +1,3 @@
+//! What tests and benches stand on: parts of the world outside Onward.
+
+pub mod s3_proxy;
