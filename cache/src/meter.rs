@@ -181,16 +181,15 @@ impl MeteredStore {
         if is_right { Ok(()) } else { Err(self.stale(&meta.location)) }
     }
 
-    /// An object that the plan names and that is gone is as stale as an overwritten one.
-    fn removed(&self, location: &Path, error: object_store::Error) -> object_store::Error {
-        match (&error, &self.expected) {
-            (object_store::Error::NotFound { .. } | object_store::Error::Precondition { .. }, Some(expected))
-                if expected.versions.has(&expected.store_url, location) =>
-            {
-                self.stale(location)
-            }
-            _ => error,
-        }
+    /// An object that the plan names, or that was listed for it, and that is gone is as stale as an overwritten one.
+    fn removed(&self, location: &Path, error: object_store::Error, is_head: bool) -> object_store::Error {
+        let is_gone = matches!(error, object_store::Error::NotFound { .. } | object_store::Error::Precondition { .. });
+        let was_there = || match &self.expected {
+            Some(expected) => expected.versions.has(&expected.store_url, location),
+            // A HEAD is how a file that a statement names is looked for.
+            None => self.reads_listed && !is_head && self.versions.has(location),
+        };
+        if is_gone && was_there() { self.stale(location) } else { error }
     }
 
     fn stale(&self, location: &Path) -> object_store::Error {
@@ -282,7 +281,8 @@ impl ObjectStore for MeteredStore {
             return result;
         }
         let is_head = options.head;
-        let result = self.inner().get_opts(location, options).await.map_err(|error| self.removed(location, error))?;
+        let result = self.inner().get_opts(location, options).await;
+        let result = result.map_err(|error| self.removed(location, error, is_head))?;
         self.counters.read(if is_head { 0 } else { result.range.end - result.range.start });
         // A HEAD asks which version there is.
         if !is_head || self.expected.is_some() {
@@ -296,10 +296,11 @@ impl ObjectStore for MeteredStore {
         if self.handle.is_local {
             self.counters.read(ranges.iter().map(|range| range.end - range.start).sum());
             let read = self.inner().get_ranges(location, ranges).await;
-            let read = read.map_err(|error| self.removed(location, error))?;
+            let read = read.map_err(|error| self.removed(location, error, false))?;
             if self.expected.is_some() {
                 // Looked at after the read: what changed before or while it was read shows.
-                let meta = self.inner().head(location).await.map_err(|error| self.removed(location, error))?;
+                let meta = self.inner().head(location).await;
+                let meta = meta.map_err(|error| self.removed(location, error, false))?;
                 self.check_version(&meta)?;
             }
             return Ok(read);

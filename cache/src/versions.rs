@@ -163,6 +163,11 @@ impl SeenVersions {
         Some(version.tag(store_url, path))
     }
 
+    /// `path` was seen.
+    pub(crate) fn has(&self, path: &Path) -> bool {
+        self.seen.read().contains_key(path)
+    }
+
     /// Nothing says that `meta` is another version than was seen last.
     pub(crate) fn fits(&self, meta: &ObjectMeta) -> bool {
         self.seen.read().get(&meta.location).is_none_or(|seen| seen.fits(&Version::of(meta)))

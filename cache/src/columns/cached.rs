@@ -73,7 +73,7 @@ impl CachedColumn {
         Some(self.stored.arrays[batch].as_dictionary::<UInt8Type>().keys())
     }
 
-    /// A batch as it is kept: of the column's type, or keys of its dictionary.
+    /// A batch as it is kept: of the column's type, keys of its dictionary, or offsets.
     pub fn compact(&self, batch: usize) -> ArrayRef {
         match self.keys(batch) {
             Some(keys) => Arc::new(keys.clone()),
@@ -88,7 +88,12 @@ impl CachedColumn {
     pub fn expand(&self, compact: ArrayRef) -> Result<ArrayRef, ArrowError> {
         match &self.values {
             Some(values) => take(values, compact.as_ref(), None),
-            None => Ok(compact),
+            None => match &self.stored.narrow {
+                Some(narrow) => narrow
+                    .expand(&compact)
+                    .ok_or_else(|| ArrowError::InvalidArgumentError(format!("{} are no offsets", compact.data_type()))),
+                None => Ok(compact),
+            },
         }
     }
 }

@@ -1,7 +1,8 @@
 //! How a decoded column lies in a segment.
 //!
 //! ```text
-//!   partition 0   the rows, in batches of BATCH_ROWS: of the column's type, or keys and values of a small dictionary
+//!   partition 0   the rows, in batches of BATCH_ROWS: of the column's type, keys and values of a small dictionary, or
+//!                 offsets from the least value (the field's metadata says so)
 //!   partition 1   one row per batch: the least value      \  absent where the type has no order worth keeping,
 //!   partition 2   one row per batch: the greatest value   /  and for dictionaries
 //! ```
@@ -16,6 +17,8 @@ use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef, UInt8Type
 use datafusion::arrow::downcast_primitive_array;
 use datafusion::common::HashMap;
 use onward_segment::{EncodedBatch, MappedSegment, SegmentError, SegmentWriter, segment_bytes};
+
+use super::narrow::Narrow;
 
 /// Rows of a batch, all but the last: DataFusion's default, and the grain of zone maps.
 pub const BATCH_ROWS: usize = 8192;
@@ -45,19 +48,27 @@ pub struct Zones {
 pub struct Stored {
     /// Batches of [`BATCH_ROWS`], the last may be shorter.
     pub arrays: Vec<ArrayRef>,
-    /// Their zones.
+    /// Their zones, of the column's type.
     pub zones: Option<Zones>,
+    /// The batches are offsets.
+    pub(super) narrow: Option<Narrow>,
 }
 
 impl Stored {
-    /// Gives strings of few values a dictionary, other columns zones.
+    /// A column as it was decoded.
+    pub fn plain(arrays: Vec<ArrayRef>) -> Self {
+        Self { arrays, zones: None, narrow: None }
+    }
+
+    /// Gives strings of few values a dictionary, other columns zones, and makes numbers narrow.
     pub fn new(arrays: Vec<ArrayRef>) -> Self {
-        match dictionary(&arrays) {
-            Some(arrays) => Self { arrays, zones: None },
-            None => {
-                let zones = zones(&arrays);
-                Self { arrays, zones }
-            }
+        if let Some(arrays) = dictionary(&arrays) {
+            return Self::plain(arrays);
+        }
+        let Some(zones) = zones(&arrays) else { return Self::plain(arrays) };
+        match Narrow::of(&arrays, &zones) {
+            Some((narrow, arrays)) => Self { arrays, zones: Some(zones), narrow: Some(narrow) },
+            None => Self { arrays, zones: Some(zones), narrow: None },
         }
     }
 
@@ -66,11 +77,21 @@ impl Stored {
         let Some(first) = self.arrays.first() else {
             return Ok(Encoded { schema: Arc::new(Schema::empty()), entries: vec![] });
         };
-        let schema = Arc::new(Schema::new(vec![Field::new("value", first.data_type().clone(), true)]));
+        let mut field = Field::new("value", first.data_type().clone(), true);
+        if let Some(narrow) = &self.narrow {
+            field = field.with_metadata(narrow.metadata());
+        }
+        let schema = Arc::new(Schema::new(vec![field]));
         let mut entries = Vec::with_capacity(self.arrays.len() + 2);
         let zones = self.zones.iter().flat_map(|zones| [(LEAST, &zones.least), (GREATEST, &zones.greatest)]);
-        for (partition, array) in self.arrays.iter().map(|array| (ROWS, array)).chain(zones) {
-            let batch = RecordBatch::try_new(Arc::clone(&schema), vec![Arc::clone(array)])?;
+        let rows = self.arrays.iter().map(|array| (ROWS, Arc::clone(array)));
+        // A segment has one schema: zones of offsets are offsets.
+        let zones = zones.map(|(partition, zone)| {
+            let packed = self.narrow.as_ref().and_then(|narrow| narrow.pack(zone, first.data_type()));
+            (partition, packed.unwrap_or_else(|| Arc::clone(zone)))
+        });
+        for (partition, array) in rows.chain(zones) {
+            let batch = RecordBatch::try_new(Arc::clone(&schema), vec![array])?;
             entries.push((partition, EncodedBatch::new(&batch)?));
         }
         Ok(Encoded { schema, entries })
@@ -107,14 +128,20 @@ pub(super) fn read(segment: &Arc<MappedSegment>) -> Result<Stored, SegmentError>
         .batches(ROWS)
         .map(|batch| batch.map(|batch| Arc::clone(batch.column(0))))
         .collect::<Result<Vec<_>, _>>()?;
-    let zone = |partition| segment.batches(partition).next().transpose();
+    let narrow = segment.schema()?.fields().first().and_then(|field| Narrow::of_field(field));
+    let zone = |partition| -> Result<Option<ArrayRef>, SegmentError> {
+        let Some(batch) = segment.batches(partition).next().transpose()? else { return Ok(None) };
+        let zone = batch.column(0);
+        Ok(match &narrow {
+            Some(narrow) => narrow.expand(zone),
+            None => Some(Arc::clone(zone)),
+        })
+    };
     let zones = match (zone(LEAST)?, zone(GREATEST)?) {
-        (Some(least), Some(greatest)) => {
-            Some(Zones { least: Arc::clone(least.column(0)), greatest: Arc::clone(greatest.column(0)) })
-        }
+        (Some(least), Some(greatest)) => Some(Zones { least, greatest }),
         _ => None,
     };
-    Ok(Stored { arrays, zones })
+    Ok(Stored { arrays, zones, narrow })
 }
 
 /// `arrays` with keys of one byte and one dictionary, if they are strings of few values.

@@ -18,6 +18,7 @@ pub mod cached;
 pub mod client;
 pub mod layout;
 pub mod local;
+mod narrow;
 pub mod policy;
 pub mod tier;
 

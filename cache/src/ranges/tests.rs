@@ -9,12 +9,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use object_store::ObjectStoreExt;
 use object_store::memory::InMemory;
-use object_store::path::Path;
 use onward_wire::WireError;
 use onward_wire::columns::ObjectTag;
 use url::Url;
 
 use super::*;
+use crate::paths::store_path;
 use crate::registry::StoreRegistry;
 use crate::store::StoreHandle;
 use crate::versions::tag_of;
@@ -40,7 +40,7 @@ impl Bench {
     }
 
     async fn put(&self, path: &str, bytes: Vec<u8>) -> Arc<ObjectTag> {
-        let path = Path::from(path);
+        let path = store_path(path).unwrap();
         self.memory.put(&path, bytes.into()).await.unwrap();
         Arc::new(tag_of("memory://b/", &self.memory.head(&path).await.unwrap()))
     }
@@ -119,7 +119,7 @@ async fn an_object_that_was_overwritten_is_never_mixed() {
     assert_eq!((read.bytes, read.store_requests), (vec![Bytes::from(bytes(10, 5))], 1));
     // What was kept of the old version may still be read by who planned with it.
     assert_eq!(bench.read(&old, &[0..10]).await.bytes, [bytes(10, 4)]);
-    bench.memory.delete(&Path::from("t/a")).await.unwrap();
+    bench.memory.delete(&store_path("t/a").unwrap()).await.unwrap();
     let error = bench.tier.read(&new, &[MIB..2 * MIB]).await.unwrap_err();
     assert!(stale_of(error.as_ref()).is_some(), "{error}");
 }

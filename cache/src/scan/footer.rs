@@ -80,7 +80,7 @@ async fn footer_bytes(client: &Arc<dyn ColumnClient>, file: &File<'_>) -> Result
         Lookup::Busy => return internal_err!("a footer that is still being read after it was waited for"),
     };
     let Some(bytes) = read_footer(file).await? else { return Ok(None) };
-    let stored = Stored { arrays: vec![Arc::new(BinaryArray::from_vec(vec![&bytes]))], zones: None };
+    let stored = Stored::plain(vec![Arc::new(BinaryArray::from_vec(vec![&bytes]))]);
     claim.keep(stored, "(footer)", 1).await.map_err(wire)?;
     Ok(Some(bytes))
 }

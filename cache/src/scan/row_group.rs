@@ -114,7 +114,7 @@ impl RowGroup {
             Lookup::Refused => {
                 // As it was decoded: what only pays when it is read again is not made.
                 let arrays = self.decode(column, metrics).await?;
-                let decoded = Arc::new(CachedColumn::on_heap(Stored { arrays, zones: None }));
+                let decoded = Arc::new(CachedColumn::on_heap(Stored::plain(arrays)));
                 metrics.miss_bytes.add(decoded.bytes() as usize);
                 decoded
             }
