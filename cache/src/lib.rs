@@ -17,6 +17,7 @@
 //!   again may help (`remote`).
 //! - A multipart upload that asked for [`DeferredUpload`] is invisible until the coordinator completes it. [`OpenUploads`] knows it meanwhile.
 
+pub mod checks;
 pub mod columns;
 pub mod confine;
 pub mod deferred;
@@ -33,6 +34,7 @@ pub mod store;
 pub mod uploads;
 pub mod versions;
 
+pub use checks::VersionChecks;
 pub use confine::Confinement;
 pub use deferred::{DeferredUpload, UploadedParts, UserWrite};
 pub use error::StoreError;

@@ -4,12 +4,13 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Instant;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use chrono::DateTime;
-use futures::StreamExt;
 use futures::stream::{self, BoxStream};
+use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{
     Attributes, CopyOptions, Extensions, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload,
@@ -20,6 +21,7 @@ use onward_wire::WireError;
 use onward_wire::columns::ObjectTag;
 use onward_wire::message::StoreRequests;
 
+use crate::checks::{Asked, VersionChecks};
 use crate::deferred::{DeferredMultipart, DeferredUpload, UserWrite};
 use crate::error::StoreError;
 use crate::ranges::{RangeClient, RangesRead};
@@ -84,6 +86,24 @@ pub struct MeteredStore {
     /// Objects are read in the version that was listed.
     reads_listed: bool,
     ranges: Option<Arc<Ranges>>,
+    checks: Option<Checks>,
+}
+
+/// Versions that were asked for before are not asked for again.
+#[derive(Clone, Debug)]
+struct Checks {
+    store_url: String,
+    checks: Arc<VersionChecks>,
+}
+
+impl Checks {
+    fn head(&self, location: &Path) -> Asked {
+        Asked::Head { store: self.store_url.clone(), path: location.clone() }
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> Asked {
+        Asked::List { store: self.store_url.clone(), prefix: prefix.cloned() }
+    }
 }
 
 /// Reads of objects whose version is known go through the range tier.
@@ -103,7 +123,7 @@ struct Expected {
 impl MeteredStore {
     /// Counts what goes through `handle`.
     pub fn new(handle: StoreHandle, counters: Arc<RequestCounters>, versions: Arc<SeenVersions>) -> Self {
-        Self { handle, counters, versions, expected: None, reads_listed: false, ranges: None }
+        Self { handle, counters, versions, expected: None, reads_listed: false, ranges: None, checks: None }
     }
 
     /// Reads of objects that a plan names fail when they find another version than the plan was made for.
@@ -112,10 +132,24 @@ impl MeteredStore {
         self
     }
 
-    /// For planning: a read of an object that has changed since it was listed fails.
-    pub fn reading_listed(mut self) -> Self {
+    /// For planning: a read of an object that has changed since it was listed fails, and what `checks` knows of a remote
+    /// store is not asked again.
+    pub fn reading_listed(mut self, store_url: String, checks: &Arc<VersionChecks>) -> Self {
         self.reads_listed = true;
+        if !self.handle.is_local {
+            self.checks = Some(Checks { store_url, checks: Arc::clone(checks) });
+        }
         self
+    }
+
+    /// A HEAD whose answer is known.
+    fn known_head(&self, location: &Path) -> Option<GetResult> {
+        let checks = self.checks.as_ref()?;
+        let meta = checks.checks.find(&checks.head(location))?.first()?.clone();
+        self.versions.note(&meta);
+        let range = 0..meta.size;
+        let payload = GetResultPayload::Stream(stream::empty().boxed());
+        Some(GetResult { payload, meta, range, attributes: Attributes::default() })
     }
 
     /// Reads of remote objects go through the range tier.
@@ -281,6 +315,10 @@ impl ObjectStore for MeteredStore {
             return result;
         }
         let is_head = options.head;
+        if is_head && let Some(known) = self.known_head(location) {
+            return Ok(known);
+        }
+        let asked_at = Instant::now();
         let result = self.inner().get_opts(location, options).await;
         let result = result.map_err(|error| self.removed(location, error, is_head))?;
         self.counters.read(if is_head { 0 } else { result.range.end - result.range.start });
@@ -289,6 +327,12 @@ impl ObjectStore for MeteredStore {
             self.check_version(&result.meta)?;
         }
         self.versions.note(&result.meta);
+        if is_head && let Some(checks) = &self.checks {
+            let answer: Arc<[ObjectMeta]> = Arc::new([result.meta.clone()]);
+            for keeper in checks.checks.keepers() {
+                keeper.put(checks.head(location), asked_at, &answer);
+            }
+        }
         Ok(result)
     }
 
@@ -324,8 +368,23 @@ impl ObjectStore for MeteredStore {
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        if let Some(checks) = &self.checks
+            && let Some(known) = checks.checks.find(&checks.list(prefix))
+        {
+            known.iter().for_each(|meta| self.versions.note(meta));
+            return stream::iter(known.to_vec().into_iter().map(Ok)).boxed();
+        }
         self.counters.read(0);
-        self.listed(prefix, self.inner().list(prefix))
+        let listed = self.listed(prefix, self.inner().list(prefix));
+        let keepers = self.checks.as_ref().map(|asked| (asked.list(prefix), asked.checks.keepers()));
+        let Some((asked, keepers)) = keepers.filter(|(_, keepers)| !keepers.is_empty()) else { return listed };
+        let asked_at = Instant::now();
+        let whole = async move {
+            let objects: Arc<[ObjectMeta]> = listed.try_collect::<Vec<_>>().await?.into();
+            keepers.iter().for_each(|keeper| keeper.put(asked.clone(), asked_at, &objects));
+            Ok::<_, object_store::Error>(stream::iter(objects.to_vec().into_iter().map(Ok)))
+        };
+        stream::once(whole).try_flatten().boxed()
     }
 
     fn list_with_offset(&self, prefix: Option<&Path>, offset: &Path) -> BoxStream<'static, Result<ObjectMeta>> {
@@ -380,7 +439,6 @@ impl MultipartUpload for MeteredUpload {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use futures::TryStreamExt;
     use object_store::memory::InMemory;
 
     fn metered() -> (MeteredStore, Arc<RequestCounters>) {
@@ -401,6 +459,32 @@ mod tests {
         store.get_range(&path, 1..3).await.unwrap();
         let expected = StoreRequests { table: 2, write: 1, intermediate: 1, table_bytes: 2, range_bytes: 0 };
         assert_eq!(counters.snapshot(), expected, "a head reads no bytes, an unmarked put is intermediate data");
+    }
+
+    /// In the scope of a statement, or for as long as was said, and not after a write.
+    #[tokio::test]
+    async fn versions_that_were_asked_for_are_not_asked_for_again() {
+        let checks = Arc::<VersionChecks>::default();
+        let (store, counters) = metered();
+        let store = store.reading_listed("memory://b/".to_owned(), &checks);
+        let (path, prefix) = (Path::from("t/a"), Path::from("t"));
+        store.put(&path, "hello".into()).await.unwrap();
+        let ask = async || {
+            let before = counters.snapshot().table;
+            let listed: Vec<_> = store.list(Some(&prefix)).try_collect().await.unwrap();
+            assert_eq!((listed.len(), store.head(&path).await.unwrap().size), (1, listed[0].size));
+            (counters.snapshot().table - before, listed[0].size)
+        };
+        assert_eq!([ask().await, ask().await], [(2, 5), (2, 5)], "by default every statement asks");
+        let in_scope = async { [ask().await, ask().await] };
+        assert_eq!(VersionChecks::scope(in_scope).await, [(2, 5), (0, 5)]);
+        assert_eq!(ask().await, (2, 5));
+        checks.keep_for(std::time::Duration::from_secs(3600));
+        assert_eq!([ask().await, ask().await], [(2, 5), (0, 5)]);
+        store.put(&path, "other text".into()).await.unwrap();
+        assert_eq!(ask().await, (0, 5), "it is taken for current");
+        checks.forget();
+        assert_eq!(ask().await, (2, 10));
     }
 
     #[tokio::test]

@@ -11,6 +11,7 @@ use onward_wire::message::StoreSpec;
 use parking_lot::RwLock;
 use url::Url;
 
+use crate::checks::VersionChecks;
 use crate::confine::{ConfinedStore, Confinement};
 use crate::error::StoreError;
 use crate::meter::{MeteredStore, RequestCounters};
@@ -28,6 +29,7 @@ pub struct StoreRegistry {
     stores: RwLock<HashMap<String, Entry>>,
     versions: Arc<SeenVersions>,
     uploads: Arc<OpenUploads>,
+    checks: Arc<VersionChecks>,
 }
 
 #[derive(Clone)]
@@ -76,6 +78,11 @@ impl StoreRegistry {
     /// Versions of the objects seen through [`MeteredRegistry`].
     pub fn versions(&self) -> &Arc<SeenVersions> {
         &self.versions
+    }
+
+    /// What remote stores said of versions while statements were planned.
+    pub fn checks(&self) -> &Arc<VersionChecks> {
+        &self.checks
     }
 
     /// Uploads of writes that run.
@@ -204,9 +211,9 @@ impl ObjectStoreRegistry for MeteredRegistry {
         let store_url = format!("{}/", store_key(url));
         let mut store = store.expecting(store_url.clone(), self.expected.clone());
         if let Some(ranges) = &self.ranges {
-            store = store.reading_through(store_url, ranges.clone());
+            store = store.reading_through(store_url.clone(), ranges.clone());
         }
-        Ok(Arc::new(if self.reads_listed { store.reading_listed() } else { store }))
+        Ok(Arc::new(if self.reads_listed { store.reading_listed(store_url, &self.stores.checks) } else { store }))
     }
 }
 

@@ -11,7 +11,7 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::prelude::SessionContext;
 use futures::{FutureExt, StreamExt, stream};
 use onward_cache::scan::tags_of;
-use onward_cache::{ExpectedVersions, UploadLog};
+use onward_cache::{ExpectedVersions, UploadLog, VersionChecks};
 use onward_executor::write::WriteExec;
 use onward_planner::session::{OnwardOptions, PlanExtensions, onward_options, session_config};
 use onward_planner::statement::ExplainMode;
@@ -32,6 +32,7 @@ use crate::session::cache::{self, CacheOrder};
 use crate::session::{PreparedStatement, SqlSession, Work};
 use crate::stale::or_again;
 use crate::system::QueryState;
+use crate::versions::check_versions;
 use crate::write::{Write, commit_after};
 
 /// One client's session: settings, temporary state. Cheap to share.
@@ -213,7 +214,10 @@ impl Session {
         // Nobody follows the progress of a second try: the first one's end is said when it has ended.
         let run_again = Run { progress: watch::channel(QueryProgress::default()).0, ..run.clone() };
         let (session, plan_again) = (Arc::clone(self), plan.clone());
-        let again = async move { session.query_once(run_again, &plan_again).await };
+        let again = async move {
+            session.coordinator.resources.stores().checks().forget();
+            session.query_once(run_again, &plan_again).await
+        };
         Ok(or_again(self.query_once(run, plan).await?, again.boxed()))
     }
 
@@ -237,7 +241,7 @@ impl Session {
         let engine = self.coordinator.engine().await?;
         // However small the table is, it is a function that fills the cache; more would exchange the rows, which nobody wants.
         let request = PlanRequest { functions: Some(1), ..self.request() };
-        let planned = plan_query(&self.context().state(), plan, &request).await?;
+        let planned = self.plan_with(plan, &request).await?;
         let plans = match &planned {
             Planned::Coordinator { plan, .. } => vec![Arc::clone(plan)],
             Planned::Stages(graph) => graph.stages.iter().map(|stage| Arc::clone(&stage.plan)).collect(),
@@ -275,7 +279,17 @@ impl Session {
     }
 
     async fn planned(&self, plan: &LogicalPlan) -> Result<Planned> {
-        Ok(plan_query(&self.context().state(), plan, &self.request()).await?)
+        self.plan_with(plan, &self.request()).await
+    }
+
+    /// Plans with versions of all remote files that were asked for at once.
+    async fn plan_with(&self, plan: &LogicalPlan, request: &PlanRequest) -> Result<Planned> {
+        let state = self.context().state();
+        let planning = async {
+            check_versions(&state, plan).await?;
+            Ok(plan_query(&state, plan, request).await?)
+        };
+        VersionChecks::scope(planning).await
     }
 
     async fn submit(&self, run: Run, graph: StageGraph) -> Result<Submitted> {

@@ -74,6 +74,7 @@ impl Coordinator {
             memory_bytes: (config.memory_limit_bytes() / RANGE_MEMORY_SHARE).min(MOST_RANGE_MEMORY_BYTES),
         });
         let resources = SharedResources::new(catalog, Some(Arc::new(memory)), &scratch, ranges)?;
+        resources.stores().checks().keep_for(Duration::from_millis(config.cache_version_ttl_ms));
         if let Some(ranges) = resources.ranges() {
             let _ = kept.set(Arc::clone(ranges));
         }

@@ -18,6 +18,7 @@ pub mod scheduler;
 pub mod session;
 mod stale;
 pub mod system;
+mod versions;
 pub mod write;
 
 #[cfg(test)]

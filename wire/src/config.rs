@@ -64,6 +64,8 @@ settings! {
     /// Local disk for bytes of remote objects, kept below the data directory and over restarts; at most half of what is free
     /// at start. 0 keeps none.
     cache_disk_bytes: u64 = 20 * GIB;
+    /// What a remote store said of its objects' versions counts this long; 0: every query asks, and never reads old data.
+    cache_version_ttl_ms: u64 = 0;
     /// Memory limit of one function's operators; 0 takes half of `memory_bytes` divided by the functions of the query.
     function_memory_bytes: u64 = 0;
     /// Local disk one function may spill to.

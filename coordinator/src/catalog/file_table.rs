@@ -21,8 +21,8 @@ use datafusion::physical_plan::ExecutionPlan;
 use futures::TryStreamExt;
 use onward_planner::error::{classify, external};
 use onward_planner::session::text_split_bytes;
-use onward_wire::WireError;
 use onward_wire::panics::caught;
+use onward_wire::{ErrorKind, WireError};
 
 use super::error::CatalogError;
 use super::formats::{Format, FormatOptions, session_state};
@@ -179,6 +179,41 @@ impl FileTable {
     /// Their format.
     pub fn format(&self) -> Format {
         self.format
+    }
+
+    /// Asks for the versions of its remote files, for whoever plans in the same [`VersionChecks::scope`]. Of partitioned
+    /// tables, planning lists only what the filters leave.
+    ///
+    /// # Errors
+    /// When a store does not answer. Any other error is planning's to meet and to explain.
+    ///
+    /// [`VersionChecks::scope`]: onward_cache::VersionChecks::scope
+    pub async fn check_versions(&self, state: &SessionState) -> Result<()> {
+        if !self.listing.options().table_partition_cols.is_empty() {
+            return Ok(());
+        }
+        let nested = self.is_nested.then(|| with_subdirectories(state));
+        let state = nested.as_ref().unwrap_or(state);
+        for location in self.locations.iter().filter(|location| location.local_path().is_none()) {
+            let url = location.listing_url()?;
+            let store = state.runtime_env().object_store(&url)?;
+            let extension = &self.listing.options().file_extension;
+            let listed = async {
+                url.list_all_files(state, store.as_ref(), extension).await?.try_for_each(|_| async { Ok(()) }).await
+            };
+            match listed.await {
+                Err(error) if classify(&error).kind() == ErrorKind::Unavailable => {
+                    return Err(located(location, error));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// It has files behind a network.
+    pub fn is_remote(&self) -> bool {
+        self.locations.iter().any(|location| location.local_path().is_none())
     }
 
     /// A file that was named by itself must be there: DataFusion takes a missing one for an empty directory.

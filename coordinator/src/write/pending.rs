@@ -194,7 +194,9 @@ impl Write {
             self.ended = uploads.iter().map(Upload::name).collect();
             // Names in a directory are made up for this write.
             let has_own_names = !self.place.is_single_file;
-            remote::publish(&store, &uploads, has_own_names).await.map_err(|error| self.named(error))?;
+            let published = remote::publish(&store, &uploads, has_own_names).await;
+            self.shared.stores().checks().forget();
+            published.map_err(|error| self.named(error))?;
         }
         // The rest is local and blocks.
         let work = tokio::task::spawn_blocking(move || {
