@@ -14,7 +14,8 @@
 //! | column | what runs |
 //! | --- | --- |
 //! | DataFusion | a new session with its defaults: it keeps footers, and no data |
-//! | cold | Onward, a new host with an empty data directory |
+//! | alone | Onward, each query on a new host with an empty data directory: cold as DataFusion is for each query |
+//! | cold | Onward, a new host with an empty data directory: a query finds what those before it read |
 //! | warm | the same host, the same queries |
 //! | killed | the same host, all functions killed before each query |
 //! | restarted | a new host with the same data directory, after the old one has ended |
@@ -51,12 +52,13 @@ const BUCKET: &str = "tables";
 const REGION: &str = "us-east-1";
 /// Of an upload.
 const PART_BYTES: u64 = 16 << 20;
-const COLUMNS: [&str; 5] = ["DataFusion", "cold", "warm", "killed", "restarted"];
+const COLUMNS: [&str; 6] = ["DataFusion", "alone", "cold", "warm", "killed", "restarted"];
 const DATAFUSION: usize = 0;
-const COLD: usize = 1;
-const WARM: usize = 2;
-const KILLED: usize = 3;
-const RESTARTED: usize = 4;
+const ALONE: usize = 1;
+const COLD: usize = 2;
+const WARM: usize = 3;
+const KILLED: usize = 4;
+const RESTARTED: usize = 5;
 
 /// Measures Onward on an object store.
 #[derive(Parser)]
@@ -182,8 +184,32 @@ impl Bench {
     }
 
     async fn onward(&mut self) -> Result<(), BoxError> {
+        for at in 0..self.numbers.len() {
+            let data_dir = tempfile::tempdir()?;
+            let (server, mut client) = self.fresh_host(data_dir.path()).await?;
+            self.query(&mut client, ALONE, at).await?;
+            drop(client);
+            server.stop().await;
+        }
         let data_dir = tempfile::tempdir()?;
+        let (server, mut client) = self.fresh_host(data_dir.path()).await?;
+        for column in [COLD, WARM, KILLED] {
+            self.pass(&mut client, column).await?;
+        }
+        drop(client);
+        server.stop().await;
+
         let server = Server::start_in(data_dir.path(), Some(data_dir.path())).await?;
+        let mut client = self.connect(&server).await?;
+        self.pass(&mut client, RESTARTED).await?;
+        drop(client);
+        server.stop().await;
+        Ok(())
+    }
+
+    /// A host whose tables were just made in an empty data directory.
+    async fn fresh_host(&mut self, data_dir: &Path) -> Result<(Server, Client), BoxError> {
+        let server = Server::start_in(data_dir, Some(data_dir)).await?;
         let mut client = self.connect(&server).await?;
         let options = format!(
             "'aws.endpoint' '{}', 'aws.region' '{REGION}', 'aws.access_key_id' '{ACCESS_KEY}', \
@@ -201,18 +227,7 @@ impl Bench {
         }
         let run = self.end(start);
         self.registrations[1].push(run);
-        for column in [COLD, WARM, KILLED] {
-            self.pass(&mut client, column).await?;
-        }
-        drop(client);
-        server.stop().await;
-
-        let server = Server::start_in(data_dir.path(), Some(data_dir.path())).await?;
-        let mut client = self.connect(&server).await?;
-        self.pass(&mut client, RESTARTED).await?;
-        drop(client);
-        server.stop().await;
-        Ok(())
+        Ok((server, client))
     }
 
     async fn connect(&self, server: &Server) -> Result<Client, BoxError> {
@@ -223,18 +238,22 @@ impl Bench {
 
     async fn pass(&mut self, client: &mut Client, column: usize) -> Result<(), BoxError> {
         for at in 0..self.numbers.len() {
-            let number = self.numbers[at];
-            let sql = queries::sql(number, self.options.scale);
             if column == KILLED {
                 self.killed += kill_functions()?;
             }
-            let start = self.begin();
-            let rows = client.query(&sql).await.map_err(|error| format!("Q{number}, {}: {error}", COLUMNS[column]))?;
-            let run = self.end(start);
-            self.runs[column][at].push(run);
-            self.check(at, COLUMNS[column], &rows.batches)?;
+            self.query(client, column, at).await?;
         }
         Ok(())
+    }
+
+    async fn query(&mut self, client: &mut Client, column: usize, at: usize) -> Result<(), BoxError> {
+        let number = self.numbers[at];
+        let sql = queries::sql(number, self.options.scale);
+        let start = self.begin();
+        let rows = client.query(&sql).await.map_err(|error| format!("Q{number}, {}: {error}", COLUMNS[column]))?;
+        let run = self.end(start);
+        self.runs[column][at].push(run);
+        self.check(at, COLUMNS[column], &rows.batches)
     }
 
     /// Requests are counted from now.
@@ -287,11 +306,16 @@ impl Bench {
             println!("requests, {name}: {counts}");
         }
         println!("functions killed: {}", self.killed);
-        let [datafusion, cold, warm, killed, restarted] =
-            [DATAFUSION, COLD, WARM, KILLED, RESTARTED].map(|column| Figures::sum(&totals(column)));
-        println!("\ncold / DataFusion, time: {:.2} (goal: at most 1.2)", cold.ms / datafusion.ms);
-        println!("cold / warm, time: {:.1} (goal: at least 10)", cold.ms / warm.ms);
-        println!("cold / warm, bytes: {} (goal: at least 100)", ratio(cold.bytes, warm.bytes));
+        let [datafusion, alone, cold, warm, killed, restarted] =
+            [DATAFUSION, ALONE, COLD, WARM, KILLED, RESTARTED].map(|column| Figures::sum(&totals(column)));
+        println!("\nalone / DataFusion, time: {:.2} (goal: at most 1.2)", alone.ms / datafusion.ms);
+        println!("alone / warm, time: {:.1} (goal: at least 10)", alone.ms / warm.ms);
+        println!("alone / warm, bytes: {} (goal: at least 100)", ratio(alone.bytes, warm.bytes));
+        println!(
+            "cold / DataFusion, time: {:.2}; cold / warm, time: {:.1}",
+            cold.ms / datafusion.ms,
+            cold.ms / warm.ms
+        );
         println!("cold / killed, time: {:.1}, bytes: {}", cold.ms / killed.ms, ratio(cold.bytes, killed.bytes));
         println!(
             "cold / restarted, time: {:.1}, bytes: {}",

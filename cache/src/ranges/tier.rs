@@ -241,14 +241,7 @@ impl Inner {
         wanted: &BTreeSet<u32>,
         is_given: bool,
     ) -> Found {
-        let mut kept = BTreeMap::new();
-        if let Some(blocks) = self.blocks().await {
-            let lookups = wanted.iter().map(|block| async move {
-                let found = blocks.get(&BlockKey::new(key, *block), length_of(object, *block)).await;
-                found.map(|bytes| (*block, bytes))
-            });
-            kept.extend(join_all(lookups).await.into_iter().flatten());
-        }
+        let kept = self.kept(object, key, wanted.iter().copied()).await;
         let mut table = self.table.lock();
         let (mut cost, mut free) = (Cost::default(), BTreeSet::new());
         for block in kept.keys().filter(|_| is_given) {
@@ -282,34 +275,50 @@ impl Inner {
         Found { kept, runs, cost, free }
     }
 
-    /// One GET.
+    /// Those of `wanted` that are in memory or on disk.
+    async fn kept(
+        &self,
+        object: &Arc<ObjectTag>,
+        key: &Arc<str>,
+        wanted: impl Iterator<Item = u32>,
+    ) -> BTreeMap<u32, Bytes> {
+        let Some(blocks) = self.blocks().await else { return BTreeMap::new() };
+        let lookups = wanted.map(|block| async move {
+            let found = blocks.get(&BlockKey::new(key, block), length_of(object, block)).await;
+            found.map(|bytes| (block, bytes))
+        });
+        join_all(lookups).await.into_iter().flatten().collect()
+    }
+
+    /// One GET, or none: who looked for these blocks may have done so just before another read of them ended.
     async fn fetch(
         self: Arc<Self>,
         object: Arc<ObjectTag>,
         key: Arc<str>,
         run: Range<u32>,
     ) -> Result<Arc<Fetched>, Arc<DataFusionError>> {
-        let read = self.get(&object, &run).await;
-        let result = read.map(|bytes| {
+        let _running = Running { inner: &self, key: &key, run: run.clone() };
+        let kept = self.kept(&object, &key, run.clone()).await;
+        if kept.len() == run.len() {
+            return Ok(Arc::new(Fetched { first: run.start, blocks: kept.into_values().collect() }));
+        }
+        let bytes = self.get(&object, &run).await.map_err(Arc::new)?;
+        let fetched = {
             let block = |block: u32| {
                 let start = (u64::from(block - run.start) * BLOCK_BYTES) as usize;
                 bytes.slice(start..start + length_of(&object, block))
             };
             Arc::new(Fetched { first: run.start, blocks: run.clone().map(block).collect() })
-        });
-        if let Ok(fetched) = &result {
-            // Before anybody can be given a block.
-            self.table.lock().leave_unread(&key, fetched);
-            if let Some(Some(kept)) = self.blocks.get() {
-                for (number, block) in run.clone().zip(&fetched.blocks) {
-                    // A copy: a block that stays would keep all bytes of the GET.
-                    kept.insert(BlockKey::new(&key, number), Bytes::copy_from_slice(block));
-                }
+        };
+        // Before anybody can be given a block.
+        self.table.lock().leave_unread(&key, &fetched);
+        if let Some(Some(kept)) = self.blocks.get() {
+            for (number, block) in run.zip(&fetched.blocks) {
+                // A copy: a block that stays would keep all bytes of the GET.
+                kept.insert(BlockKey::new(&key, number), Bytes::copy_from_slice(block));
             }
         }
-        let mut table = self.table.lock();
-        run.for_each(|block| drop(table.running.remove(&BlockKey::new(&key, block))));
-        result.map_err(Arc::new)
+        Ok(fetched)
     }
 
     async fn get(&self, object: &ObjectTag, run: &Range<u32>) -> DataFusionResult<Bytes> {
@@ -348,6 +357,20 @@ impl Inner {
         uses.store_bytes += cost.bytes;
         uses.hits += u64::from(cost.requests == 0);
         uses.last_use = Instant::now();
+    }
+}
+
+/// A GET is on its way. Dropping it says that nobody can join it any more, also when it panicked.
+struct Running<'a> {
+    inner: &'a Inner,
+    key: &'a Arc<str>,
+    run: Range<u32>,
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        let mut table = self.inner.table.lock();
+        self.run.clone().for_each(|block| drop(table.running.remove(&BlockKey::new(self.key, block))));
     }
 }
 
