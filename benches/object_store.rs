@@ -41,7 +41,7 @@ use object_store::{BackoffConfig, ObjectStoreExt, RetryConfig};
 use onward_cache::paths::store_path;
 use onward_cache::store::{MAX_RETRIES, RETRY_TIMEOUT};
 use onward_tpch::compare::{compare, rows_of};
-use onward_tpch::{Answer, Client, Dataset, GenerateOptions, Table, queries};
+use onward_tpch::{Answer, Client, Dataset, Table, queries};
 use rustix::process::{Pid, Signal, kill_process};
 use s3_proxy::{Count, Kind, Model, S3Proxy, count};
 use support::s3_server::{ACCESS_KEY, S3Server, SECRET_KEY};
@@ -125,9 +125,7 @@ struct Bench {
 async fn main() -> Result<(), BoxError> {
     let options = Options::parse();
     let numbers = queries::parse_selection(&options.queries)?;
-    let out = options.data.clone().unwrap_or_else(|| Dataset::default_dir(options.scale));
-    let data = GenerateOptions { parts: options.parts, progress: true, ..GenerateOptions::new(options.scale, out) };
-    let dataset = Dataset::open_or_generate(&data)?;
+    let dataset = support::dataset(options.scale, options.parts, options.data.clone())?;
     let default = Dataset::default_dir(options.scale);
     let cache = default.ancestors().nth(2).ok_or("the data has no directory")?;
     let root = cache.join(format!("s3/sf{}-{}", options.scale, options.parts));

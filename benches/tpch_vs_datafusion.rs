@@ -17,7 +17,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Instant;
 
 use clap::Parser;
-use onward_tpch::{Client, Dataset, GenerateOptions, Oracle, queries};
+use onward_tpch::{Client, Dataset, Oracle, queries};
 use support::{BoxError, Server, conditions, cores, load, median, milliseconds};
 
 /// Compares Onward with single-process DataFusion.
@@ -137,9 +137,7 @@ impl Drop for DuckDb {
 async fn main() -> Result<(), BoxError> {
     let options = Options::parse();
     let numbers = queries::parse_selection(&options.queries)?;
-    let out = options.data.clone().unwrap_or_else(|| Dataset::default_dir(options.scale));
-    let data = GenerateOptions { parts: options.parts, progress: true, ..GenerateOptions::new(options.scale, out) };
-    let dataset = Dataset::open_or_generate(&data)?;
+    let dataset = support::dataset(options.scale, options.parts, options.data.clone())?;
     println!("TPC-H scale {} in {}, {} iterations", options.scale, dataset.dir.display(), options.iterations);
     println!("{}", conditions());
 

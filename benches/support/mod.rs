@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use onward_coordinator::{Coordinator, CoordinatorOptions};
 use onward_endpoint::{FlightServer, ServerOptions};
-use onward_tpch::Client;
+use onward_tpch::{Client, Dataset, GenerateOptions};
 use onward_wire::Config;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -71,6 +71,12 @@ impl Server {
         drop(self.serving.await);
         self.coordinator.shutdown(Duration::ZERO).await;
     }
+}
+
+/// The tables of a scale in `parts` files each, made when they are not in `dir` (by default a cache of the user's).
+pub fn dataset(scale: f64, parts: u32, dir: Option<PathBuf>) -> Result<Dataset, BoxError> {
+    let dir = dir.unwrap_or_else(|| Dataset::default_dir(scale));
+    Ok(Dataset::open_or_generate(&GenerateOptions { parts, progress: true, ..GenerateOptions::new(scale, dir) })?)
 }
 
 /// Cores that threads of this process may use.

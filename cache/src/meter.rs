@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use chrono::DateTime;
 use futures::stream::{self, BoxStream};
-use futures::{StreamExt, TryStreamExt};
+use futures::{Stream, StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{
     Attributes, CopyOptions, Extensions, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload,
@@ -80,99 +80,72 @@ impl RequestCounters {
 /// they are staging files of writers, ours and Spark's.
 pub struct MeteredStore {
     handle: StoreHandle,
+    /// Its base URL, such as `s3://bucket/`.
+    url: String,
     counters: Arc<RequestCounters>,
     versions: Arc<SeenVersions>,
-    expected: Option<Expected>,
+    /// The versions that reads must find.
+    expected: Option<Arc<ExpectedVersions>>,
     /// Objects are read in the version that was listed.
     reads_listed: bool,
-    ranges: Option<Arc<Ranges>>,
-    checks: Option<Checks>,
-}
-
-/// Versions that were asked for before are not asked for again.
-#[derive(Clone, Debug)]
-struct Checks {
-    store_url: String,
-    checks: Arc<VersionChecks>,
-}
-
-impl Checks {
-    fn head(&self, location: &Path) -> Asked {
-        Asked::Head { store: self.store_url.clone(), path: location.clone() }
-    }
-
-    fn list(&self, prefix: Option<&Path>) -> Asked {
-        Asked::List { store: self.store_url.clone(), prefix: prefix.cloned() }
-    }
-}
-
-/// Reads of objects whose version is known go through the range tier.
-#[derive(Debug)]
-struct Ranges {
-    client: Arc<dyn RangeClient>,
-    store_url: String,
-}
-
-/// The versions that reads of one store must find.
-#[derive(Clone, Debug)]
-struct Expected {
-    store_url: String,
-    versions: Arc<ExpectedVersions>,
+    /// Reads of remote objects whose version is known go through it.
+    ranges: Option<Arc<dyn RangeClient>>,
+    /// Versions of remote objects that were asked for before are not asked for again.
+    checks: Option<Arc<VersionChecks>>,
 }
 
 impl MeteredStore {
-    /// Counts what goes through `handle`.
-    pub fn new(handle: StoreHandle, counters: Arc<RequestCounters>, versions: Arc<SeenVersions>) -> Self {
-        Self { handle, counters, versions, expected: None, reads_listed: false, ranges: None, checks: None }
+    /// Counts what goes through `handle`, the store whose base URL is `url`.
+    pub fn new(handle: StoreHandle, url: String, counters: Arc<RequestCounters>, versions: Arc<SeenVersions>) -> Self {
+        Self { handle, url, counters, versions, expected: None, reads_listed: false, ranges: None, checks: None }
     }
 
     /// Reads of objects that a plan names fail when they find another version than the plan was made for.
-    pub fn expecting(mut self, store_url: String, versions: Arc<ExpectedVersions>) -> Self {
-        self.expected = (!versions.is_empty()).then_some(Expected { store_url, versions });
+    pub fn expecting(mut self, versions: Arc<ExpectedVersions>) -> Self {
+        self.expected = (!versions.is_empty()).then_some(versions);
         self
     }
 
     /// For planning: a read of an object that has changed since it was listed fails, and what `checks` knows of a remote
     /// store is not asked again.
-    pub fn reading_listed(mut self, store_url: String, checks: &Arc<VersionChecks>) -> Self {
+    pub fn reading_listed(mut self, checks: &Arc<VersionChecks>) -> Self {
         self.reads_listed = true;
-        if !self.handle.is_local {
-            self.checks = Some(Checks { store_url, checks: Arc::clone(checks) });
-        }
+        self.checks = (!self.handle.is_local).then(|| Arc::clone(checks));
         self
+    }
+
+    /// Reads of remote objects go through the range tier.
+    pub fn reading_through(mut self, client: Arc<dyn RangeClient>) -> Self {
+        self.ranges = (!self.handle.is_local).then_some(client);
+        self
+    }
+
+    fn head_of(&self, location: &Path) -> Asked {
+        Asked::Head { store: self.url.clone(), path: location.clone() }
     }
 
     /// A HEAD whose answer is known.
     fn known_head(&self, location: &Path) -> Option<GetResult> {
-        let checks = self.checks.as_ref()?;
-        let meta = checks.checks.find(&checks.head(location))?.first()?.clone();
+        let meta = self.checks.as_ref()?.find(&self.head_of(location))?.first()?.clone();
         self.versions.note(&meta);
         let range = 0..meta.size;
         let payload = GetResultPayload::Stream(stream::empty().boxed());
         Some(GetResult { payload, meta, range, attributes: Attributes::default() })
     }
 
-    /// Reads of remote objects go through the range tier.
-    pub fn reading_through(mut self, store_url: String, client: Arc<dyn RangeClient>) -> Self {
-        if !self.handle.is_local {
-            self.ranges = Some(Arc::new(Ranges { client, store_url }));
-        }
-        self
-    }
-
     /// The range tier, and the version to read there.
-    fn ranges(&self, location: &Path) -> Option<(&Arc<Ranges>, ObjectTag)> {
+    fn ranges(&self, location: &Path) -> Option<(&Arc<dyn RangeClient>, ObjectTag)> {
         let ranges = self.ranges.as_ref()?;
         let tag = match &self.expected {
-            Some(expected) => expected.versions.tag(&expected.store_url, location),
-            None if self.reads_listed => self.versions.tag(&ranges.store_url, location),
+            Some(expected) => expected.tag(&self.url, location),
+            None if self.reads_listed => self.versions.tag(&self.url, location),
             None => None,
         };
         Some((ranges, tag?))
     }
 
     /// An object, or a range of it, through the range tier; `None` when only the store can answer that.
-    fn get_through(&self, location: &Path, options: &GetOptions) -> Option<Result<GetResult>> {
+    fn get_through(&self, location: &Path, options: &GetOptions) -> Option<GetResult> {
         let is_plain = !options.head
             && options.version.is_none()
             && options.if_match.is_none()
@@ -197,19 +170,20 @@ impl MeteredStore {
         let read = move |start: u64| {
             let (ranges, counters, tag) = (Arc::clone(&ranges), Arc::clone(&counters), Arc::clone(&tag));
             async move {
-                let read = ranges.client.read(&tag, &[start..until.min(start + STREAMED_BYTES)]).await?;
+                let step = start..until.min(start + STREAMED_BYTES);
+                let read = ranges.read(&tag, std::slice::from_ref(&step)).await?;
                 counters.read_through(&read);
                 Ok(read.bytes.into_iter().next().unwrap_or_default())
             }
         };
         let payload = GetResultPayload::Stream(stream::iter(steps).map(read).buffered(STREAMED_STEPS).boxed());
-        Some(Ok(GetResult { payload, meta, range, attributes: Attributes::default() }))
+        Some(GetResult { payload, meta, range, attributes: Attributes::default() })
     }
 
     /// Fails when `meta` is not the version that the plan was made for, or is being made for.
     fn check_version(&self, meta: &ObjectMeta) -> Result<()> {
         let is_right = match &self.expected {
-            Some(expected) => expected.versions.is_expected(&expected.store_url, meta),
+            Some(expected) => expected.is_expected(&self.url, meta),
             None => !self.reads_listed || self.versions.fits(meta),
         };
         if is_right { Ok(()) } else { Err(self.stale(&meta.location)) }
@@ -219,7 +193,7 @@ impl MeteredStore {
     fn removed(&self, location: &Path, error: object_store::Error, is_head: bool) -> object_store::Error {
         let is_gone = matches!(error, object_store::Error::NotFound { .. } | object_store::Error::Precondition { .. });
         let was_there = || match &self.expected {
-            Some(expected) => expected.versions.has(&expected.store_url, location),
+            Some(expected) => expected.has(&self.url, location),
             // A HEAD is how a file that a statement names is looked for.
             None => self.reads_listed && !is_head && self.versions.has(location),
         };
@@ -227,11 +201,7 @@ impl MeteredStore {
     }
 
     fn stale(&self, location: &Path) -> object_store::Error {
-        let name = match &self.expected {
-            Some(expected) => format!("{}{location}", expected.store_url),
-            None => location.to_string(),
-        };
-        let source = Box::new(WireError::stale(name));
+        let source = Box::new(WireError::stale(format!("{}{location}", self.url)));
         object_store::Error::Precondition { path: location.to_string(), source }
     }
 
@@ -260,6 +230,11 @@ impl MeteredStore {
             })
             .boxed()
     }
+}
+
+/// What is known, as a listing.
+fn answer(known: Arc<[ObjectMeta]>) -> impl Stream<Item = Result<ObjectMeta>> {
+    stream::iter((0..known.len()).map(move |at| Ok(known[at].clone())))
 }
 
 /// A name below `prefix` that readers do not see.
@@ -312,7 +287,7 @@ impl ObjectStore for MeteredStore {
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
         if let Some(result) = self.get_through(location, &options) {
-            return result;
+            return Ok(result);
         }
         let is_head = options.head;
         if is_head && let Some(known) = self.known_head(location) {
@@ -329,8 +304,8 @@ impl ObjectStore for MeteredStore {
         self.versions.note(&result.meta);
         if is_head && let Some(checks) = &self.checks {
             let answer: Arc<[ObjectMeta]> = Arc::new([result.meta.clone()]);
-            for keeper in checks.checks.keepers() {
-                keeper.put(checks.head(location), asked_at, &answer);
+            for keeper in checks.keepers() {
+                keeper.put(self.head_of(location), asked_at, &answer);
             }
         }
         Ok(result)
@@ -340,19 +315,18 @@ impl ObjectStore for MeteredStore {
         if self.handle.is_local {
             self.counters.read(ranges.iter().map(|range| range.end - range.start).sum());
             let read = self.inner().get_ranges(location, ranges).await;
-            let read = read.map_err(|error| self.removed(location, error, false))?;
-            if self.expected.is_some() {
-                // Looked at after the read: what changed before or while it was read shows.
+            if self.expected.is_some() || self.reads_listed {
+                // Looked at after the read, also after one that failed: what changed before or while it was read shows.
                 let meta = self.inner().head(location).await;
                 let meta = meta.map_err(|error| self.removed(location, error, false))?;
                 self.check_version(&meta)?;
             }
-            return Ok(read);
+            return read;
         }
         if let Some((through, tag)) = self.ranges(location)
             && ranges.iter().all(|range| range.start <= range.end && range.end <= tag.bytes)
         {
-            let read = through.client.read(&tag, ranges).await?;
+            let read = through.read(&tag, ranges).await?;
             self.counters.read_through(&read);
             return Ok(read.bytes);
         }
@@ -368,21 +342,22 @@ impl ObjectStore for MeteredStore {
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-        if let Some(checks) = &self.checks
-            && let Some(known) = checks.checks.find(&checks.list(prefix))
-        {
+        let asked = Asked::List { store: self.url.clone(), prefix: prefix.cloned() };
+        if let Some(known) = self.checks.as_ref().and_then(|checks| checks.find(&asked)) {
             known.iter().for_each(|meta| self.versions.note(meta));
-            return stream::iter(known.to_vec().into_iter().map(Ok)).boxed();
+            return answer(known).boxed();
         }
         self.counters.read(0);
         let listed = self.listed(prefix, self.inner().list(prefix));
-        let keepers = self.checks.as_ref().map(|asked| (asked.list(prefix), asked.checks.keepers()));
-        let Some((asked, keepers)) = keepers.filter(|(_, keepers)| !keepers.is_empty()) else { return listed };
+        let keepers = self.checks.as_ref().map(VersionChecks::keepers).unwrap_or_default();
+        if keepers.is_empty() {
+            return listed;
+        }
         let asked_at = Instant::now();
         let whole = async move {
             let objects: Arc<[ObjectMeta]> = listed.try_collect::<Vec<_>>().await?.into();
             keepers.iter().for_each(|keeper| keeper.put(asked.clone(), asked_at, &objects));
-            Ok::<_, object_store::Error>(stream::iter(objects.to_vec().into_iter().map(Ok)))
+            Ok::<_, object_store::Error>(answer(objects))
         };
         stream::once(whole).try_flatten().boxed()
     }
@@ -443,7 +418,12 @@ mod tests {
 
     fn metered() -> (MeteredStore, Arc<RequestCounters>) {
         let counters = Arc::<RequestCounters>::default();
-        let store = MeteredStore::new(StoreHandle::remote(InMemory::new()), counters.clone(), Arc::default());
+        let store = MeteredStore::new(
+            StoreHandle::remote(InMemory::new()),
+            "memory://b/".to_owned(),
+            counters.clone(),
+            Arc::default(),
+        );
         (store, counters)
     }
 
@@ -461,12 +441,34 @@ mod tests {
         assert_eq!(counters.snapshot(), expected, "a head reads no bytes, an unmarked put is intermediate data");
     }
 
+    /// A footer is read from where the listed size says that it is: of another version it would be a corrupt one.
+    #[tokio::test]
+    async fn a_local_file_that_changed_since_it_was_listed_is_stale_for_planning() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("a.parquet");
+        std::fs::write(&file, "an old version").unwrap();
+        let store = MeteredStore::new(StoreHandle::local(), "file:///".to_owned(), Arc::default(), Arc::default());
+        let store = store.reading_listed(&Arc::default());
+        let path = crate::paths::store_path(file.to_str().unwrap().trim_start_matches('/')).unwrap();
+        store.head(&path).await.unwrap();
+        assert_eq!(store.get_ranges(&path, &[0..2, 3..6]).await.unwrap(), ["an", "old"]);
+        std::fs::write(&file, "a new, longer version").unwrap();
+        let error = store.get_ranges(&path, &[0..2, 3..6]).await.unwrap_err();
+        assert!(matches!(error, object_store::Error::Precondition { .. }), "{error}");
+        std::fs::write(&file, "short").unwrap();
+        let error = store.get_ranges(&path, &[0..2, 3..6]).await.unwrap_err();
+        assert!(matches!(error, object_store::Error::Precondition { .. }), "{error}");
+        std::fs::remove_file(&file).unwrap();
+        let error = store.get_ranges(&path, &[0..2, 3..6]).await.unwrap_err();
+        assert!(matches!(error, object_store::Error::Precondition { .. }), "{error}");
+    }
+
     /// In the scope of a statement, or for as long as was said, and not after a write.
     #[tokio::test]
     async fn versions_that_were_asked_for_are_not_asked_for_again() {
         let checks = Arc::<VersionChecks>::default();
         let (store, counters) = metered();
-        let store = store.reading_listed("memory://b/".to_owned(), &checks);
+        let store = store.reading_listed(&checks);
         let (path, prefix) = (Path::from("t/a"), Path::from("t"));
         store.put(&path, "hello".into()).await.unwrap();
         let ask = async || {
@@ -504,7 +506,7 @@ mod tests {
     async fn a_deferred_upload_is_invisible_until_completed() {
         let memory = Arc::new(InMemory::new());
         let handle = StoreHandle { store: memory.clone(), multipart: Some(memory.clone()), is_local: false };
-        let store = MeteredStore::new(handle, Arc::default(), Arc::default());
+        let store = MeteredStore::new(handle, "memory://b/".to_owned(), Arc::default(), Arc::default());
         let path = Path::from("out.csv");
         let outcome = DeferredUpload::default();
         let mut opts = PutMultipartOptions::default();

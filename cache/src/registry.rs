@@ -207,13 +207,16 @@ impl ObjectStoreRegistry for MeteredRegistry {
         {
             handle.store = Arc::new(ConfinedStore::new(handle.store, confinement.clone()));
         }
-        let store = MeteredStore::new(handle, self.counters.clone(), self.stores.versions.clone());
-        let store_url = format!("{}/", store_key(url));
-        let mut store = store.expecting(store_url.clone(), self.expected.clone());
+        let base = format!("{}/", store_key(url));
+        let store = MeteredStore::new(handle, base, self.counters.clone(), self.stores.versions.clone());
+        let mut store = store.expecting(self.expected.clone());
         if let Some(ranges) = &self.ranges {
-            store = store.reading_through(store_url.clone(), ranges.clone());
+            store = store.reading_through(ranges.clone());
         }
-        Ok(Arc::new(if self.reads_listed { store.reading_listed(store_url, &self.stores.checks) } else { store }))
+        if self.reads_listed {
+            store = store.reading_listed(&self.stores.checks);
+        }
+        Ok(Arc::new(store))
     }
 }
 

@@ -35,6 +35,9 @@ use crate::system::QueryState;
 use crate::versions::check_versions;
 use crate::write::{Write, commit_after};
 
+/// Attempts of a query that was planned again are numbered from here: no first plan has so many.
+const PLANNED_AGAIN: u32 = 1_000_000;
+
 /// One client's session: settings, temporary state. Cheap to share.
 pub struct Session {
     coordinator: Arc<Coordinator>,
@@ -48,6 +51,8 @@ struct Run {
     /// Hears how far it is.
     progress: watch::Sender<QueryProgress>,
     deadline: Option<Deadline>,
+    /// The number of the first attempt of each task.
+    first_attempt: u32,
     /// Held as long as anybody may work for a write.
     worker: Option<TaskTrackerToken>,
 }
@@ -135,7 +140,7 @@ impl Session {
                 Work::Query(plan) => Arc::clone(plan.schema().inner()),
                 _ => schema,
             };
-            let run = Run { listing: Arc::clone(&listing), progress, deadline, worker: None };
+            let run = Run { listing: Arc::clone(&listing), progress, deadline, first_attempt: 0, worker: None };
             Ok::<_, QueryError>((schema, is_query, self.rows(run, work).await?))
         };
         let rows = async {
@@ -212,13 +217,14 @@ impl Session {
 
     async fn query(self: &Arc<Self>, run: Run, plan: &LogicalPlan) -> Result<ResultStream> {
         // Nobody follows the progress of a second try: the first one's end is said when it has ended.
-        let run_again = Run { progress: watch::channel(QueryProgress::default()).0, ..run.clone() };
+        let progress = watch::channel(QueryProgress::default()).0;
+        let run_again = Run { progress, first_attempt: PLANNED_AGAIN, ..run.clone() };
         let (session, plan_again) = (Arc::clone(self), plan.clone());
         let again = async move {
             session.coordinator.resources.stores().checks().forget();
             session.query_once(run_again, &plan_again).await
         };
-        Ok(or_again(self.query_once(run, plan).await?, again.boxed()))
+        or_again(self.query_once(run, plan).await, again.boxed())
     }
 
     async fn query_once(&self, run: Run, plan: &LogicalPlan) -> Result<ResultStream> {
@@ -272,9 +278,12 @@ impl Session {
         });
         let config = context.session_config().clone().with_extension(Arc::new(log));
         let expected = Arc::new(ExpectedVersions::new(&tags_of(plan)?));
+        let mut registry = self.sql.registry_expecting(expected);
+        if !self.options().cache {
+            registry = registry.reading_through(None);
+        }
         let runtime = context.runtime_env();
-        let runtime =
-            RuntimeEnv { object_store_registry: self.sql.registry_expecting(expected), ..RuntimeEnv::clone(&runtime) };
+        let runtime = RuntimeEnv { object_store_registry: registry, ..RuntimeEnv::clone(&runtime) };
         Ok(Arc::new(context.with_session_config(config).with_runtime(Arc::new(runtime))))
     }
 
@@ -316,6 +325,7 @@ impl Session {
             timeout_ms: run.deadline.map(|deadline| {
                 u64::try_from(deadline.saturating_duration_since(Deadline::now()).as_millis()).unwrap_or(u64::MAX)
             }),
+            first_attempt: run.first_attempt,
             cache,
             progress: run.progress,
         };

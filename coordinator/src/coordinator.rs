@@ -22,9 +22,6 @@ use crate::engine::{Engine, Stopper};
 use crate::session::{SharedResources, redact};
 use crate::system::{self, History, QueryRecord};
 
-/// Blocks of remote objects in memory: this part of all memory, and no more than the other.
-const RANGE_MEMORY_SHARE: u64 = 64;
-const MOST_RANGE_MEMORY_BYTES: u64 = 256 << 20;
 /// Operators that an out-of-memory error names.
 const TOP_CONSUMERS: NonZeroUsize = NonZeroUsize::new(3).expect("3 is not 0");
 
@@ -63,21 +60,18 @@ impl Coordinator {
         host::remove_leftovers(&config);
         let directory = DataDirectory::open(options.data_dir.as_deref(), &scratch).map_err(DataFusionError::from)?;
         let catalog = Catalog::open(directory).map_err(DataFusionError::from)?;
-        let kept = system::RangesCell::default();
-        catalog.add_system_schema(system::SCHEMA, system::schema(&history, &cached, &kept)?);
         // Queries that run here are tiny or cannot be sent; functions get half, segments a quarter.
         let memory = GreedyMemoryPool::new((config.memory_limit_bytes() / 4) as usize);
         let memory = TrackConsumersPool::new(memory, TOP_CONSUMERS);
         let ranges = (config.cache && config.cache_disk_bytes > 0).then(|| RangeOptions {
             directory: catalog.directory().ranges(),
             disk_bytes: config.cache_disk_bytes,
-            memory_bytes: (config.memory_limit_bytes() / RANGE_MEMORY_SHARE).min(MOST_RANGE_MEMORY_BYTES),
+            memory_bytes: config.range_memory_limit_bytes(),
         });
         let resources = SharedResources::new(catalog, Some(Arc::new(memory)), &scratch, ranges)?;
         resources.stores().checks().keep_for(Duration::from_millis(config.cache_version_ttl_ms));
-        if let Some(ranges) = resources.ranges() {
-            let _ = kept.set(Arc::clone(ranges));
-        }
+        let tables = system::schema(&history, &cached, resources.ranges().cloned())?;
+        resources.catalog().add_system_schema(system::SCHEMA, tables);
         Ok(Arc::new(Self {
             config,
             history,

@@ -28,6 +28,8 @@ pub(crate) struct Dispatch<'a> {
     /// Encode nodes of other crates.
     pub(crate) extensions: &'a [Arc<dyn PhysicalExtensionCodec>],
     pub(crate) timeout_ms: Option<u64>,
+    /// See [`QuerySpec::first_attempt`].
+    pub(crate) first_attempt: u32,
     /// Scans read the column cache.
     pub(crate) cache: CacheUse,
     pub(crate) progress: watch::Sender<QueryProgress>,
@@ -38,7 +40,7 @@ pub(crate) fn submit(
     engine: &Engine,
     dispatch: Dispatch<'_>,
 ) -> Result<oneshot::Receiver<Result<Outcome, WireError>>, WireError> {
-    let Dispatch { query, config, graph, stores, extensions, timeout_ms, cache, progress } = dispatch;
+    let Dispatch { query, config, graph, stores, extensions, timeout_ms, first_attempt, cache, progress } = dispatch;
     let settings = graph.settings.iter().map(|(key, value)| KeyValue { key: key.clone(), value: value.clone() });
     let settings: Vec<KeyValue> = settings.collect();
     let define = |stage: &onward_planner::Stage| -> Result<DefineStage, WireError> {
@@ -63,6 +65,7 @@ pub(crate) fn submit(
             memory_bytes: config.function_memory_limit_bytes(functions),
         },
         timeout_ms,
+        first_attempt,
         stages: graph.stages.iter().map(stage_spec).collect(),
     };
     Ok(engine.submit(Submission { spec, stages, progress }))

@@ -5,9 +5,19 @@ use futures::{StreamExt, stream};
 
 use crate::api::{Result, ResultStream};
 
-/// `rows`, or, when the first thing that they say is that an object is stale, those of `again`. Rows that somebody may have seen
-/// are never repeated: a stale object that is met later is the statement's error.
-pub(crate) fn or_again(rows: ResultStream, again: BoxFuture<'static, Result<ResultStream>>) -> ResultStream {
+/// `rows`, or, when planning them or the first thing that they say is that an object is stale, those of `again`. Rows that
+/// somebody may have seen are never repeated: a stale object that is met later is the statement's error.
+///
+/// # Errors
+/// Any other one of planning.
+pub(crate) fn or_again(
+    rows: Result<ResultStream>,
+    again: BoxFuture<'static, Result<ResultStream>>,
+) -> Result<ResultStream> {
+    let rows = match rows {
+        Err(stale) if stale.error.is_stale => stream::iter([Err(stale)]).boxed(),
+        rows => rows?,
+    };
     let first = async move {
         let mut rows = rows;
         match rows.next().await {
@@ -22,7 +32,7 @@ pub(crate) fn or_again(rows: ResultStream, again: BoxFuture<'static, Result<Resu
             }
         }
     };
-    stream::once(first).flatten().boxed()
+    Ok(stream::once(first).flatten().boxed())
 }
 
 #[cfg(test)]
@@ -47,7 +57,7 @@ mod tests {
 
     async fn run(rows: Vec<Result<RecordBatch>>, again: Vec<Result<RecordBatch>>) -> Result<usize> {
         let again = async move { Ok(stream::iter(again).boxed()) }.boxed();
-        let rows: Vec<_> = or_again(stream::iter(rows).boxed(), again).try_collect().await?;
+        let rows: Vec<_> = or_again(Ok(stream::iter(rows).boxed()), again)?.try_collect().await?;
         Ok(rows.len())
     }
 
@@ -58,5 +68,15 @@ mod tests {
         assert!(run(vec![stale()], vec![stale()]).await.unwrap_err().error.is_stale, "once");
         assert!(run(vec![row(1), stale()], vec![row(1)]).await.is_err(), "rows are not repeated");
         assert_eq!(run(vec![], vec![row(1)]).await.unwrap(), 0);
+    }
+
+    /// Removed between its listing and the reading of its footer.
+    #[tokio::test]
+    async fn an_object_that_goes_while_a_statement_is_planned_is_worth_one_more_plan() {
+        let again = async || Ok(stream::iter([row(1)]).boxed());
+        let rows = or_again(stale().map(|_| stream::empty().boxed()), again().boxed()).unwrap();
+        assert_eq!(rows.try_collect::<Vec<_>>().await.unwrap().len(), 1);
+        let other = QueryError::from(WireError::new(onward_wire::ErrorKind::NotFound, "no such table"));
+        assert!(or_again(Err(other), again().boxed()).is_err());
     }
 }

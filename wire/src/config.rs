@@ -155,6 +155,11 @@ impl Config {
         }
     }
 
+    /// Bytes of memory for blocks of remote objects, beside those on disk.
+    pub fn range_memory_limit_bytes(&self) -> u64 {
+        (self.memory_limit_bytes() / 64).min(256 * MIB)
+    }
+
     /// Bytes of operator memory for each of `functions` functions.
     pub fn function_memory_limit_bytes(&self, functions: usize) -> u64 {
         match self.function_memory_bytes {

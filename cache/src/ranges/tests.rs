@@ -1,6 +1,6 @@
 //! Reads through the tier equal reads of the store, whatever is kept.
 
-#![allow(clippy::single_range_in_vec_init)]
+#![allow(clippy::single_range_in_vec_init, reason = "a list of ranges may have one")]
 
 use std::ops::Range;
 use std::path::Path as FsPath;

@@ -12,6 +12,7 @@ use datafusion::common::{DataFusionError, Result as DataFusionResult};
 use datafusion::execution::object_store::ObjectStoreRegistry;
 use futures::future::{BoxFuture, FutureExt, Shared, join_all};
 use object_store::{GetOptions, GetRange, ObjectStore};
+use onward_segment::free_bytes;
 use onward_wire::columns::ObjectTag;
 use onward_wire::{ErrorKind, WireError};
 use parking_lot::Mutex;
@@ -218,8 +219,8 @@ impl Inner {
     async fn blocks(&self) -> Option<&Blocks> {
         let open = || async {
             let RangeOptions { directory, disk_bytes, memory_bytes } = &self.options;
-            // Not all of a nearly full disk.
-            let free = free_bytes(directory).map_or(*disk_bytes, |free| free / 2);
+            // Not all of a nearly full disk. The directory may still have to be made.
+            let free = directory.ancestors().find_map(free_bytes).map_or(*disk_bytes, |free| free / 2);
             let disk_bytes = (*disk_bytes).min(free) as usize;
             match Blocks::open(directory, disk_bytes, *memory_bytes as usize).await {
                 Ok(blocks) => Some(blocks),
@@ -442,10 +443,4 @@ fn assemble(blocks: &BTreeMap<u32, Bytes>, range: &Range<u64>) -> Option<Bytes> 
         bytes.extend_from_slice(&within(block)?);
     }
     Some(bytes.freeze())
-}
-
-/// Free bytes of the file system that `directory` will be on.
-fn free_bytes(directory: &std::path::Path) -> Option<u64> {
-    let there = directory.ancestors().find(|path| path.exists())?;
-    rustix::fs::statvfs(there).ok().map(|stat| stat.f_bavail * stat.f_frsize)
 }

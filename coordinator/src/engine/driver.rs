@@ -297,7 +297,7 @@ mod tests {
     ) -> (oneshot::Receiver<Result<Outcome, WireError>>, watch::Receiver<QueryProgress>) {
         let shape = FunctionShape { vcpus: 1, memory_bytes: 1 };
         let stages = vec![StageSpec { inputs: vec![], tasks: vec![vec![0]], is_indeterminate: false }];
-        let spec = QuerySpec { query: QueryId(query), functions: 1, shape, timeout_ms, stages };
+        let spec = QuerySpec { query: QueryId(query), functions: 1, shape, timeout_ms, first_attempt: 0, stages };
         let (progress, watcher) = watch::channel(QueryProgress::default());
         let (reply, outcome) = oneshot::channel();
         let stages = vec![DefineStage { query, ..DefineStage::default() }];

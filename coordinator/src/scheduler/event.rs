@@ -25,6 +25,9 @@ pub struct QuerySpec {
     pub shape: FunctionShape,
     /// It fails with Cancelled this long after it was submitted, waiting included.
     pub timeout_ms: Option<u64>,
+    /// Attempts of each task are numbered from here: a query that is planned again under its id gets numbers that its first
+    /// plan never had, whose outcomes may still come.
+    pub first_attempt: u32,
     /// In topological order; the last one's output is the result.
     pub stages: Vec<StageSpec>,
 }

@@ -54,7 +54,7 @@ impl Query {
                 };
                 producer.consumers.push(position);
             }
-            stages.push(Stage::new(id, stage));
+            stages.push(Stage::new(id, stage, spec.first_attempt));
         }
         if stages.is_empty() {
             return Err(WireError::new(ErrorKind::Internal, format!("query {} has no stages", spec.query)));

@@ -26,9 +26,9 @@ pub(super) struct Stage {
 }
 
 impl Stage {
-    pub(super) fn new(id: StageId, spec: StageSpec) -> Self {
-        let tasks: Vec<_> =
-            spec.tasks.into_iter().zip(0..).map(|(partitions, task)| Task::new(id.task(task), partitions)).collect();
+    pub(super) fn new(id: StageId, spec: StageSpec, first_attempt: u32) -> Self {
+        let task = |(partitions, task)| Task::new(id.task(task), partitions, first_attempt);
+        let tasks: Vec<_> = spec.tasks.into_iter().zip(0..).map(task).collect();
         Self {
             inputs: spec.inputs,
             consumers: Vec::new(),

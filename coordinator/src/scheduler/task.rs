@@ -27,6 +27,7 @@ pub(super) struct Task {
     pub(super) state: State,
     /// Where its last attempt ran: a retry prefers another function.
     pub(super) last_function: Option<FunctionId>,
+    first_attempt: u32,
     attempts: u32,
     failures: u32,
     /// Attempts whose outcome was reported. A lost attempt is not in it: its output may still turn up.
@@ -34,12 +35,13 @@ pub(super) struct Task {
 }
 
 impl Task {
-    pub(super) fn new(id: TaskId, partitions: Vec<u32>) -> Self {
+    pub(super) fn new(id: TaskId, partitions: Vec<u32>, first_attempt: u32) -> Self {
         Self {
             id,
             partitions,
             state: State::Pending,
             last_function: None,
+            first_attempt,
             attempts: 0,
             failures: 0,
             reported: BTreeSet::new(),
@@ -51,7 +53,7 @@ impl Task {
     }
 
     pub(super) fn begin(&mut self, function: FunctionId, inline_bytes: u64) -> u32 {
-        let attempt = self.attempts;
+        let attempt = self.first_attempt + self.attempts;
         self.attempts += 1;
         self.last_function = Some(function);
         self.state = State::Running { attempt, function, inline_bytes };
@@ -60,7 +62,8 @@ impl Task {
 
     /// Notes that the outcome of `attempt` is known; false when it was known before, or the attempt never started.
     pub(super) fn report(&mut self, attempt: u32) -> bool {
-        attempt < self.attempts && self.reported.insert(attempt)
+        let begun = self.first_attempt..self.first_attempt + self.attempts;
+        begun.contains(&attempt) && self.reported.insert(attempt)
     }
 
     /// Notes that the running attempt ended in vain. `Err` is the query's error: `error` itself when trying again is

@@ -49,9 +49,7 @@ impl SharedResources {
         ranges: Option<RangeOptions>,
     ) -> Result<Arc<Self>> {
         let directory = std::env::current_dir()?;
-        let mut shared = Self::build(catalog, memory, spill_dir, directory)?;
-        shared.ranges = ranges.map(|options| Arc::new(RangeTier::new(options, shared.stores.clone())));
-        Ok(Arc::new(shared))
+        Self::in_directory(catalog, memory, spill_dir, ranges, directory)
     }
 
     /// Like [`Self::new`], with relative file names below `directory`.
@@ -59,17 +57,9 @@ impl SharedResources {
         catalog: Arc<Catalog>,
         memory: Option<Arc<dyn MemoryPool>>,
         spill_dir: &Path,
+        ranges: Option<RangeOptions>,
         directory: PathBuf,
     ) -> Result<Arc<Self>> {
-        Self::build(catalog, memory, spill_dir, directory).map(Arc::new)
-    }
-
-    fn build(
-        catalog: Arc<Catalog>,
-        memory: Option<Arc<dyn MemoryPool>>,
-        spill_dir: &Path,
-        directory: PathBuf,
-    ) -> Result<Self> {
         let spills = ScratchDir::create(spill_dir, SPILL_PREFIX);
         let spills = spills.map_err(io("creating a directory in", spill_dir))?;
         let stores = Arc::<StoreRegistry>::default();
@@ -81,7 +71,8 @@ impl SharedResources {
         if let Some(memory) = memory {
             builder = builder.with_memory_pool(memory);
         }
-        Ok(Self { catalog, stores, ranges: None, runtime: builder.build_arc()?, directory, _spills: spills })
+        let ranges = ranges.map(|options| Arc::new(RangeTier::new(options, stores.clone())));
+        Ok(Arc::new(Self { catalog, stores, ranges, runtime: builder.build_arc()?, directory, _spills: spills }))
     }
 
     /// The catalog.

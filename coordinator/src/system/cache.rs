@@ -17,19 +17,17 @@ use onward_wire::columns::FOOTER;
 /// The tier of this coordinator's host, which starts with the first query that needs it.
 pub type TierCell = Arc<OnceLock<Arc<ColumnTier>>>;
 
-/// The range tier, when bytes of remote objects are kept.
-pub type RangesCell = Arc<OnceLock<Arc<RangeTier>>>;
-
 /// The table over both tiers.
 pub struct CacheTable {
     tier: TierCell,
-    ranges: RangesCell,
+    /// When bytes of remote objects are kept.
+    ranges: Option<Arc<RangeTier>>,
     schema: SchemaRef,
 }
 
 impl CacheTable {
     /// A table that shows the tier as it is when a query is planned.
-    pub fn new(tier: TierCell, ranges: RangesCell) -> Self {
+    pub fn new(tier: TierCell, ranges: Option<Arc<RangeTier>>) -> Self {
         let number = |name: &str| Field::new(name, DataType::UInt64, false);
         let text = |name: &str| Field::new(name, DataType::Utf8, false);
         let schema = Schema::new(vec![
@@ -50,7 +48,7 @@ impl CacheTable {
 
     fn rows(&self) -> Vec<Row> {
         let columns = self.tier.get().map(|tier| tier.columns()).unwrap_or_default();
-        let objects = self.ranges.get().map(|ranges| ranges.objects()).unwrap_or_default();
+        let objects = self.ranges.as_ref().map(|ranges| ranges.objects()).unwrap_or_default();
         let mut rows: Vec<Row> =
             columns.into_iter().map(Row::of_column).chain(objects.into_iter().map(Row::of_object)).collect();
         rows.sort_by(|a, b| (&a.object, a.row_group, a.number).cmp(&(&b.object, b.row_group, b.number)));

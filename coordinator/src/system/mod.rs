@@ -13,8 +13,9 @@ mod queries;
 use std::sync::Arc;
 
 use datafusion::catalog::{MemorySchemaProvider, SchemaProvider};
+use onward_cache::ranges::RangeTier;
 
-pub use cache::{RangesCell, TierCell};
+pub use cache::TierCell;
 pub use queries::{History, QueryRecord, QueryState};
 
 /// Queries that `system.queries` remembers; the oldest finished ones make room.
@@ -27,11 +28,10 @@ pub const SCHEMA: &str = "system";
 pub fn schema(
     history: &Arc<History>,
     tier: &TierCell,
-    ranges: &RangesCell,
+    ranges: Option<Arc<RangeTier>>,
 ) -> datafusion::common::Result<Arc<dyn SchemaProvider>> {
     let schema = MemorySchemaProvider::new();
     schema.register_table("queries".to_owned(), Arc::new(queries::QueriesTable::new(Arc::clone(history))))?;
-    schema
-        .register_table("cache".to_owned(), Arc::new(cache::CacheTable::new(Arc::clone(tier), Arc::clone(ranges))))?;
+    schema.register_table("cache".to_owned(), Arc::new(cache::CacheTable::new(Arc::clone(tier), ranges)))?;
     Ok(Arc::new(schema))
 }

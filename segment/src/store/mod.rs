@@ -28,7 +28,7 @@ use parking_lot::Mutex;
 use crate::error::{Result, SegmentError};
 use crate::mapped::MappedSegment;
 use crate::scratch::ScratchDir;
-pub use options::StoreOptions;
+pub use options::{StoreOptions, free_bytes};
 use pool::{Pool, size_class};
 use prefault::Prefaulter;
 

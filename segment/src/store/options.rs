@@ -101,7 +101,12 @@ impl StoreOptions {
 
 /// What is free in `dir` but for a tenth, which stays for the other users of its disk.
 fn usable_bytes(dir: &Path) -> Option<u64> {
-    rustix::fs::statvfs(dir).ok().map(|stat| stat.f_bavail * stat.f_frsize / 10 * 9)
+    free_bytes(dir).map(|free| free / 10 * 9)
+}
+
+/// What is free on the file system of `dir`. `None`: it is not there, or nobody can tell.
+pub fn free_bytes(dir: &Path) -> Option<u64> {
+    rustix::fs::statvfs(dir).ok().map(|stat| stat.f_bavail * stat.f_frsize)
 }
 
 /// `shared` with as much of `wanted_bytes` as is free there, or `disk_dir`.

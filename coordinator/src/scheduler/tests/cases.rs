@@ -61,6 +61,29 @@ fn a_user_error_ends_the_query_at_once() {
     assert_eq!(error(&world, 2).message, "division by zero");
 }
 
+/// A query that is planned again keeps its id. What its first plan's attempts say late is about other versions of its files.
+#[test]
+fn outcomes_of_a_first_plan_are_none_of_the_second_ones() {
+    let mut world = warm(2, limits());
+    world.submit(query(2, 2, &[(&[], 2)]));
+    let late = StageId::new(QueryId(2), 0).task(1).attempt(0);
+    world.fail(FunctionId(1), WireError::stale("s3://b/t"));
+    assert!(error(&world, 2).is_stale);
+    let spec = QuerySpec { first_attempt: 1_000, ..query(2, 2, &[(&[], 2)]) };
+    world.scheduler.handle(world.now_ms, Event::SubmitQuery(spec));
+    for error in [WireError::new(ErrorKind::Cancelled, "late"), WireError::stale("late")] {
+        let function = FunctionId(2);
+        let event = Event::AttemptFailed { function, attempt: late, error, has_ended: true };
+        let commands = world.scheduler.handle(world.now_ms, event);
+        let is_end = |command: &Command| matches!(command, Command::QueryFailed { .. } | Command::QueryDone { .. });
+        assert!(!commands.iter().any(is_end), "{commands:?}");
+    }
+    let output = onward_wire::message::AttemptOutput::default();
+    let commands =
+        world.scheduler.handle(world.now_ms, Event::Prepared { function: FunctionId(2), attempt: late, output });
+    assert!(!commands.iter().any(|command| matches!(command, Command::AttemptCommitted { .. })), "{commands:?}");
+}
+
 #[test]
 fn a_task_is_lost_only_so_often() {
     let mut world = warm(1, limits());

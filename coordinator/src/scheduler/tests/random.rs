@@ -62,7 +62,7 @@ fn queries() -> impl Strategy<Value = Vec<QuerySpec>> {
     prop::collection::vec(query, 1..8).prop_map(|queries| {
         let query = |(id, (functions, vcpus, timeout_ms, stages))| {
             let shape = FunctionShape { vcpus, memory_bytes: 1 };
-            QuerySpec { query: QueryId(id), functions, shape, timeout_ms, stages }
+            QuerySpec { query: QueryId(id), functions, shape, timeout_ms, first_attempt: 0, stages }
         };
         (1..).zip(queries).map(query).collect()
     })

@@ -30,7 +30,7 @@ pub fn query(id: u64, functions: usize, stages: &[(&[u32], u32)]) -> QuerySpec {
         is_indeterminate: false,
     });
     let shape = FunctionShape { vcpus: 1, memory_bytes: 1 };
-    QuerySpec { query: QueryId(id), functions, shape, timeout_ms: None, stages: stages.collect() }
+    QuerySpec { query: QueryId(id), functions, shape, timeout_ms: None, first_attempt: 0, stages: stages.collect() }
 }
 
 pub fn lost() -> WireError {

@@ -61,6 +61,7 @@ async fn relative_files_of_a_view_are_those_of_its_creation() {
         f.session.shared().catalog().clone(),
         None,
         &std::env::temp_dir(),
+        None,
         "/".into(),
     )
     .unwrap();

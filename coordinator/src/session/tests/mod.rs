@@ -96,7 +96,7 @@ impl Fixture {
 fn open(root: &Path, allowed: Option<&[PathBuf]>) -> SqlSession {
     let catalog = Catalog::open(DataDirectory::open(Some(&root.join("data")), root).unwrap()).unwrap();
     let work = root.join("work");
-    let shared = SharedResources::in_directory(catalog, None, &std::env::temp_dir(), work).unwrap();
+    let shared = SharedResources::in_directory(catalog, None, &std::env::temp_dir(), None, work).unwrap();
     SqlSession::open(shared, session_config(2, OnwardOptions::default()), allowed).unwrap()
 }
 
