@@ -42,7 +42,7 @@ fn column(row_group: u32) -> ColumnId {
 
 /// Others go for it when there is no room.
 fn wanted(row_group: u32) -> WantedColumn {
-    WantedColumn { column: column(row_group), bytes: 0, is_ordered: true }
+    WantedColumn { column: column(row_group), bytes: 0, is_ordered: true, is_partial: false }
 }
 
 /// Puts a small column into the tier.

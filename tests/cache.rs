@@ -10,6 +10,7 @@ use datafusion::arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch
 use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::DataType;
 use datafusion::parquet::arrow::ArrowWriter;
+use datafusion::parquet::file::metadata::SortingColumn;
 use datafusion::parquet::file::properties::WriterProperties;
 use futures::TryStreamExt;
 use onward_coordinator::{Coordinator, CoordinatorOptions, Session, SessionOptions};
@@ -148,6 +149,71 @@ async fn warm_columns_outlive_the_functions_that_decoded_them() {
     let (without, query) = run(&session, &sql).await.expect("rows");
     assert_eq!(without, cold);
     assert_eq!(measured(&session, &query).await[..2], [0, 0]);
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn queries_that_need_no_function_read_cached_columns_too() {
+    let cluster = Cluster::start().await;
+    write(&cluster.path("t.parquet"), 1);
+    let session = cluster.session(0).await;
+    let table = cluster.path("t.parquet").display().to_string();
+    let sql = format!("select count(*), sum(v) from '{table}' where id >= 0");
+    let expected = rows(&session, &sql).await;
+    assert!(cluster.functions().is_empty(), "it is tiny");
+    rows(&session, &format!("create external table t stored as parquet location '{table}'")).await;
+    rows(&session, "cache table t").await;
+    let (found, query) = run(&session, "select count(*), sum(v) from t where id >= 0").await.expect("rows");
+    assert_eq!(found, expected);
+    let [hits, misses, requests] = measured(&session, &query).await;
+    assert!(hits > 0);
+    assert_eq!((misses, requests), (0, 0));
+    let plan = rows(&session, "explain analyze select sum(v) from t where id >= 0").await.remove(0).remove(1);
+    assert!(plan.starts_with("coordinator") && plan.contains("cache_hit_bytes="), "{plan}");
+    rows(&session, "set onward.cache = false").await;
+    let (found, query) = run(&session, "select count(*), sum(v) from t where id >= 0").await.expect("rows");
+    assert_eq!((found, measured(&session, &query).await[0]), (expected, 0));
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_that_lie_in_order_in_a_file_are_not_sorted_again() {
+    let cluster = Cluster::start().await;
+    let (sorted, plain) = (cluster.path("sorted.parquet"), cluster.path("plain.parquet"));
+    let ids = (0..ROWS).map(|row| row / 3);
+    let id: ArrayRef = Arc::new(Int64Array::from_iter_values(ids));
+    let value: ArrayRef = Arc::new(Int64Array::from_iter_values((0..ROWS).map(|row| row * 7 % 1_001)));
+    let batch = RecordBatch::try_from_iter([("id", id), ("value", value)]).expect("a batch");
+    let by_id = SortingColumn { column_idx: 0, descending: false, nulls_first: false };
+    for (path, order) in [(&sorted, Some(vec![by_id])), (&plain, None)] {
+        let properties = WriterProperties::builder().set_sorting_columns(order).build();
+        let file = std::fs::File::create(path).expect("a file");
+        let mut writer = ArrowWriter::try_new(file, batch.schema(), Some(properties)).expect("a writer");
+        writer.write(&batch).expect("rows");
+        writer.close().expect("a footer");
+    }
+    for functions in [1, 2] {
+        let session = cluster.session(functions).await;
+        for sql in [
+            "select id, value from T where value < 50 order by id",
+            "select id, sum(value) from T group by id order by id",
+        ] {
+            let of = |path: &Path| sql.replace('T', &format!("'{}'", path.display()));
+            let expected = rows(&session, &of(&plain)).await;
+            for _ in ["cold", "warm"] {
+                let found = rows(&session, &of(&sorted)).await;
+                let ids = |rows: &[Vec<String>]| rows.iter().map(|row| row[0].clone()).collect::<Vec<_>>();
+                assert_eq!(ids(&found), ids(&expected), "{functions} functions: {sql}");
+            }
+            let plan = async |path: &Path| rows(&session, &format!("explain {}", of(path))).await.remove(0).remove(1);
+            assert!(plan(&plain).await.contains("SortExec"), "{sql}");
+            let plan = plan(&sorted).await;
+            // Groups that were exchanged have no order; below the exchange they are made of rows in order.
+            let is_exchanged = functions > 1 && sql.contains("group by");
+            assert_eq!(plan.contains("SortExec"), is_exchanged, "{functions} functions: {sql}: {plan}");
+            assert!(!is_exchanged || plan.contains("ordering_mode=Sorted"), "{plan}");
+        }
+    }
     cluster.end().await;
 }
 

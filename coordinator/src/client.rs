@@ -230,10 +230,7 @@ impl Session {
     async fn query_once(&self, run: Run, plan: &LogicalPlan) -> Result<ResultStream> {
         let query = run.query();
         match self.planned(plan).await? {
-            Planned::Coordinator { plan, .. } => {
-                let context = self.local_context(query, run.worker, &plan)?;
-                Ok(dispatch::local_rows(query, plan, context)?)
-            }
+            Planned::Coordinator { plan, .. } => Ok(self.local_rows(run, plan)?.1),
             Planned::Stages(graph) => {
                 let submitted = self.submit(run, graph).await?;
                 let history = Arc::clone(&self.coordinator.history);
@@ -260,6 +257,18 @@ impl Session {
         }
         let row = cache::carry_out(&order, &plans, engine.host().columns())?;
         Ok(stream::iter([Ok(row)]).boxed())
+    }
+
+    /// Runs `plan` in this process, over cached columns where there are some. Gives it as it runs, too.
+    fn local_rows(&self, run: Run, plan: Arc<dyn ExecutionPlan>) -> Result<(Arc<dyn ExecutionPlan>, ResultStream)> {
+        let query = run.query();
+        let context = self.local_context(query, run.worker, &plan)?;
+        let plan = match self.coordinator.scans() {
+            Some(scans) if self.options().cache => scans.apply(plan)?,
+            _ => plan,
+        };
+        let rows = dispatch::local_rows(query, Arc::clone(&plan), context, Arc::clone(&self.coordinator.history))?;
+        Ok((plan, rows))
     }
 
     /// What `plan` runs with in this process: objects are read in the versions it was made for. Every file that it writes
@@ -355,9 +364,7 @@ impl Session {
         let background = Arc::clone(self.coordinator.resources.stores().uploads());
         let plan = match self.planned(plan).await? {
             Planned::Coordinator { plan, reason } => {
-                let query = run.query();
-                let rows =
-                    dispatch::local_rows(query, Arc::clone(&plan), self.local_context(query, run.worker, &plan)?)?;
+                let (plan, rows) = self.local_rows(run, plan)?;
                 Started::Local { plan, reason, rows }
             }
             Planned::Stages(graph) => Started::Stages(self.submit(run, graph).await?),

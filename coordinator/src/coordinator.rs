@@ -3,15 +3,17 @@
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use datafusion::common::DataFusionError;
 use datafusion::execution::memory_pool::{GreedyMemoryPool, TrackConsumersPool};
+use onward_cache::columns::LocalColumns;
 use onward_cache::ranges::RangeOptions;
+use onward_cache::scan::WarmScans;
 use onward_executor::host::{self, HostOptions};
-use onward_wire::{Config, ErrorKind, QueryId, WireError};
+use onward_wire::{Config, ErrorKind, FunctionId, QueryId, WireError};
 use parking_lot::Mutex;
 use tokio::sync::{OnceCell, watch};
 
@@ -21,6 +23,9 @@ use crate::client::Session;
 use crate::engine::{Engine, Stopper};
 use crate::session::{SharedResources, redact};
 use crate::system::{self, History, QueryRecord};
+
+/// Who holds the cached columns that plans of this process read. Functions are numbered from 0.
+const NO_FUNCTION: FunctionId = FunctionId(u64::MAX);
 
 /// Operators that an out-of-memory error names.
 const TOP_CONSUMERS: NonZeroUsize = NonZeroUsize::new(3).expect("3 is not 0");
@@ -35,6 +40,8 @@ pub struct Coordinator {
     engine: OnceCell<Engine>,
     /// The host's cached columns, once there is a host.
     cached: system::TierCell,
+    /// Scans of this process, over those columns.
+    scans: OnceLock<WarmScans>,
     running: Mutex<HashMap<QueryId, Stopper>>,
     /// Follows the number of running queries, for draining.
     running_count: watch::Sender<usize>,
@@ -79,6 +86,7 @@ impl Coordinator {
             program,
             engine: OnceCell::new(),
             cached,
+            scans: OnceLock::new(),
             running: Mutex::default(),
             running_count: watch::Sender::new(0),
             sessions: AtomicU32::new(0),
@@ -144,6 +152,14 @@ impl Coordinator {
         let engine = self.engine.get_or_try_init(async || Engine::start(options, &self.config)).await?;
         let _ = self.cached.set(Arc::clone(engine.host().columns()));
         Ok(engine.clone())
+    }
+
+    /// Scans over cached columns for plans that run in this process. `None` while there is no host: `select 1` starts none,
+    /// and nothing is cached yet.
+    pub(crate) fn scans(&self) -> Option<&WarmScans> {
+        let columns = self.engine.get()?.host().columns();
+        let scans = || WarmScans::new(LocalColumns::new(Arc::clone(columns), NO_FUNCTION), None);
+        Some(self.scans.get_or_init(scans))
     }
 
     /// Draws an id for a statement and remembers that it runs.

@@ -14,7 +14,7 @@ use onward_wire::{Config, ErrorKind, QueryId, WireError};
 use tokio::sync::{oneshot, watch};
 
 use crate::api::{QueryError, QueryProgress, ResultStream};
-use crate::engine::{Engine, Outcome, Submission, read_result};
+use crate::engine::{CacheRead, Engine, Outcome, Submission, read_result};
 use crate::scheduler::{FunctionShape, QuerySpec, StageSpec};
 use crate::system::History;
 
@@ -113,12 +113,21 @@ pub(crate) fn stage_rows(
     Box::pin(rows.into_stream().flatten())
 }
 
-/// Runs a plan in this process.
+/// Runs a plan in this process, and writes what it read into `history` when its rows are there.
 pub(crate) fn local_rows(
     query: QueryId,
     plan: Arc<dyn ExecutionPlan>,
     context: Arc<TaskContext>,
+    history: Arc<History>,
 ) -> Result<ResultStream, WireError> {
-    let rows = execute_stream(plan, context).map_err(|error| classify(&error))?;
-    Ok(Box::pin(rows.map_err(move |error| QueryError { error: classify(&error), query: Some(query) })))
+    let rows = execute_stream(Arc::clone(&plan), context).map_err(|error| classify(&error))?;
+    let rows = rows.map_err(move |error| QueryError { error: classify(&error), query: Some(query) });
+    let end = stream::once(async move {
+        let read = CacheRead::of(&plan);
+        history.update(query, |record| {
+            record.cache_hit_bytes = read.hit_bytes;
+            record.cache_miss_bytes = read.miss_bytes;
+        });
+    });
+    Ok(rows.chain(end.filter_map(async |()| None)).boxed())
 }

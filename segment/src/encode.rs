@@ -3,6 +3,8 @@
 //! Slices are cut to their rows, sparse view arrays and dictionaries are compacted, so that a segment holds what the
 //! rows need and nothing of the batches they came from.
 
+use std::sync::Arc;
+
 use arrow::array::{
     AnyDictionaryArray, Array, ArrayRef, AsArray, BinaryViewArray, BooleanArray, BooleanBufferBuilder,
     GenericListViewArray, OffsetSizeTrait, RecordBatch, RunArray, StringViewArray, UInt64Array, UnionArray,
@@ -32,7 +34,16 @@ pub struct EncodedBatch {
 impl EncodedBatch {
     /// Encodes `batch`; the bytes stay where they are.
     pub fn new(batch: &RecordBatch) -> Result<Self> {
-        let mut encoder = Encoder::default();
+        Self::with(Encoder::default(), batch)
+    }
+
+    /// Encodes `batch` with dictionaries as they are, values that no row has included: batches that have one dictionary
+    /// have the same one in the segment.
+    pub fn with_whole_dictionaries(batch: &RecordBatch) -> Result<Self> {
+        Self::with(Encoder { keeps_dictionaries: true, ..Encoder::default() }, batch)
+    }
+
+    fn with(mut encoder: Encoder, batch: &RecordBatch) -> Result<Self> {
         let mut layout = Layout::default();
         for column in batch.columns() {
             encoder.push(&mut layout, column)?;
@@ -96,6 +107,8 @@ struct Encoder {
     fbb: FlatBufferBuilder<'static>,
     dictionaries: Vec<EncodedMessage>,
     next_dictionary: i64,
+    /// Values that no row has stay.
+    keeps_dictionaries: bool,
 }
 
 impl Encoder {
@@ -233,7 +246,11 @@ impl Encoder {
     }
 
     fn push_dictionary(&mut self, out: &mut Layout, array: &dyn Array) -> Result<()> {
-        let (keys, dictionary_values) = compact_dictionary(array.as_any_dictionary())?;
+        let dictionary = array.as_any_dictionary();
+        let (keys, dictionary_values) = match self.keeps_dictionaries {
+            true => (dictionary.keys().slice(0, dictionary.len()), Arc::clone(dictionary.values())),
+            false => compact_dictionary(dictionary)?,
+        };
         let keys = keys.to_data();
         let width = keys.data_type().primitive_width().unwrap_or_default();
         out.buffers.push(keys.buffers()[0].slice_with_length(keys.offset() * width, keys.len() * width));

@@ -82,6 +82,9 @@ pub struct WantedColumn {
     /// CACHE TABLE names it: others go for it although nobody wanted it before.
     #[prost(bool, tag = "3")]
     pub is_ordered: bool,
+    /// Few of its rows are needed: it is not claimed the first time.
+    #[prost(bool, tag = "4")]
+    pub is_partial: bool,
 }
 
 /// Look up columns of one object, and claim those that nobody decodes. Answered by [`ColumnsFound`].

@@ -66,7 +66,8 @@ settings! {
     cache_disk_bytes: u64 = 20 * GIB;
     /// What a remote store said of its objects' versions counts this long; 0: every query asks, and never reads old data.
     cache_version_ttl_ms: u64 = 0;
-    /// Memory limit of one function's operators; 0 takes half of `memory_bytes` divided by the functions of the query.
+    /// Memory limit of one function's operators; 0 takes what segments, cached columns and an eighth for all else leave of
+    /// `memory_bytes` (at least an eighth), divided by the functions of the query.
     function_memory_bytes: u64 = 0;
     /// Local disk one function may spill to.
     function_spill_bytes: u64 = 100 * GIB;
@@ -163,9 +164,17 @@ impl Config {
     /// Bytes of operator memory for each of `functions` functions.
     pub fn function_memory_limit_bytes(&self, functions: usize) -> u64 {
         match self.function_memory_bytes {
-            0 => self.memory_limit_bytes() / 2 / functions.max(1) as u64,
+            0 => self.operator_memory_limit_bytes() / functions.max(1) as u64,
             n => n,
         }
+    }
+
+    /// An eighth stays for what nobody counts: columns while they are decoded, plans, the coordinator.
+    fn operator_memory_limit_bytes(&self) -> u64 {
+        let all = self.memory_limit_bytes();
+        let columns = if self.cache { self.cache_memory_limit_bytes() } else { 0 };
+        let left = all.saturating_sub(self.segment_memory_limit_bytes()).saturating_sub(columns);
+        left.saturating_sub(all / 8).max(all / 8)
     }
 
     /// Threads of each of `functions` functions: `max(1, cores / functions)`.
@@ -195,6 +204,20 @@ fn machine_memory_bytes() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn shares_of_the_memory_are_no_more_than_it() {
+        let config = Config { memory_bytes: 8 * GIB, ..Config::default() };
+        let shares = |config: &Config| {
+            let columns = if config.cache { config.cache_memory_limit_bytes() } else { 0 };
+            config.segment_memory_limit_bytes() + columns + 2 * config.function_memory_limit_bytes(2)
+        };
+        assert_eq!(shares(&config), 7 * GIB);
+        assert_eq!(shares(&Config { cache: false, ..config.clone() }), 7 * GIB);
+        assert_eq!(shares(&Config { cache_memory_bytes: GIB, ..config.clone() }), 7 * GIB);
+        let greedy = Config { cache_memory_bytes: 8 * GIB, ..config };
+        assert_eq!(greedy.function_memory_limit_bytes(1), GIB, "operators have an eighth whatever is said of others");
+    }
 
     #[test]
     fn functions_share_the_cores_and_never_get_less_than_one_thread() {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use datafusion::arrow::array::{Array, ArrayRef, AsArray, UInt8Array};
 use datafusion::arrow::compute::take;
-use datafusion::arrow::datatypes::{DataType, UInt8Type};
+use datafusion::arrow::datatypes::UInt8Type;
 use datafusion::arrow::error::ArrowError;
 use onward_segment::{MappedSegment, SegmentError};
 use onward_wire::SegmentId;
@@ -34,10 +34,8 @@ impl CachedColumn {
 
     /// A decoded column that is not cached.
     pub fn on_heap(stored: Stored) -> Self {
-        let values = stored.arrays.first().filter(|array| is_keyed(array.data_type())).map(|array| {
-            let dictionary = array.as_dictionary::<UInt8Type>();
-            Arc::clone(dictionary.values())
-        });
+        let first = stored.arrays.first().filter(|_| stored.is_keyed);
+        let values = first.map(|array| Arc::clone(array.as_dictionary::<UInt8Type>().values()));
         let bytes = stored.arrays.iter().map(|array| array.get_array_memory_size() as u64).sum();
         Self { stored, values, segment: None, bytes }
     }
@@ -96,10 +94,4 @@ impl CachedColumn {
             },
         }
     }
-}
-
-fn is_keyed(data_type: &DataType) -> bool {
-    matches!(data_type, DataType::Dictionary(key, value)
-        if **key == DataType::UInt8
-            && matches!(**value, DataType::Utf8View | DataType::Utf8 | DataType::LargeUtf8))
 }

@@ -1,7 +1,7 @@
 //! How a decoded column lies in a segment.
 //!
 //! ```text
-//!   partition 0   the rows, in batches of BATCH_ROWS: of the column's type, keys and values of a small dictionary, or
+//!   partition 0   the rows, in batches of BATCH_ROWS: of the column's type, keys and values of one small dictionary, or
 //!                 offsets from the least value (the field's metadata says so)
 //!   partition 1   one row per batch: the least value      \  absent where the type has no order worth keeping,
 //!   partition 2   one row per batch: the greatest value   /  and for dictionaries
@@ -29,6 +29,9 @@ const LEAST: u32 = 1;
 const GREATEST: u32 = 2;
 const PARTITIONS: usize = 3;
 
+/// Key of a field's metadata: strings that were given a dictionary here, one for all batches.
+const KEYED: &str = "onward.keyed";
+
 /// Most values of a dictionary: keys are one byte.
 const MOST_VALUES: usize = 256;
 /// Most bytes of a dictionary's values: every batch in a segment repeats them.
@@ -52,24 +55,27 @@ pub struct Stored {
     pub zones: Option<Zones>,
     /// The batches are offsets.
     pub(super) narrow: Option<Narrow>,
+    /// The batches are keys of one dictionary, which the column's type is without.
+    pub(super) is_keyed: bool,
 }
 
 impl Stored {
     /// A column as it was decoded.
     pub fn plain(arrays: Vec<ArrayRef>) -> Self {
-        Self { arrays, zones: None, narrow: None }
+        Self { arrays, zones: None, narrow: None, is_keyed: false }
     }
 
     /// Gives strings of few values a dictionary, other columns zones, and makes numbers narrow.
     pub fn new(arrays: Vec<ArrayRef>) -> Self {
         if let Some(arrays) = dictionary(&arrays) {
-            return Self::plain(arrays);
+            return Self { is_keyed: true, ..Self::plain(arrays) };
         }
         let Some(zones) = zones(&arrays) else { return Self::plain(arrays) };
-        match Narrow::of(&arrays, &zones) {
-            Some((narrow, arrays)) => Self { arrays, zones: Some(zones), narrow: Some(narrow) },
-            None => Self { arrays, zones: Some(zones), narrow: None },
-        }
+        let (narrow, arrays) = match Narrow::of(&arrays, &zones) {
+            Some((narrow, arrays)) => (Some(narrow), arrays),
+            None => (None, arrays),
+        };
+        Self { zones: Some(zones), narrow, ..Self::plain(arrays) }
     }
 
     /// Encodes it for a segment; the bytes stay where they are.
@@ -80,6 +86,9 @@ impl Stored {
         let mut field = Field::new("value", first.data_type().clone(), true);
         if let Some(narrow) = &self.narrow {
             field = field.with_metadata(narrow.metadata());
+        }
+        if self.is_keyed {
+            field = field.with_metadata([(KEYED.to_owned(), String::new())].into());
         }
         let schema = Arc::new(Schema::new(vec![field]));
         let mut entries = Vec::with_capacity(self.arrays.len() + 2);
@@ -92,7 +101,11 @@ impl Stored {
         });
         for (partition, array) in rows.chain(zones) {
             let batch = RecordBatch::try_new(Arc::clone(&schema), vec![array])?;
-            entries.push((partition, EncodedBatch::new(&batch)?));
+            let encoded = match self.is_keyed {
+                true => EncodedBatch::with_whole_dictionaries(&batch)?,
+                false => EncodedBatch::new(&batch)?,
+            };
+            entries.push((partition, encoded));
         }
         Ok(Encoded { schema, entries })
     }
@@ -128,7 +141,10 @@ pub(super) fn read(segment: &Arc<MappedSegment>) -> Result<Stored, SegmentError>
         .batches(ROWS)
         .map(|batch| batch.map(|batch| Arc::clone(batch.column(0))))
         .collect::<Result<Vec<_>, _>>()?;
-    let narrow = segment.schema()?.fields().first().and_then(|field| Narrow::of_field(field));
+    let schema = segment.schema()?;
+    let field = schema.fields().first();
+    let narrow = field.and_then(|field| Narrow::of_field(field));
+    let is_keyed = field.is_some_and(|field| field.metadata().contains_key(KEYED));
     let zone = |partition| -> Result<Option<ArrayRef>, SegmentError> {
         let Some(batch) = segment.batches(partition).next().transpose()? else { return Ok(None) };
         let zone = batch.column(0);
@@ -141,7 +157,7 @@ pub(super) fn read(segment: &Arc<MappedSegment>) -> Result<Stored, SegmentError>
         (Some(least), Some(greatest)) => Some(Zones { least, greatest }),
         _ => None,
     };
-    Ok(Stored { arrays, zones, narrow })
+    Ok(Stored { arrays, zones, narrow, is_keyed })
 }
 
 /// `arrays` with keys of one byte and one dictionary, if they are strings of few values.

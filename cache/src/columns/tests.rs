@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use datafusion::arrow::array::{ArrayRef, AsArray, Int64Array};
+use datafusion::arrow::array::{ArrayRef, AsArray, Int64Array, StringViewArray};
 use datafusion::arrow::datatypes::Int64Type;
 use onward_segment::{SegmentStore, StoreOptions};
 use onward_wire::columns::{ColumnId, ObjectVersion, WantedColumn};
@@ -52,7 +52,7 @@ fn column(row_group: u32) -> ColumnId {
 }
 
 fn wanted(row_group: u32) -> WantedColumn {
-    WantedColumn { column: column(row_group), bytes: 0, is_ordered: false }
+    WantedColumn { column: column(row_group), bytes: 0, is_ordered: false, is_partial: false }
 }
 
 fn stored(rows: i64) -> Stored {
@@ -92,6 +92,26 @@ async fn concurrent_misses_decode_once() {
     assert_eq!(world.tier.usage().published, 1);
     drop((kept, found));
     assert!(world.is_idle());
+}
+
+/// Found at TPC-H scale 10: the last rows of a row group had other return flags when they had not all of them.
+#[tokio::test]
+async fn batches_that_have_not_all_values_of_a_dictionary_keep_theirs() {
+    let (world, object) = (World::new(1 << 20), object("1"));
+    let client = world.client(ONE);
+    let strings = |values: &[Option<&str>]| Arc::new(values.iter().copied().collect::<StringViewArray>()) as ArrayRef;
+    let arrays = vec![
+        strings(&[Some("N"), Some("R"), None, Some("A"), Some("N"), Some("R"), Some("A"), Some("A")]),
+        strings(&[Some("A"), Some("R"), Some("A"), None, Some("A")]),
+        strings(&[None, None]),
+        strings(&[Some("R"), Some("a value that is seen late")]),
+    ];
+    let claim = claimed(find(&client, &object, 0).await);
+    let cached = claim.keep(Stored::new(arrays.clone()), "a", 17).await.unwrap();
+    assert!(cached.values().is_some() && cached.segment().is_some(), "it has a dictionary, in shared memory");
+    for (batch, array) in arrays.iter().enumerate() {
+        assert_eq!(&cached.expand(cached.compact(batch)).unwrap(), array, "batch {batch}");
+    }
 }
 
 #[tokio::test]

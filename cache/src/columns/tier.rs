@@ -37,7 +37,7 @@ pub enum Found {
     Claimed,
     /// Somebody decodes it.
     Busy,
-    /// It is not cached, and would not be: there is no room, and others are worth more.
+    /// It is not cached, and would not be: there is no room and others are worth more, or few of its rows are needed.
     Refused,
 }
 
@@ -380,8 +380,9 @@ impl State {
             Some(_) => Found::Busy,
             None => {
                 let has_room = self.policy.has_room(wanted.bytes);
-                let is_wanted = wanted.is_ordered || (!has_room && self.policy.was_wanted(&key));
-                if !has_room && !is_wanted {
+                let must_be_wanted = !has_room || wanted.is_partial;
+                let is_wanted = wanted.is_ordered || (must_be_wanted && self.policy.was_wanted(&key));
+                if must_be_wanted && !is_wanted {
                     return Found::Refused;
                 }
                 self.claims.insert(key, Claimed { holder, is_wanted, opened: None, waiters: vec![] });

@@ -8,7 +8,7 @@ use datafusion::arrow::array::ArrayRef;
 use datafusion::arrow::compute::concat;
 use datafusion::common::{Result, internal_err};
 use datafusion::parquet::arrow::ProjectionMask;
-use datafusion::parquet::arrow::arrow_reader::{ArrowReaderMetadata, ParquetRecordBatchReaderBuilder};
+use datafusion::parquet::arrow::arrow_reader::{ArrowReaderMetadata, ParquetRecordBatchReaderBuilder, RowSelection};
 use datafusion::parquet::errors::ParquetError;
 use datafusion::parquet::file::reader::{ChunkReader, Length};
 use object_store::ObjectStore;
@@ -104,27 +104,33 @@ pub(super) fn leaves(metadata: &ArrowReaderMetadata, column: usize) -> impl Iter
     (0..schema.num_columns()).filter(move |leaf| schema.get_column_root_idx(*leaf) == column)
 }
 
-/// Decodes top-level column `column` of a row group, in batches of [`BATCH_ROWS`], the last may be shorter.
+/// Decodes top-level column `column` of a row group, or `selection` of it, in batches of [`BATCH_ROWS`], the last may be
+/// shorter.
 pub(super) fn decode_column(
     metadata: &ArrowReaderMetadata,
     chunks: Chunks,
     row_group: usize,
     column: usize,
+    selection: Option<RowSelection>,
 ) -> Result<Vec<ArrayRef>> {
     let mask = ProjectionMask::roots(metadata.parquet_schema(), [column]);
-    let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(chunks, metadata.clone())
+    let mut expected = metadata.metadata().row_group(row_group).num_rows();
+    let mut builder = ParquetRecordBatchReaderBuilder::new_with_metadata(chunks, metadata.clone())
         .with_row_groups(vec![row_group])
         .with_projection(mask)
-        .with_batch_size(BATCH_ROWS)
-        .build()?;
+        .with_batch_size(BATCH_ROWS);
+    if let Some(selection) = selection {
+        expected = i64::try_from(selection.row_count()).unwrap_or(i64::MAX);
+        builder = builder.with_row_selection(selection);
+    }
+    let reader = builder.build()?;
     let mut arrays = Vec::new();
     for batch in reader {
         arrays.push(Arc::clone(batch?.column(0)));
     }
     let rows: usize = arrays.iter().map(|array| array.len()).sum();
-    let expected = metadata.metadata().row_group(row_group).num_rows();
     if i64::try_from(rows) != Ok(expected) {
-        return internal_err!("column {column} of row group {row_group} has {rows} rows, the footer says {expected}");
+        return internal_err!("column {column} of row group {row_group} has {rows} rows, not {expected}");
     }
     let is_uniform = arrays.iter().rev().skip(1).all(|array| array.len() == BATCH_ROWS)
         && arrays.last().is_none_or(|array| array.len() <= BATCH_ROWS);

@@ -55,19 +55,26 @@ impl Footers {
         }
         let Some(bytes) = footer_bytes(client, file).await? else { return Ok(None) };
         let footer = Arc::new(ParquetMetaDataReader::decode_metadata(&bytes).map_err(|error| named(file, error))?);
+        self.keep(file.object, Arc::clone(&footer));
+        Ok(Some(footer))
+    }
+
+    /// Keeps a footer for whoever opens the file next, instead of the one that was kept.
+    pub(super) fn keep(&self, object: &Arc<ObjectVersion>, footer: Arc<ParquetMetaData>) {
         let mut parsed = self.parsed.lock();
         if parsed.bytes > MOST_PARSED_BYTES {
             *parsed = Parsed::default();
         }
         parsed.bytes += footer.memory_size();
-        parsed.footers.insert(Arc::clone(file.object), Arc::clone(&footer));
-        Ok(Some(footer))
+        if let Some(old) = parsed.footers.insert(Arc::clone(object), footer) {
+            parsed.bytes -= old.memory_size();
+        }
     }
 }
 
 async fn footer_bytes(client: &Arc<dyn ColumnClient>, file: &File<'_>) -> Result<Option<Bytes>> {
     // Small beside any column, so its size is not asked about.
-    let column = WantedColumn { column: ColumnId::footer(), bytes: 0, is_ordered: true };
+    let column = WantedColumn { column: ColumnId::footer(), bytes: 0, is_ordered: true, is_partial: false };
     let found = Arc::clone(client).find(file.object, std::slice::from_ref(&column)).await.map_err(wire)?;
     let Some(mut lookup) = found.into_iter().next() else { return internal_err!("a look-up without an answer") };
     if let Lookup::Busy = lookup {

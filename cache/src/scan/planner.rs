@@ -62,6 +62,8 @@ pub(super) struct Scan {
     /// All that statistics may be compared with.
     pub(super) prunable: Vec<Arc<dyn PhysicalExpr>>,
     pub(super) prunes_row_groups: bool,
+    pub(super) prunes_pages: bool,
+    pub(super) uses_bloom_filters: bool,
     pub(super) max_in_list: usize,
     pub(super) int96: Option<Int96>,
     pub(super) adapters: Arc<dyn PhysicalExprAdapterFactory>,
@@ -76,6 +78,7 @@ pub(super) struct Scan {
 /// A file that is open.
 pub(super) struct OpenFile {
     pub(super) client: Arc<dyn ColumnClient>,
+    pub(super) footers: Arc<Footers>,
     pub(super) object: Arc<ObjectVersion>,
     pub(super) store: Arc<dyn ObjectStore>,
     pub(super) path: Path,
@@ -98,7 +101,7 @@ impl OpenFile {
             Some(width) => group.num_rows().saturating_mul(width as i64),
             None => leaves(&self.metadata, column).map(|leaf| group.column(leaf).uncompressed_size()).sum(),
         };
-        WantedColumn { column: id, bytes: bytes.max(0) as u64, is_ordered: self.is_ordered }
+        WantedColumn { column: id, bytes: bytes.max(0) as u64, is_ordered: self.is_ordered, is_partial: false }
     }
 }
 
@@ -110,14 +113,16 @@ impl fmt::Debug for OpenFile {
 
 /// The row groups of a file that may match, and what says so.
 pub(super) struct Pruning {
-    predicate: Option<Arc<dyn PhysicalExpr>>,
+    pub(super) predicate: Option<Arc<dyn PhysicalExpr>>,
     compiled: Option<Arc<PruningPredicate>>,
     tracking: DynamicFilterTracking,
-    schema: SchemaRef,
+    pub(super) schema: SchemaRef,
     max_in_list: usize,
     errors: Count,
     prunes_row_groups: bool,
-    metrics: ParquetFileMetrics,
+    pub(super) uses_pages: bool,
+    pub(super) uses_bloom_filters: bool,
+    pub(super) metrics: ParquetFileMetrics,
 }
 
 impl Pruning {
@@ -215,6 +220,8 @@ impl Scan {
             max_in_list: self.max_in_list,
             errors,
             prunes_row_groups: self.prunes_row_groups,
+            uses_pages: self.prunes_pages,
+            uses_bloom_filters: self.uses_bloom_filters,
             metrics: ParquetFileMetrics::new(self.partition, path.as_ref(), &self.metrics_set),
         };
         pruning.compile();
@@ -232,6 +239,7 @@ impl Scan {
         let ranges = ranges.map(|ranges| (ranges, tag_of(&self.store_url, &object_meta)));
         let file = Arc::new(OpenFile {
             client: Arc::clone(&self.client),
+            footers: Arc::clone(&self.footers),
             object,
             store: Arc::clone(&self.store),
             path,

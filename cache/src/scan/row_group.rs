@@ -9,8 +9,9 @@ use datafusion::common::{Result, internal_err};
 use onward_wire::columns::WantedColumn;
 use onward_wire::message::MAX_DESCRIPTORS;
 
-use super::decode::{Chunks, chunk_ranges, decode_column};
+use super::decode::{Chunks, chunk_ranges, decode_column, leaves};
 use super::metrics::ScanMetrics;
+use super::pages::FewRows;
 use super::planner::OpenFile;
 use super::stream::wire;
 use crate::columns::layout::Stored;
@@ -26,6 +27,8 @@ pub(super) struct RowGroup {
     chunks: Chunks,
     /// What the next row group will need: to be read while this one is decoded.
     ahead: Vec<Range<u64>>,
+    /// Only these rows are read, and not cached.
+    few: Option<FewRows>,
 }
 
 #[derive(Debug)]
@@ -55,17 +58,43 @@ impl RowGroup {
             }
             slots.extend(part.iter().copied().zip(found.into_iter().map(Slot::Found)));
         }
-        Ok(Self { file, index, columns: slots, chunks: Chunks::default(), ahead: vec![] })
+        Ok(Self { file, index, columns: slots, chunks: Chunks::default(), ahead: vec![], few: None })
     }
 
-    /// Rows of the row group.
+    /// Nothing of it is cached, or being decoded by somebody else.
+    pub(super) fn is_cold(&self) -> bool {
+        self.columns.values().all(Slot::is_missing)
+    }
+
+    /// Reads these rows and no others, unless a column of them was asked for before: then it is decoded whole, and kept.
+    pub(super) async fn read_only(&mut self, few: FewRows) -> Result<()> {
+        self.give_up_claims();
+        let mut unknown: Vec<_> = self.columns.iter().filter(|(_, slot)| matches!(slot, Slot::Unknown)).collect();
+        unknown.sort_unstable_by_key(|(column, _)| **column);
+        let wanted: Vec<_> = (unknown.into_iter())
+            .map(|(column, _)| WantedColumn { is_partial: true, ..self.file.wanted(self.index, *column) })
+            .collect();
+        for part in wanted.chunks(MAX_DESCRIPTORS) {
+            let found = Arc::clone(&self.file.client).find(&self.file.object, part).await.map_err(wire)?;
+            let columns = part.iter().map(|wanted| wanted.column.column as usize);
+            self.columns.extend(columns.zip(found.into_iter().map(Slot::Found)));
+        }
+        let is_refused = |slot: &Slot| matches!(slot, Slot::Found(Lookup::Refused));
+        self.few = self.columns.values().all(is_refused).then_some(few);
+        Ok(())
+    }
+
+    /// Rows of the row group, those that are read.
     pub(super) fn rows(&self) -> usize {
+        if let Some(few) = &self.few {
+            return few.selection.row_count();
+        }
         usize::try_from(self.file.metadata.metadata().row_group(self.index).num_rows()).unwrap_or(0)
     }
 
     /// Notes which bytes row group `next` will need, if it goes as it went with this one: the same columns are not cached.
     pub(super) fn look_ahead(&mut self, next: usize) {
-        let Some((_, object)) = &self.file.ranges else { return };
+        let Some((_, object)) = self.file.ranges.as_ref().filter(|_| self.few.is_none()) else { return };
         let missing = self.columns.iter().filter(|(_, slot)| slot.is_missing()).map(|(column, _)| *column);
         let mut needed: Vec<_> = missing.flat_map(|column| chunk_ranges(&self.file.metadata, next, column)).collect();
         if needed.is_empty() || needed.iter().any(|range| range.end > object.bytes) {
@@ -134,15 +163,27 @@ impl RowGroup {
     }
 
     async fn decode(&mut self, column: usize, metrics: &ScanMetrics) -> Result<Vec<ArrayRef>> {
-        let ranges = chunk_ranges(&self.file.metadata, self.index, column);
+        let ranges = self.ranges(column);
         self.fetch(column, &ranges).await?;
         let arrays = {
             let _timer = metrics.decode_time.timer();
+            let (metadata, selection) = match &self.few {
+                Some(few) => (&few.metadata, Some(few.selection.clone())),
+                None => (&self.file.metadata, None),
+            };
             // The decoder sees this column's bytes and no others.
-            decode_column(&self.file.metadata, self.chunks.clone(), self.index, column)?
+            decode_column(metadata, self.chunks.clone(), self.index, column, selection)?
         };
         ranges.iter().for_each(|range| self.chunks.drop_range(range));
         Ok(arrays)
+    }
+
+    /// Where the bytes of a column lie that are read.
+    fn ranges(&self, column: usize) -> Vec<Range<u64>> {
+        match &self.few {
+            Some(few) => leaves(&few.metadata, column).flat_map(|leaf| few.page_ranges(self.index, leaf)).collect(),
+            None => chunk_ranges(&self.file.metadata, self.index, column),
+        }
     }
 
     /// Reads what is missing of `ranges`. From a store where a request costs a round trip, also the bytes of the other
@@ -155,7 +196,7 @@ impl RowGroup {
         if !self.file.is_local {
             for (other, slot) in &self.columns {
                 if *other != column && slot.is_missing() {
-                    let ranges = chunk_ranges(&self.file.metadata, self.index, *other);
+                    let ranges = self.ranges(*other);
                     missing.extend(ranges.into_iter().filter(|range| !self.chunks.has(range)));
                 }
             }

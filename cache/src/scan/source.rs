@@ -129,6 +129,8 @@ impl FileSource for WarmSource {
             optional,
             prunable,
             prunes_row_groups: options.pruning,
+            prunes_pages: options.pruning && options.enable_page_index,
+            uses_bloom_filters: options.pruning && options.bloom_filter_on_read,
             max_in_list: self.plain.max_in_list_size(),
             int96: self.int96.clone(),
             adapters: config

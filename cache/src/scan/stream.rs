@@ -17,6 +17,7 @@ use onward_wire::WireError;
 
 use super::filter::Filter;
 use super::metrics::ScanMetrics;
+use super::pages::{Pages, RowsLeft};
 use super::planner::{OpenFile, Pruning, Scan};
 use super::row_group::RowGroup;
 use super::zones::RowGroupZones;
@@ -41,6 +42,7 @@ pub(super) struct Rows {
     filter: Filter,
     filter_columns: Vec<usize>,
     pruning: Pruning,
+    pages: Pages,
     /// Columns of the file that the output is made of.
     output_columns: Vec<usize>,
     /// Schema of those.
@@ -96,6 +98,7 @@ impl Rows {
             filter,
             filter_columns,
             pruning,
+            pages: Pages::default(),
             output_columns,
             columns_schema,
             output_schema: Arc::clone(&scan.output_schema),
@@ -151,7 +154,7 @@ impl Rows {
                 plan.scan(index);
                 let mut filter = RowGroupAccessPlanFilter::new(plan);
                 self.pruning.prune(metadata, &mut filter);
-                if filter.is_empty() {
+                if filter.remaining_row_group_count() == 0 {
                     continue;
                 }
             }
@@ -162,6 +165,13 @@ impl Rows {
             let mut all = filter_columns.clone();
             all.extend(self.output_columns.iter().filter(|column| !filter_columns.contains(column)));
             let mut group = RowGroup::open(Arc::clone(&self.file), index, &all).await?;
+            if needs_filter && !self.file.is_ordered && group.is_cold() {
+                match self.pages.rows_left(&self.file, index, &self.pruning).await? {
+                    RowsLeft::None => continue,
+                    RowsLeft::Few(few) => group.read_only(few).await?,
+                    RowsLeft::Many => {}
+                }
+            }
             if let Some(next) = self.groups.front() {
                 group.look_ahead(next.index);
             }

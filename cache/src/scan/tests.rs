@@ -1,18 +1,20 @@
 //! The warm scan gives the rows of DataFusion's own Parquet source, cold and warm, whatever the query asks of it.
 
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
 use datafusion::arrow::array::{
-    ArrayRef, BooleanArray, Date32Array, Decimal128Array, Float64Array, Int32Array, Int64Array, ListArray, RecordBatch,
-    StringArray, StructArray,
+    ArrayRef, BooleanArray, Date32Array, Decimal128Array, DictionaryArray, Float64Array, Int32Array, Int64Array,
+    ListArray, RecordBatch, StringArray, StructArray,
 };
-use datafusion::arrow::datatypes::{DataType, Field, Int32Type, Schema};
+use datafusion::arrow::datatypes::{DataType, Field, Int32Type, Schema, UInt8Type};
 use datafusion::arrow::util::pretty::pretty_format_batches;
 use datafusion::datasource::file_format::parquet::ParquetFormat;
 use datafusion::datasource::listing::{ListingOptions, ListingTable, ListingTableConfig, ListingTableUrl};
 use datafusion::parquet::arrow::ArrowWriter;
-use datafusion::parquet::file::properties::WriterProperties;
+use datafusion::parquet::file::metadata::{PageIndexPolicy, ParquetMetaDataReader};
+use datafusion::parquet::file::properties::{WriterProperties, WriterPropertiesBuilder};
 use datafusion::physical_plan::display::DisplayableExecutionPlan;
 use datafusion::physical_plan::{ExecutionPlan, collect};
 use datafusion::prelude::{SessionConfig, SessionContext};
@@ -69,19 +71,21 @@ impl Bench {
 
     /// Runs `sql` with DataFusion's scans, then twice with warm ones, and compares. Gives the last plan.
     async fn check(&self, context: &SessionContext, sql: &str) -> Arc<dyn ExecutionPlan> {
+        self.check_once(context, sql).await;
+        self.check_once(context, sql).await
+    }
+
+    /// Runs `sql` with DataFusion's scans and with warm ones, and compares.
+    async fn check_once(&self, context: &SessionContext, sql: &str) -> Arc<dyn ExecutionPlan> {
         let plan = async || context.sql(sql).await.unwrap().create_physical_plan().await.unwrap();
         let expected = collect(plan().await, context.task_ctx()).await.unwrap();
         let scans = WarmScans::new(LocalColumns::new(Arc::clone(&self.tier), FunctionId(1)), None);
-        let mut last = None;
-        for run in ["cold", "warm"] {
-            let warm = scans.apply(plan().await).unwrap();
-            let found = collect(Arc::clone(&warm), context.task_ctx()).await.unwrap();
-            let shown = DisplayableExecutionPlan::with_metrics(warm.as_ref()).indent(true).to_string();
-            assert_eq!(lines(&found), lines(&expected), "{run}: {sql}\n{shown}");
-            last = Some(warm);
-        }
+        let warm = scans.apply(plan().await).unwrap();
+        let found = collect(Arc::clone(&warm), context.task_ctx()).await.unwrap();
+        let shown = DisplayableExecutionPlan::with_metrics(warm.as_ref()).indent(true).to_string();
+        assert_eq!(lines(&found), lines(&expected), "{sql}\n{shown}");
         assert_eq!(self.tier.usage().claims, 0, "no claim is left: {sql}");
-        last.unwrap()
+        warm
     }
 }
 
@@ -112,6 +116,16 @@ fn rows(seed: i64) -> RecordBatch {
                 0 => None,
                 v => Some(["AIR", "a long value that is not inline", "", "SHIP", "ü"][v as usize - 1]),
             }))),
+        ),
+        // Few values, and each batch has others of them.
+        ("runs", Arc::new(StringArray::from_iter_values(numbers(|i| i / 3_000).map(|v| format!("run {v}"))))),
+        (
+            "keyed",
+            Arc::new(
+                (0..ROWS)
+                    .map(|i| ["x", "y", "z"][(i + seed as usize) / 12_000 % 3])
+                    .collect::<DictionaryArray<UInt8Type>>(),
+            ),
         ),
         (
             "many",
@@ -161,8 +175,12 @@ fn rows(seed: i64) -> RecordBatch {
 }
 
 fn write(path: &Path, batch: &RecordBatch) {
+    write_with(path, batch, WriterProperties::builder());
+}
+
+fn write_with(path: &Path, batch: &RecordBatch, properties: WriterPropertiesBuilder) {
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-    let properties = WriterProperties::builder().set_max_row_group_row_count(Some(ROW_GROUP_ROWS)).build();
+    let properties = properties.set_max_row_group_row_count(Some(ROW_GROUP_ROWS)).build();
     let mut writer =
         ArrowWriter::try_new(std::fs::File::create(path).unwrap(), batch.schema(), Some(properties)).unwrap();
     writer.write(batch).unwrap();
@@ -174,6 +192,9 @@ const QUERIES: &[&str] = &[
     "select count(*) from t where k > 3",
     "select count(*), sum(price), min(day), max(x), count(few), count(many) from t",
     "select few, count(*), sum(k) from t group by few",
+    "select runs, count(*), min(id), max(id) from t group by runs",
+    "select runs, keyed, id from t where runs in ('run 2', 'run 7') and id % 100 = 1",
+    "select keyed, count(*), min(id) from t where keyed <> 'x' group by keyed",
     "select id from t where few = 'AIR' and k < 10",
     "select id, few, many from t where few like 'a long%' and many like '%99%'",
     "select id from t where few is null and k is null",
@@ -229,6 +250,57 @@ async fn a_second_run_decodes_nothing_and_skips_what_cannot_match() {
     let published = bench.tier.usage().published;
     bench.check(&context, "select count(many) from t where id > 7").await;
     assert_eq!(bench.tier.usage().published, published + 1, "`many` of the other row group, all of whose rows pass");
+}
+
+#[tokio::test]
+async fn of_a_column_that_is_not_cached_pages_that_cannot_match_are_not_read() {
+    let bench = Bench::new(256 << 20);
+    let small_pages = || WriterProperties::builder().set_data_page_row_count_limit(500).set_write_batch_size(100);
+    write_with(&bench.file("a.parquet"), &rows(0), small_pages());
+    let context = bench.context(&[], None).await;
+    let sql = "select id, price, nested from t where id between 2100 and 2900";
+    for (published, sentence) in [(0, "pages, for the first who asks"), (3, "whole columns, for the second"), (3, "")] {
+        let plan = bench.check_once(&context, sql).await;
+        assert_eq!(bench.tier.usage().published, 1 + published, "the footer, and {sentence}");
+        assert_eq!(metric(&plan, MISS_BYTES) == 0, sentence.is_empty(), "{sentence}");
+    }
+
+    // A page of prices that nobody needs is no page at all.
+    let bench = Bench::new(256 << 20);
+    let path = bench.file("a.parquet");
+    write_with(&path, &rows(0), small_pages());
+    let reader = ParquetMetaDataReader::new().with_page_index_policy(PageIndexPolicy::Required);
+    let footer = reader.parse_and_finish(&std::fs::File::open(&path).unwrap()).unwrap();
+    let prices =
+        footer.row_group(0).columns().iter().position(|column| column.column_path().string() == "price").unwrap();
+    let page = &footer.offset_index().unwrap()[0][prices].page_locations()[20];
+    let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+    file.write_all_at(&vec![0xff; page.compressed_page_size as usize], page.offset as u64).unwrap();
+    let context = bench.context(&[], None).await;
+    bench.check_once(&context, sql).await;
+    let scans = WarmScans::new(LocalColumns::new(Arc::clone(&bench.tier), FunctionId(1)), None);
+    let plan = context.sql("select sum(price) from t").await.unwrap().create_physical_plan().await.unwrap();
+    collect(scans.apply(plan).unwrap(), context.task_ctx()).await.expect_err("it is read when it is needed");
+
+    for sql in QUERIES.iter().filter(|sql| !sql.contains("limit 7")) {
+        let bench = Bench::new(256 << 20);
+        write_with(&bench.file("a.parquet"), &rows(0), small_pages());
+        write_with(&bench.file("b.parquet"), &rows(7), small_pages());
+        bench.check(&bench.context(&[], None).await, sql).await;
+    }
+}
+
+#[tokio::test]
+async fn row_groups_that_a_bloom_filter_excludes_are_not_read() {
+    let bench = Bench::new(256 << 20);
+    let properties = WriterProperties::builder().set_column_bloom_filter_enabled("many".into(), true);
+    write_with(&bench.file("a.parquet"), &rows(0), properties);
+    let context = bench.context(&[], None).await;
+    let plan = bench.check_once(&context, "select id from t where many = 'value number 31000x of many'").await;
+    assert_eq!(metric(&plan, MISS_BYTES), 0);
+    assert_eq!(bench.tier.usage().published, 1, "the footer");
+    let plan = bench.check_once(&context, "select id from t where many = 'value number 31000 of many'").await;
+    assert!(metric(&plan, MISS_BYTES) > 0, "row 1,000 has it");
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use datafusion::physical_plan::ExecutionPlan;
 use onward_cache::scan::{HIT_BYTES, MISS_BYTES};
 use onward_executor::host::{Host, HostEvent};
 use onward_planner::explain::StageRun;
@@ -28,19 +29,19 @@ pub struct Outcome {
     /// Requests to object stores, of all attempts.
     pub requests: StoreRequests,
     /// Bytes of columns that scans found in the cache, and that they had to decode, of all attempts.
-    pub cache: CacheUse,
+    pub cache: CacheRead,
 }
 
 /// What scans found in the column cache.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct CacheUse {
+pub struct CacheRead {
     /// Bytes of columns that were there.
     pub hit_bytes: u64,
     /// Bytes of columns that were decoded.
     pub miss_bytes: u64,
 }
 
-impl CacheUse {
+impl CacheRead {
     fn add(&mut self, done: &AttemptDone) {
         for metric in done.operators.iter().flat_map(|operator| &operator.values) {
             match metric.name.as_str() {
@@ -50,6 +51,17 @@ impl CacheUse {
             }
         }
     }
+
+    /// What the scans of a plan that ran in this process found.
+    pub fn of(plan: &Arc<dyn ExecutionPlan>) -> Self {
+        let metrics = plan.metrics();
+        let sum = |name| metrics.as_ref().and_then(|all| all.sum_by_name(name)).map_or(0, |sum| sum.as_usize() as u64);
+        let own = Self { hit_bytes: sum(HIT_BYTES), miss_bytes: sum(MISS_BYTES) };
+        plan.children().into_iter().map(Self::of).fold(own, |sum, child| Self {
+            hit_bytes: sum.hit_bytes + child.hit_bytes,
+            miss_bytes: sum.miss_bytes + child.miss_bytes,
+        })
+    }
 }
 
 /// The shell's part of a query: what the scheduler need not know.
@@ -57,7 +69,7 @@ struct Query {
     stages: Vec<DefineStage>,
     metrics: Vec<StageRun>,
     requests: StoreRequests,
-    cache: CacheUse,
+    cache: CacheRead,
     /// How far attempts are, and where they run.
     running: HashMap<AttemptId, (FunctionId, Progress)>,
     reply: oneshot::Sender<Result<Outcome, WireError>>,
@@ -108,7 +120,7 @@ impl Driver {
             Request::Submit(submission, reply) => {
                 let Submission { spec, stages, progress } = *submission;
                 let metrics = vec![StageRun::default(); stages.len()];
-                let (requests, cache, running) = (StoreRequests::default(), CacheUse::default(), HashMap::new());
+                let (requests, cache, running) = (StoreRequests::default(), CacheRead::default(), HashMap::new());
                 let waiting = Vec::new();
                 let query = Query { stages, metrics, requests, cache, running, reply, waiting, progress };
                 self.queries.insert(spec.query, query);

@@ -27,7 +27,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::api::QueryProgress;
 use crate::scheduler::{QuerySpec, SchedulerLimits};
 
-pub use driver::Outcome;
+pub use driver::{CacheRead, Outcome};
 pub use guard::{guard, timed_out};
 pub use listing::Listing;
 pub use result::read_result;

@@ -106,11 +106,11 @@ pub async fn run(client: &mut Client, dataset: &Dataset, options: &RunOptions) -
     };
     client.update(&format!("SET onward.functions = {functions}")).await?;
     client.update(&format!("SET onward.cache = {}", options.cache)).await?;
-    let mut judge = Judge::new(dataset, options).await?;
     let bar = progress_bar(options);
+    let answers = if options.verify { right_answers(dataset, options, &bar).await? } else { HashMap::new() };
     let mut queries = Vec::new();
     for number in options.queries.iter().copied() {
-        let answer = judge.answer(number).await?;
+        let answer = answers.get(&number);
         let report = run_query(client, number, dataset.scale, answer, options.iterations, &bar).await;
         if !report.is_success() {
             bar.println(format!("Q{number}: {}", report.error.as_deref().unwrap_or("wrong")));
@@ -171,42 +171,27 @@ fn judge_rows(report: &mut QueryReport, rows: &Rows, answer: &Answer) {
     }
 }
 
-/// Knows the right answers.
-struct Judge {
-    answers: HashMap<u8, Answer>,
-    oracle: Option<Oracle>,
-    is_wanted: bool,
-}
-
-impl Judge {
-    async fn new(dataset: &Dataset, options: &RunOptions) -> Result<Self> {
-        let mut answers = HashMap::new();
-        let mut oracle = None;
-        if options.verify {
-            for number in options.queries.iter().copied() {
-                match answers::committed(number, dataset.scale)? {
-                    Some(answer) => drop(answers.insert(number, answer)),
-                    None if oracle.is_none() => {
-                        let threads = std::thread::available_parallelism().map_or(1, usize::from);
-                        oracle = Some(Oracle::new(dataset, threads).await?);
-                    }
-                    None => {}
-                }
+/// The answers of all queries, by number: before the first of them runs, so that single-process DataFusion, which knows no
+/// limit, does not take the memory that the engine was given.
+async fn right_answers(dataset: &Dataset, options: &RunOptions, bar: &ProgressBar) -> Result<HashMap<u8, Answer>> {
+    let mut answers = HashMap::new();
+    let mut oracle = None;
+    for number in options.queries.iter().copied() {
+        if let Some(answer) = answers::committed(number, dataset.scale)? {
+            answers.insert(number, answer);
+            continue;
+        }
+        bar.set_message(format!("answer of Q{number}, by single-process DataFusion"));
+        let oracle = match &oracle {
+            Some(oracle) => oracle,
+            None => {
+                let threads = std::thread::available_parallelism().map_or(1, usize::from);
+                oracle.insert(Oracle::new(dataset, threads).await?)
             }
-        }
-        Ok(Self { answers, oracle, is_wanted: options.verify })
+        };
+        answers.insert(number, oracle.answer(number).await?);
     }
-
-    /// The answer of query `number`, made now when none is committed; `None` when nobody asked to verify.
-    async fn answer(&mut self, number: u8) -> Result<Option<&Answer>> {
-        if let Some(oracle) = &self.oracle
-            && self.is_wanted
-            && !self.answers.contains_key(&number)
-        {
-            self.answers.insert(number, oracle.answer(number).await?);
-        }
-        Ok(self.answers.get(&number))
-    }
+    Ok(answers)
 }
 
 fn progress_bar(options: &RunOptions) -> ProgressBar {
