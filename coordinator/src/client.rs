@@ -15,7 +15,7 @@ use onward_cache::{ExpectedVersions, UploadLog, VersionChecks};
 use onward_executor::write::WriteExec;
 use onward_planner::session::{OnwardOptions, PlanExtensions, onward_options, session_config};
 use onward_planner::statement::ExplainMode;
-use onward_planner::{PlanRequest, Planned, StageGraph, explain, plan_query};
+use onward_planner::{PlanRequest, Planned, StageGraph, explain, narrow_decimals, plan_query};
 use onward_wire::QueryId;
 use onward_wire::message::CacheUse;
 use onward_wire::panics::caught;
@@ -267,6 +267,7 @@ impl Session {
             Some(scans) if self.options().cache => scans.apply(plan)?,
             _ => plan,
         };
+        let plan = narrow_decimals(plan)?;
         let rows = dispatch::local_rows(query, Arc::clone(&plan), context, Arc::clone(&self.coordinator.history))?;
         Ok((plan, rows))
     }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   SQL -> statement::parse -> DataFusion -> plan_query -> StageGraph -> codec::encode      coordinator
-//!   codec::decode -> slice -> bind_inputs -> run                                            function
+//!   codec::decode -> slice -> bind_inputs -> narrow_decimals -> run                         function
 //! ```
 //!
 //! Planning is pure: the same SQL, catalog, statistics and settings give the same stages, and golden files test that. The
@@ -22,6 +22,7 @@ pub mod explain;
 mod golden;
 pub mod graph;
 pub mod json_array;
+pub mod narrow;
 mod placeholders;
 pub mod plan;
 pub mod rules;
@@ -36,6 +37,7 @@ pub mod statement;
 
 pub use bind::bind_inputs;
 pub use graph::{Estimate, Sizing, Stage, StageGraph};
+pub use narrow::narrow_decimals;
 pub use plan::{PlanRequest, Planned, plan_query};
 pub use slice::slice;
 pub use stage_input::StageInputExec;

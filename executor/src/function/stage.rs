@@ -11,7 +11,7 @@ use datafusion_proto::physical_plan::PhysicalExtensionCodec;
 use onward_cache::ExpectedVersions;
 use onward_cache::scan::{WarmScans, with_tags};
 use onward_planner::session::function_session_config;
-use onward_planner::{StageInputExec, bind_inputs, codec, slice};
+use onward_planner::{StageInputExec, bind_inputs, codec, narrow_decimals, slice};
 use onward_shuffle::{OutputMapping, SegmentSource, ShuffleReaderExec};
 use onward_wire::message::{CacheUse, DefineStage, OutputKind, StageInputs};
 
@@ -88,6 +88,7 @@ impl Stage {
             CacheUse::On => scans.apply(tagged(bound)?)?,
             CacheUse::Fill => scans.filling().apply(tagged(bound)?)?,
         };
+        let bound = narrow_decimals(bound)?;
         let (runs, mapping) = match self.definition.output.kind() {
             OutputKind::Hash => hash_output(&bound)?,
             OutputKind::Preserve => (bound, OutputMapping::Preserve),
