@@ -380,7 +380,8 @@ async fn a_damaged_file_is_an_error_that_names_it_and_nothing_is_kept_of_it() {
     let session = cluster.session(2).await;
     let sql = format!("select sum(id), max(s) from '{}'", file.display());
     for _ in 0..2 {
-        run(&session, &sql).await.expect_err("damaged pages");
+        let error = run(&session, &sql).await.expect_err("damaged pages");
+        assert!(error.contains("column `id` of row group 0") && error.contains("t.parquet"), "{error}");
     }
     let kept = rows(&session, "select count(*) from system.cache where row_group = 0 and \"column\" = 'id'").await;
     assert_eq!(kept, [["0"]]);

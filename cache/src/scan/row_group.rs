@@ -172,7 +172,11 @@ impl RowGroup {
                 None => (&self.file.metadata, None),
             };
             // The decoder sees this column's bytes and no others.
-            decode_column(metadata, self.chunks.clone(), self.index, column, selection)?
+            decode_column(metadata, self.chunks.clone(), self.index, column, selection).map_err(|error| {
+                let name = self.file.metadata.schema().field(column).name();
+                let object = &self.file.object.url;
+                error.context(format!("column `{name}` of row group {} of `{object}` cannot be decoded", self.index))
+            })?
         };
         ranges.iter().for_each(|range| self.chunks.drop_range(range));
         Ok(arrays)
