@@ -27,6 +27,9 @@ use crate::system::{self, History, QueryRecord};
 /// Who holds the cached columns that plans of this process read. Functions are numbered from 0.
 const NO_FUNCTION: FunctionId = FunctionId(u64::MAX);
 
+/// A file of few bytes may have columns of many: decoding them whole is for functions, which have a limit and die alone.
+const MOST_GROUP_BYTES: u64 = 32 << 20;
+
 /// Operators that an out-of-memory error names.
 const TOP_CONSUMERS: NonZeroUsize = NonZeroUsize::new(3).expect("3 is not 0");
 
@@ -158,7 +161,10 @@ impl Coordinator {
     /// and nothing is cached yet.
     pub(crate) fn scans(&self) -> Option<&WarmScans> {
         let columns = self.engine.get()?.host().columns();
-        let scans = || WarmScans::new(LocalColumns::new(Arc::clone(columns), NO_FUNCTION), None);
+        let scans = || {
+            let columns = LocalColumns::new(Arc::clone(columns), NO_FUNCTION);
+            WarmScans::new(columns, None).with_most_group_bytes(MOST_GROUP_BYTES)
+        };
         Some(self.scans.get_or_init(scans))
     }
 

@@ -14,10 +14,13 @@ use onward_wire::{FunctionId, SegmentId};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use super::policy::S3Fifo;
+use super::policy::{S3Fifo, Seen};
 
 /// Part of the store's memory that stays free for columns that are being written or on their way out: 1/8.
 const SLACK_DIVISOR: u64 = 8;
+
+/// Columns of which few rows were needed once, of the last so many: about 200 bytes each.
+const MOST_PARTIAL: usize = 64 << 10;
 
 /// One column of one row group of one version of an object.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -92,6 +95,8 @@ struct State {
     by_segment: HashMap<SegmentId, ColumnKey>,
     claims: HashMap<ColumnKey, Claimed>,
     policy: S3Fifo<ColumnKey>,
+    /// Columns of which few rows were needed.
+    partial: Seen<ColumnKey>,
     evicted: u64,
     published: u64,
 }
@@ -123,6 +128,7 @@ impl ColumnTier {
             by_segment: HashMap::new(),
             claims: HashMap::new(),
             policy: S3Fifo::new(memory_bytes - memory_bytes / SLACK_DIVISOR),
+            partial: Seen::new(MOST_PARTIAL),
             evicted: 0,
             published: 0,
         };
@@ -380,9 +386,11 @@ impl State {
             Some(_) => Found::Busy,
             None => {
                 let has_room = self.policy.has_room(wanted.bytes);
-                let must_be_wanted = !has_room || wanted.is_partial;
-                let is_wanted = wanted.is_ordered || (must_be_wanted && self.policy.was_wanted(&key));
-                if must_be_wanted && !is_wanted {
+                if wanted.is_partial && !wanted.is_ordered && !self.partial.note(&key) {
+                    return Found::Refused;
+                }
+                let is_wanted = wanted.is_ordered || (!has_room && self.policy.was_wanted(&key));
+                if !has_room && !is_wanted {
                     return Found::Refused;
                 }
                 self.claims.insert(key, Claimed { holder, is_wanted, opened: None, waiters: vec![] });

@@ -1,5 +1,6 @@
 //! Columns of Parquet row groups to arrays.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -8,7 +9,9 @@ use datafusion::arrow::array::ArrayRef;
 use datafusion::arrow::compute::concat;
 use datafusion::common::{Result, internal_err};
 use datafusion::parquet::arrow::ProjectionMask;
-use datafusion::parquet::arrow::arrow_reader::{ArrowReaderMetadata, ParquetRecordBatchReaderBuilder, RowSelection};
+use datafusion::parquet::arrow::arrow_reader::{
+    ArrowReaderMetadata, ParquetRecordBatchReaderBuilder, RowSelection, RowSelectionPolicy,
+};
 use datafusion::parquet::errors::ParquetError;
 use datafusion::parquet::file::reader::{ChunkReader, Length};
 use object_store::ObjectStore;
@@ -19,7 +22,8 @@ use crate::columns::layout::BATCH_ROWS;
 /// Some ranges of a file, in memory.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Chunks {
-    ranges: Vec<(u64, Bytes)>,
+    /// By where they begin.
+    ranges: BTreeMap<u64, Bytes>,
     file_bytes: u64,
 }
 
@@ -47,14 +51,14 @@ impl Chunks {
         self.find(range.start).is_some_and(|(start, bytes)| start + bytes.len() as u64 >= range.end)
     }
 
-    /// Lets go of what begins in `range`.
+    /// Lets go of the range that begins with `range`.
     pub(super) fn drop_range(&mut self, range: &Range<u64>) {
-        self.ranges.retain(|(start, _)| !range.contains(start));
+        self.ranges.remove(&range.start);
     }
 
     fn find(&self, at: u64) -> Option<(u64, &Bytes)> {
-        let holds = |start: u64, bytes: &Bytes| start <= at && at < start + bytes.len() as u64;
-        self.ranges.iter().find(|(start, bytes)| holds(*start, bytes)).map(|(start, bytes)| (*start, bytes))
+        let (start, bytes) = self.ranges.range(..=at).next_back()?;
+        (at < start + bytes.len() as u64).then_some((*start, bytes))
     }
 
     fn from(&self, at: u64) -> Result<Bytes, ParquetError> {
@@ -121,7 +125,8 @@ pub(super) fn decode_column(
         .with_batch_size(BATCH_ROWS);
     if let Some(selection) = selection {
         expected = i64::try_from(selection.row_count()).unwrap_or(i64::MAX);
-        builder = builder.with_row_selection(selection);
+        // Not by a mask, which decodes the rows between: their pages were not read.
+        builder = builder.with_row_selection(selection).with_row_selection_policy(RowSelectionPolicy::Selectors);
     }
     let reader = builder.build()?;
     let mut arrays = Vec::new();

@@ -14,7 +14,7 @@ use datafusion::parquet::arrow::parquet_column;
 use datafusion::parquet::errors::{ParquetError, Result as ParquetResult};
 use datafusion::parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader};
 use datafusion_datasource_parquet::{
-    BloomFilterStatistics, PagePruningAccessPlanFilter, ParquetAccessPlan, RowGroupAccess, RowGroupAccessPlanFilter,
+    BloomFilterStatistics, PagePruningAccessPlanFilter, ParquetAccessPlan, RowGroupAccess,
 };
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -160,20 +160,21 @@ async fn may_have_values(file: &OpenFile, index: usize, pruning: &Pruning) -> Re
             Err(error) => tracing::debug!(%error, object = file.object.url, "a Bloom filter cannot be read"),
         }
     }
-    let mut of_groups = vec![BloomFilterStatistics::new(); metadata.num_row_groups()];
-    of_groups[index] = filters;
-    let mut plan = ParquetAccessPlan::new_none(of_groups.len());
-    plan.scan(index);
-    let mut plan = RowGroupAccessPlanFilter::new(plan);
-    plan.prune_by_bloom_filters(predicate, &pruning.metrics, &of_groups);
-    Ok(plan.remaining_row_group_count() > 0)
+    let may_have = predicate.prune(&filters).map_or(true, |verdicts| verdicts.first().copied().unwrap_or(true));
+    let pruned = &pruning.metrics.row_groups_pruned_bloom_filter;
+    if may_have {
+        pruned.add_matched(1)
+    } else {
+        pruned.add_pruned(1)
+    }
+    Ok(may_have)
 }
 
 impl Pruning {
     /// What compares the page index with the predicate as it is now; `None` when nothing can be compared.
-    fn of_pages(&self) -> Option<PagePruningAccessPlanFilter> {
+    fn of_pages(&self) -> Option<&PagePruningAccessPlanFilter> {
         let predicate = self.predicate.as_ref().filter(|_| self.uses_pages)?;
-        let filter = PagePruningAccessPlanFilter::new(predicate, Arc::clone(&self.schema));
-        (filter.filter_number() > 0).then_some(filter)
+        let compile = || PagePruningAccessPlanFilter::new(predicate, Arc::clone(&self.schema));
+        Some(self.pages.get_or_init(compile)).filter(|filter| filter.filter_number() > 0)
     }
 }

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::common::{Result, ScalarValue};
@@ -13,13 +13,15 @@ use datafusion::physical_expr::conjunction;
 use datafusion::physical_expr::expressions::{DynamicFilterTracking, Literal};
 use datafusion::physical_expr::projection::ProjectionExprs;
 use datafusion::physical_expr::simplifier::PhysicalExprSimplifier;
+use datafusion::physical_expr::utils::collect_columns;
 use datafusion::physical_expr_adapter::{PhysicalExprAdapterFactory, replace_columns_with_literals};
 use datafusion::physical_plan::PhysicalExpr;
 use datafusion::physical_plan::metrics::{Count, ExecutionPlanMetricsSet, MetricBuilder};
 use datafusion_datasource::morsel::{Morsel, MorselPlan, MorselPlanner, Morselizer};
 use datafusion_datasource::{PartitionedFile, TableSchema};
 use datafusion_datasource_parquet::{
-    Int96Coercer, ParquetAccessPlan, ParquetFileMetrics, RowGroupAccessPlanFilter, apply_file_schema_type_coercions,
+    Int96Coercer, PagePruningAccessPlanFilter, ParquetAccessPlan, ParquetFileMetrics, RowGroupAccessPlanFilter,
+    apply_file_schema_type_coercions,
 };
 use datafusion_pruning::{FilePruner, PruningPredicate, PruningPredicateBuilder};
 use futures::stream::BoxStream;
@@ -45,6 +47,7 @@ pub(super) struct Scan {
     pub(super) client: Arc<dyn ColumnClient>,
     pub(super) ranges: Option<Arc<dyn RangeClient>>,
     pub(super) footers: Arc<Footers>,
+    pub(super) most_group_bytes: u64,
     /// All columns that it reads are to be cached.
     pub(super) is_ordered: bool,
     pub(super) store: Arc<dyn ObjectStore>,
@@ -96,13 +99,23 @@ impl OpenFile {
     pub(super) fn wanted(&self, row_group: usize, column: usize) -> WantedColumn {
         let data_type = self.metadata.schema().field(column).data_type();
         let id = ColumnId { row_group: row_group as u32, column: column as u32, target: data_type.to_string() };
-        let group = self.metadata.metadata().row_group(row_group);
-        let bytes = match data_type.primitive_width() {
-            Some(width) => group.num_rows().saturating_mul(width as i64),
-            None => leaves(&self.metadata, column).map(|leaf| group.column(leaf).uncompressed_size()).sum(),
-        };
-        WantedColumn { column: id, bytes: bytes.max(0) as u64, is_ordered: self.is_ordered, is_partial: false }
+        let bytes = decoded_bytes(&self.metadata, row_group, column);
+        WantedColumn { column: id, bytes, is_ordered: self.is_ordered, is_partial: false }
     }
+}
+
+/// About how many bytes a column of a row group has when it is decoded.
+fn decoded_bytes(metadata: &ArrowReaderMetadata, row_group: usize, column: usize) -> u64 {
+    let group = metadata.metadata().row_group(row_group);
+    let bytes = match metadata.schema().field(column).data_type().primitive_width() {
+        Some(width) => group.num_rows().saturating_mul(width as i64),
+        // At least a view, or an offset, of each row: equal values are one in the file.
+        None => {
+            let encoded: i64 = leaves(metadata, column).map(|leaf| group.column(leaf).uncompressed_size()).sum();
+            encoded.max(group.num_rows().saturating_mul(size_of::<u128>() as i64))
+        }
+    };
+    bytes.max(0) as u64
 }
 
 impl fmt::Debug for OpenFile {
@@ -115,6 +128,8 @@ impl fmt::Debug for OpenFile {
 pub(super) struct Pruning {
     pub(super) predicate: Option<Arc<dyn PhysicalExpr>>,
     compiled: Option<Arc<PruningPredicate>>,
+    /// The same for the page index, made when it is first needed.
+    pub(super) pages: OnceLock<PagePruningAccessPlanFilter>,
     tracking: DynamicFilterTracking,
     pub(super) schema: SchemaRef,
     max_in_list: usize,
@@ -140,6 +155,7 @@ impl Pruning {
     }
 
     fn compile(&mut self) {
+        self.pages = OnceLock::new();
         self.compiled = self.predicate.as_ref().and_then(|predicate| {
             PruningPredicateBuilder::new()
                 .with_file_schema(Arc::clone(&self.schema))
@@ -216,6 +232,7 @@ impl Scan {
             tracking: predicate.as_ref().map_or(DynamicFilterTracking::Static, DynamicFilterTracking::classify),
             predicate,
             compiled: None,
+            pages: OnceLock::new(),
             schema: Arc::clone(&schema),
             max_in_list: self.max_in_list,
             errors,
@@ -235,6 +252,16 @@ impl Scan {
         let is_matched = access.is_fully_matched();
         let groups = access.row_group_indexes().map(|index| Group { index, is_matched: is_matched[index] }).collect();
         let filter = Filter::new(&required, &optional, &schema)?;
+        let mut columns: Vec<usize> = (projection.expr_iter())
+            .flat_map(|expr| collect_columns(&expr).into_iter().map(|column| column.index()).collect::<Vec<_>>())
+            .chain(filter.columns())
+            .collect();
+        columns.sort_unstable();
+        columns.dedup();
+        let decoded_bytes = |group: usize| columns.iter().map(|column| decoded_bytes(&metadata, group, *column)).sum();
+        if access.row_group_indexes().map(decoded_bytes).max().unwrap_or(0) > self.most_group_bytes {
+            return Ok(Opened::Plain(file));
+        }
         let ranges = self.ranges.clone().filter(|_| !self.is_local);
         let ranges = ranges.map(|ranges| (ranges, tag_of(&self.store_url, &object_meta)));
         let file = Arc::new(OpenFile {

@@ -32,12 +32,23 @@ pub struct WarmScans {
     pub(super) ranges: Option<Arc<dyn RangeClient>>,
     pub(super) footers: Arc<Footers>,
     pub(super) is_ordered: bool,
+    pub(super) most_group_bytes: u64,
 }
+
+/// Columns of a row group that take more when they are decoded are read by DataFusion's own source, batch by batch: what is
+/// not cached would lie on the heap.
+const MOST_GROUP_BYTES: u64 = 1 << 30;
 
 impl WarmScans {
     /// Scans that find their columns through `client`, and say to `ranges` which bytes of remote objects they will read.
     pub fn new(client: Arc<dyn ColumnClient>, ranges: Option<Arc<dyn RangeClient>>) -> Self {
-        Self { client, ranges, footers: Arc::default(), is_ordered: false }
+        Self { client, ranges, footers: Arc::default(), is_ordered: false, most_group_bytes: MOST_GROUP_BYTES }
+    }
+
+    /// The same, leaving files to DataFusion's own source that have row groups of more than `bytes`, decoded.
+    #[must_use]
+    pub fn with_most_group_bytes(self, bytes: u64) -> Self {
+        Self { most_group_bytes: bytes, ..self }
     }
 
     /// The same, filling the cache with all that they read, whatever goes for it.

@@ -80,7 +80,12 @@ impl RowGroup {
             self.columns.extend(columns.zip(found.into_iter().map(Slot::Found)));
         }
         let is_refused = |slot: &Slot| matches!(slot, Slot::Found(Lookup::Refused));
-        self.few = self.columns.values().all(is_refused).then_some(few);
+        if self.columns.values().all(is_refused) {
+            self.few = Some(few);
+            return Ok(());
+        }
+        // They are decoded whole, all of them: the others are asked for as such.
+        self.columns.values_mut().filter(|slot| is_refused(slot)).for_each(|slot| *slot = Slot::Unknown);
         Ok(())
     }
 

@@ -118,6 +118,7 @@ impl FileSource for WarmSource {
             client: Arc::clone(&self.scans.client),
             ranges: self.scans.ranges.clone(),
             footers: Arc::clone(&self.scans.footers),
+            most_group_bytes: self.scans.most_group_bytes,
             is_ordered: self.scans.is_ordered,
             store: object_store,
             store_url: url.as_str().to_owned(),

@@ -290,6 +290,56 @@ async fn of_a_column_that_is_not_cached_pages_that_cannot_match_are_not_read() {
     }
 }
 
+/// Found in review: rows between those selected were decoded, from pages that had not been read.
+#[tokio::test]
+async fn many_small_pages_with_few_rows_between_them() {
+    let bench = Bench::new(256 << 20);
+    let columns: [(&str, ArrayRef); 2] = [
+        ("x", Arc::new(Int64Array::from_iter_values((0..40_000).map(|i| i / 10 % 5)))),
+        ("v", Arc::new(Int64Array::from_iter_values(0..40_000))),
+    ];
+    let small = WriterProperties::builder().set_data_page_row_count_limit(10).set_write_batch_size(10);
+    let batch = RecordBatch::try_from_iter(columns).unwrap();
+    write_with(&bench.file("a.parquet"), &batch, small.set_dictionary_enabled(false));
+    let context = bench.context(&[], None).await;
+    let plan = bench.check_once(&context, "select count(*), sum(v) from t where x = 0").await;
+    assert!(metric(&plan, MISS_BYTES) > 0);
+    assert_eq!(bench.tier.usage().published, 1, "pages were read, nothing but the footer is kept");
+}
+
+/// Found in review: with many row groups none was kept, however often a query came.
+#[tokio::test]
+async fn however_many_row_groups_the_second_who_needs_few_rows_caches_them() {
+    let bench = Bench::new(256 << 20);
+    let small = || WriterProperties::builder().set_data_page_row_count_limit(500).set_write_batch_size(100);
+    for file in 0..40 {
+        write_with(&bench.file(&format!("{file}.parquet")), &rows(file), small());
+    }
+    let context = bench.context(&[], None).await;
+    let sql = "select sum(k), sum(price) from t where id between 2100 and 2900";
+    for published in [40, 160] {
+        bench.check_once(&context, sql).await;
+        assert_eq!(bench.tier.usage().published, published, "40 footers, then three columns of each file");
+    }
+}
+
+#[tokio::test]
+async fn row_groups_that_are_large_when_decoded_are_read_batch_by_batch() {
+    let bench = Bench::new(256 << 20);
+    write(&bench.file("a.parquet"), &rows(0));
+    let context = bench.context(&[], None).await;
+    let scans = WarmScans::new(LocalColumns::new(Arc::clone(&bench.tier), FunctionId(1)), None);
+    // Two columns are more than that in the first row group, not in the second, which has half of its rows.
+    let scans = scans.with_most_group_bytes(ROW_GROUP_ROWS as u64 * 20);
+    for (sql, published) in
+        [("select sum(id), sum(price) from t", 3), ("select sum(id), count(*) from t where k > 0", 6)]
+    {
+        let plan = context.sql(sql).await.unwrap().create_physical_plan().await.unwrap();
+        collect(scans.apply(plan).unwrap(), context.task_ctx()).await.unwrap();
+        assert_eq!(bench.tier.usage().published, published, "{sql}");
+    }
+}
+
 #[tokio::test]
 async fn row_groups_that_a_bloom_filter_excludes_are_not_read() {
     let bench = Bench::new(256 << 20);

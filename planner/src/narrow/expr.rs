@@ -8,6 +8,8 @@ use datafusion::arrow::array::{Array, AsArray, Decimal128Array, RecordBatch};
 use datafusion::arrow::buffer::NullBuffer;
 use datafusion::arrow::datatypes::{DataType, Decimal128Type, FieldRef, Schema};
 use datafusion::common::{Result, ScalarValue, internal_err};
+use datafusion::logical_expr::interval_arithmetic::Interval;
+use datafusion::logical_expr::sort_properties::ExprProperties;
 use datafusion::logical_expr::{ColumnarValue, Operator};
 use datafusion::physical_expr::expressions::{BinaryExpr, Column, Literal};
 use datafusion::physical_plan::PhysicalExpr;
@@ -63,6 +65,14 @@ impl NarrowDecimalExpr {
         let DataType::Decimal128(precision, scale) = expr.data_type(schema).ok()? else { return None };
         let tree = Tree::of(expr, schema)?;
         matches!(tree, Tree::Operation(_)).then(|| Self { wide: Arc::clone(expr), tree, precision, scale })
+    }
+
+    /// What is known of its one child is known of it.
+    fn of_wide<'a, T>(&self, children: &'a [T]) -> Result<&'a T> {
+        match children {
+            [wide] => Ok(wide),
+            _ => internal_err!("`{}` stands for one expression, not {}", self.wide, children.len()),
+        }
     }
 
     /// The rows of a batch; `None` where 64 bits might not do.
@@ -228,6 +238,14 @@ impl PhysicalExpr for NarrowDecimalExpr {
             Some(wide) => Ok(wide),
             None => internal_err!("narrow arithmetic stands for one expression"),
         }
+    }
+
+    fn evaluate_bounds(&self, children: &[&Interval]) -> Result<Interval> {
+        self.of_wide(children).map(|wide| (*wide).clone())
+    }
+
+    fn get_properties(&self, children: &[ExprProperties]) -> Result<ExprProperties> {
+        self.of_wide(children).cloned()
     }
 
     fn fmt_sql(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
