@@ -2,8 +2,9 @@
 
     python3 benches/duckdb_side.py DIR parquet|own [THREADS]
 
-DIR has the TPC-H tables as Parquet. `parquet` reads them in place, `own` loads them into a file of DuckDB's own format first. Makes a
-virtual environment with DuckDB below ~/.cache/onward when there is none.
+DIR has the TPC-H tables as Parquet. `parquet` reads them in place, `own` loads them into a file of DuckDB's own format first, in the
+directory for temporary files. DuckDB's memory limit is a sixth of the machine's. Makes a virtual environment with DuckDB below
+~/.cache/onward when there is none.
 """
 
 import glob
@@ -35,7 +36,7 @@ def main():
     except ImportError:
         inside_venv()
     directory, kind = sys.argv[1:3]
-    # Own tables lie in a file, and a sixth of the machine is DuckDB's: it runs beside other engines that keep state.
+    # It runs beside other engines that keep state.
     home = tempfile.TemporaryDirectory()
     connection = duckdb.connect(os.path.join(home.name, "tables.duckdb") if kind == "own" else ":memory:")
     memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 6

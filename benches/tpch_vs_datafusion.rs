@@ -86,12 +86,16 @@ struct DuckDb {
     process: Child,
     questions: ChildStdin,
     answers: BufReader<ChildStdout>,
+    /// Its tables and spills: they go with it, however it ends.
+    _home: tempfile::TempDir,
 }
 
 impl DuckDb {
     fn start(dataset: &Dataset, kind: &str) -> Result<Self, BoxError> {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/duckdb_side.py");
+        let home = tempfile::tempdir()?;
         let mut process = Command::new("python3")
+            .env("TMPDIR", home.path())
             .args([script, &dataset.dir.to_string_lossy(), kind, &cores().to_string()])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -100,7 +104,7 @@ impl DuckDb {
         let (Some(questions), Some(answers)) = (process.stdin.take(), process.stdout.take()) else {
             return Err("python3 has no pipes".into());
         };
-        let mut duckdb = Self { process, questions, answers: BufReader::new(answers) };
+        let mut duckdb = Self { process, questions, answers: BufReader::new(answers), _home: home };
         let ready = duckdb.answer()?;
         println!("DuckDB {} ({kind})", ready["ready"]);
         Ok(duckdb)

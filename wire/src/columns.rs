@@ -4,7 +4,7 @@
 //!   function                                   host
 //!      | -- FindColumns ----------------------> |   the columns of one row group that a scan will read
 //!      | <---------------- ColumnsFound (+ fds) |   hit: a read-only descriptor; claimed: decode it; busy: somebody does;
-//!      |                                        |   refused: there is no room for it
+//!      |                                        |   refused: there is no room for it, or few of its rows are needed, for once
 //!      | -- OpenColumn -----------------------> |
 //!      | <-------------- SegmentOpened (+ fd) --|
 //!      | -- PublishColumn --------------------> |   written and unmapped: the host verifies it, whoever waits gets it
@@ -114,7 +114,7 @@ pub enum ColumnState {
     Hit = 1,
     /// Not cached, and now the caller's to decode.
     Claimed = 2,
-    /// Not cached, and there is no room for it: nobody's to decode but for himself.
+    /// Not cached, and not to be: there is no room for it, or few of its rows are needed. Who needs it decodes it for himself.
     Refused = 3,
 }
 

@@ -22,7 +22,7 @@ pub enum Lookup {
     Claimed(Claim),
     /// Somebody else decodes it: [`ColumnClient::wait`], holding no claim.
     Busy,
-    /// There is no room for it: the caller decodes it for himself.
+    /// There is no room for it, or few of its rows are needed: the caller decodes it for himself.
     Refused,
 }
 

@@ -4,7 +4,7 @@
 //!   rewrite       FilterExec            the filter's conjuncts move into the scan, its place in the tree stays
 //!                   DataSourceExec
 //!   planner         footer (cached) -> adapt predicate and projection to the file -> row groups that may match
-//!   pages           a filter's columns are not cached: Bloom filters, page index; few rows left are read alone, once
+//!   pages           nothing of it is cached: Bloom filters, page index; few rows left are read alone, once
 //!   row_group       look up its columns, decode the missing ones, in the order they are needed
 //!   filter, zones   batches that cannot match are skipped; conjuncts run on columns, dictionaries once per value
 //!   stream          columns of the output are touched for batches with rows left (late materialization)

@@ -1,5 +1,5 @@
-//! What a file says of the rows of a row group beyond its statistics: Bloom filters and the page index. Asked when a filter's
-//! columns are not cached, before they are decoded.
+//! What a file says of the rows of a row group beyond its statistics: Bloom filters and the page index. Asked when a scan with a
+//! filter finds nothing of the row group cached, before it decodes.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -13,9 +13,7 @@ use datafusion::parquet::arrow::async_reader::MetadataFetch;
 use datafusion::parquet::arrow::parquet_column;
 use datafusion::parquet::errors::{ParquetError, Result as ParquetResult};
 use datafusion::parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader};
-use datafusion_datasource_parquet::{
-    BloomFilterStatistics, PagePruningAccessPlanFilter, ParquetAccessPlan, RowGroupAccess,
-};
+use datafusion_datasource_parquet::{BloomFilterStatistics, ParquetAccessPlan, RowGroupAccess};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use object_store::ObjectStoreExt;
@@ -168,13 +166,4 @@ async fn may_have_values(file: &OpenFile, index: usize, pruning: &Pruning) -> Re
         pruned.add_pruned(1)
     }
     Ok(may_have)
-}
-
-impl Pruning {
-    /// What compares the page index with the predicate as it is now; `None` when nothing can be compared.
-    fn of_pages(&self) -> Option<&PagePruningAccessPlanFilter> {
-        let predicate = self.predicate.as_ref().filter(|_| self.uses_pages)?;
-        let compile = || PagePruningAccessPlanFilter::new(predicate, Arc::clone(&self.schema));
-        Some(self.pages.get_or_init(compile)).filter(|filter| filter.filter_number() > 0)
-    }
 }

@@ -13,7 +13,6 @@ use datafusion::physical_expr::conjunction;
 use datafusion::physical_expr::expressions::{DynamicFilterTracking, Literal};
 use datafusion::physical_expr::projection::ProjectionExprs;
 use datafusion::physical_expr::simplifier::PhysicalExprSimplifier;
-use datafusion::physical_expr::utils::collect_columns;
 use datafusion::physical_expr_adapter::{PhysicalExprAdapterFactory, replace_columns_with_literals};
 use datafusion::physical_plan::PhysicalExpr;
 use datafusion::physical_plan::metrics::{Count, ExecutionPlanMetricsSet, MetricBuilder};
@@ -34,7 +33,7 @@ use super::filter::Filter;
 use super::footer::{File, Footers};
 use super::metrics::ScanMetrics;
 use super::source::Int96;
-use super::stream::{Group, Rows};
+use super::stream::{Group, ReadColumns, Rows};
 use crate::columns::ColumnClient;
 use crate::ranges::RangeClient;
 use crate::versions::tag_of;
@@ -126,16 +125,16 @@ impl fmt::Debug for OpenFile {
 
 /// The row groups of a file that may match, and what says so.
 pub(super) struct Pruning {
-    pub(super) predicate: Option<Arc<dyn PhysicalExpr>>,
+    predicate: Option<Arc<dyn PhysicalExpr>>,
     compiled: Option<Arc<PruningPredicate>>,
     /// The same for the page index, made when it is first needed.
-    pub(super) pages: OnceLock<PagePruningAccessPlanFilter>,
+    pages: OnceLock<PagePruningAccessPlanFilter>,
     tracking: DynamicFilterTracking,
-    pub(super) schema: SchemaRef,
+    schema: SchemaRef,
     max_in_list: usize,
     errors: Count,
     prunes_row_groups: bool,
-    pub(super) uses_pages: bool,
+    uses_pages: bool,
     pub(super) uses_bloom_filters: bool,
     pub(super) metrics: ParquetFileMetrics,
 }
@@ -163,6 +162,13 @@ impl Pruning {
                 .with_max_in_list_size(self.max_in_list)
                 .build(Arc::clone(predicate))
         });
+    }
+
+    /// What compares the page index with the predicate as it is now; `None` when nothing can be compared.
+    pub(super) fn of_pages(&self) -> Option<&PagePruningAccessPlanFilter> {
+        let predicate = self.predicate.as_ref().filter(|_| self.uses_pages)?;
+        let compile = || PagePruningAccessPlanFilter::new(predicate, Arc::clone(&self.schema));
+        Some(self.pages.get_or_init(compile)).filter(|filter| filter.filter_number() > 0)
     }
 
     /// Takes row groups out of `filter` that cannot have rows for the predicate, by the footer's statistics.
@@ -252,13 +258,9 @@ impl Scan {
         let is_matched = access.is_fully_matched();
         let groups = access.row_group_indexes().map(|index| Group { index, is_matched: is_matched[index] }).collect();
         let filter = Filter::new(&required, &optional, &schema)?;
-        let mut columns: Vec<usize> = (projection.expr_iter())
-            .flat_map(|expr| collect_columns(&expr).into_iter().map(|column| column.index()).collect::<Vec<_>>())
-            .chain(filter.columns())
-            .collect();
-        columns.sort_unstable();
-        columns.dedup();
-        let decoded_bytes = |group: usize| columns.iter().map(|column| decoded_bytes(&metadata, group, *column)).sum();
+        let columns = ReadColumns::of(&filter, &projection);
+        let decoded_bytes =
+            |group: usize| columns.all.iter().map(|column| decoded_bytes(&metadata, group, *column)).sum();
         if access.row_group_indexes().map(decoded_bytes).max().unwrap_or(0) > self.most_group_bytes {
             return Ok(Opened::Plain(file));
         }
@@ -276,7 +278,7 @@ impl Scan {
             ranges,
             metadata,
         });
-        let rows = Rows::new(&self, file, groups, filter, pruning, projection)?;
+        let rows = Rows::new(&self, file, groups, filter, pruning, projection, columns)?;
         Ok(Opened::Rows(rows.into_stream()))
     }
 

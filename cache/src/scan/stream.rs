@@ -1,6 +1,6 @@
 //! [`Rows`]: the batches of one file.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use datafusion::arrow::array::{ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions};
@@ -35,17 +35,35 @@ pub(super) struct Group {
     pub(super) is_matched: bool,
 }
 
+/// Columns of a file that a scan reads, by number.
+#[derive(Debug)]
+pub(super) struct ReadColumns {
+    filter: Vec<usize>,
+    /// What the output is made of.
+    output: Vec<usize>,
+    /// Both, the filter's first.
+    pub(super) all: Vec<usize>,
+}
+
+impl ReadColumns {
+    pub(super) fn of(filter: &Filter, projection: &ProjectionExprs) -> Self {
+        let filter: BTreeSet<usize> = filter.columns().collect();
+        let output = projection.expr_iter().flat_map(|expr| collect_columns(&expr));
+        let output: BTreeSet<usize> = output.map(|column| column.index()).collect();
+        let all = filter.iter().chain(output.difference(&filter)).copied().collect();
+        Self { filter: filter.into_iter().collect(), output: output.into_iter().collect(), all }
+    }
+}
+
 /// The batches of one file, row group by row group.
 pub(super) struct Rows {
     file: Arc<OpenFile>,
     groups: VecDeque<Group>,
     filter: Filter,
-    filter_columns: Vec<usize>,
     pruning: Pruning,
     pages: Pages,
-    /// Columns of the file that the output is made of.
-    output_columns: Vec<usize>,
-    /// Schema of those.
+    columns: ReadColumns,
+    /// Schema of the output's columns.
     columns_schema: SchemaRef,
     projector: Projector,
     output_schema: SchemaRef,
@@ -76,16 +94,10 @@ impl Rows {
         filter: Filter,
         pruning: Pruning,
         projection: ProjectionExprs,
+        columns: ReadColumns,
     ) -> Result<Self> {
-        let mut output_columns: Vec<usize> =
-            projection.expr_iter().flat_map(|expr| collect_columns(&expr)).map(|column| column.index()).collect();
-        output_columns.sort_unstable();
-        output_columns.dedup();
-        let columns_schema = Arc::new(file.metadata.schema().project(&output_columns)?);
+        let columns_schema = Arc::new(file.metadata.schema().project(&columns.output)?);
         let projection = projection.try_map_exprs(|expr| reassign_expr_columns(expr, &columns_schema))?;
-        let mut filter_columns: Vec<usize> = filter.columns().collect();
-        filter_columns.sort_unstable();
-        filter_columns.dedup();
         let batch_rows = scan.batch_rows;
         // Batches that are nearly full pass as they are, unless the session wants smaller ones than are kept.
         let passes = (batch_rows >= BATCH_ROWS).then_some(batch_rows / 2);
@@ -96,10 +108,9 @@ impl Rows {
             file,
             groups,
             filter,
-            filter_columns,
             pruning,
             pages: Pages::default(),
-            output_columns,
+            columns,
             columns_schema,
             output_schema: Arc::clone(&scan.output_schema),
             coalescer,
@@ -161,10 +172,11 @@ impl Rows {
             self.filter.begin_row_group();
             // Where all rows pass, the columns that say so need not be read.
             let needs_filter = !is_matched || self.filter.has_optional();
-            let filter_columns = if needs_filter { self.filter_columns.clone() } else { vec![] };
-            let mut all = filter_columns.clone();
-            all.extend(self.output_columns.iter().filter(|column| !filter_columns.contains(column)));
-            let mut group = RowGroup::open(Arc::clone(&self.file), index, &all).await?;
+            let (filter_columns, all) = match needs_filter {
+                true => (self.columns.filter.as_slice(), &self.columns.all),
+                false => (&[][..], &self.columns.output),
+            };
+            let mut group = RowGroup::open(Arc::clone(&self.file), index, all).await?;
             if needs_filter && !self.file.is_ordered && group.is_cold() {
                 match self.pages.rows_left(&self.file, index, &self.pruning).await? {
                     RowsLeft::None => continue,
@@ -176,7 +188,7 @@ impl Rows {
                 group.look_ahead(next.index);
             }
             let mut columns = HashMap::with_capacity(all.len());
-            for column in &filter_columns {
+            for column in filter_columns {
                 columns.insert(*column, group.column(*column, &self.metrics).await?);
             }
             let rows = group.rows();
@@ -228,7 +240,7 @@ impl Rows {
             return Ok(None);
         }
         if !current.has_output {
-            for column in &self.output_columns {
+            for column in &self.columns.output {
                 if !current.columns.contains_key(column) {
                     let cached = current.group.column(*column, &self.metrics).await?;
                     current.columns.insert(*column, cached);
@@ -258,7 +270,7 @@ impl Rows {
         let predicate = selected.map(|selected| {
             let mask = BooleanArray::new(selected, None);
             let builder = FilterBuilder::new(&mask);
-            let builder = if self.output_columns.len() > 1 { builder.optimize() } else { builder };
+            let builder = if self.columns.output.len() > 1 { builder.optimize() } else { builder };
             builder.build()
         });
         let array = |column: &usize| -> Result<ArrayRef> {
@@ -272,7 +284,7 @@ impl Rows {
             };
             Ok(cached.expand(compact)?)
         };
-        let arrays = self.output_columns.iter().map(array).collect::<Result<Vec<_>>>()?;
+        let arrays = self.columns.output.iter().map(array).collect::<Result<Vec<_>>>()?;
         let options = RecordBatchOptions::new().with_row_count(Some(left));
         let batch = RecordBatch::try_new_with_options(Arc::clone(&self.columns_schema), arrays, &options)?;
         let projected = self.projector.project_batch(&batch)?;
