@@ -20,13 +20,21 @@ use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 
 /// Uploads begun by writes that run, by query.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct OpenUploads {
     by_query: Mutex<HashMap<QueryId, Vec<(Path, String)>>>,
     background: TaskTracker,
+    elsewhere: Option<Box<NoteElsewhere>>,
 }
 
+type NoteElsewhere = dyn Fn(QueryId, Path, String) + Send + Sync;
+
 impl OpenUploads {
+    /// Keeps nothing: `note` tells whoever does.
+    pub fn elsewhere(note: impl Fn(QueryId, Path, String) + Send + Sync + 'static) -> Self {
+        Self { elsewhere: Some(Box::new(note)), ..Self::default() }
+    }
+
     /// From now on uploads of `query` are noted.
     pub fn begin(&self, query: QueryId) {
         self.by_query.lock().entry(query).or_default();
@@ -35,7 +43,9 @@ impl OpenUploads {
     /// An upload was begun. Nothing happens when `query` is not writing any more: its writer was cancelled and takes the
     /// upload back itself.
     pub fn note(&self, query: QueryId, path: Path, upload: String) {
-        if let Some(uploads) = self.by_query.lock().get_mut(&query) {
+        if let Some(note) = &self.elsewhere {
+            note(query, path, upload);
+        } else if let Some(uploads) = self.by_query.lock().get_mut(&query) {
             uploads.push((path, upload));
         }
     }
@@ -59,6 +69,12 @@ impl OpenUploads {
         self.background.close();
         self.background.wait().await;
         self.background.reopen();
+    }
+}
+
+impl fmt::Debug for OpenUploads {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OpenUploads").field("by_query", &self.by_query.lock()).finish_non_exhaustive()
     }
 }
 

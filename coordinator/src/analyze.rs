@@ -75,7 +75,7 @@ async fn run(analysis: Analysis, history: &History) -> Result<(&'static str, Str
             let outcome = dispatch::outcome(query, outcome, history).await?;
             let text = explain::analyze(&graph, &outcome.stages, begun.elapsed());
             if let Some(write) = &mut write {
-                add_all(write, read_result(Arc::clone(engine.host().store()), outcome.result), query).await?;
+                add_all(write, read_result(&engine, outcome.result), query).await?;
             }
             ("stages with metrics", text)
         }

@@ -329,6 +329,7 @@ impl Session {
         let dispatch = Dispatch {
             query,
             config: &coordinator.config,
+            capacity: coordinator.capacity(),
             graph: &graph,
             stores,
             extensions: &onward_executor::function::extensions(),
@@ -387,10 +388,12 @@ impl Session {
 
     fn request(&self) -> PlanRequest {
         let config = &self.coordinator.config;
-        let options = self.options();
+        let (options, capacity) = (self.options(), self.coordinator.capacity());
         PlanRequest {
             functions: (options.functions > 0).then_some(options.functions),
-            vcpus: config.vcpu_count(),
+            vcpus: capacity.vcpus,
+            hosts: capacity.hosts,
+            bytes_per_host: config.bytes_per_host,
             bytes_per_function: config.bytes_per_function,
             tiny_query_bytes: config.tiny_query_bytes,
             max_functions: config.max_functions as usize,

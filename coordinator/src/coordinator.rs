@@ -1,6 +1,7 @@
 //! [`Coordinator`]: what outlives sessions.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -13,6 +14,7 @@ use onward_cache::columns::LocalColumns;
 use onward_cache::ranges::RangeOptions;
 use onward_cache::scan::WarmScans;
 use onward_executor::host::{self, HostOptions};
+use onward_shuffle::flight::GrantKey;
 use onward_wire::{Config, ErrorKind, FunctionId, QueryId, WireError};
 use parking_lot::Mutex;
 use tokio::sync::{OnceCell, watch};
@@ -20,9 +22,10 @@ use tokio::sync::{OnceCell, watch};
 use crate::api::{CoordinatorOptions, QueryError, Result, SessionOptions};
 use crate::catalog::{Catalog, DataDirectory};
 use crate::client::Session;
-use crate::engine::{Engine, Stopper};
+use crate::cluster::{ClusterOptions, ClusterServer};
+use crate::engine::{Capacity, Engine, Stopper};
 use crate::session::{SharedResources, redact};
-use crate::system::{self, History, QueryRecord};
+use crate::system::{self, History, HostTable, QueryRecord};
 
 /// Who holds the cached columns that plans of this process read. Functions are numbered from 0.
 const NO_FUNCTION: FunctionId = FunctionId(u64::MAX);
@@ -41,6 +44,11 @@ pub struct Coordinator {
     program: PathBuf,
     /// Started by the first query that needs a function: `select 1` pays for no host.
     engine: OnceCell<Engine>,
+    hosts: Arc<HostTable>,
+    /// What all hosts together can do.
+    capacity: watch::Sender<Capacity>,
+    /// The listener that hosts join at, and who waits for its end.
+    cluster: Mutex<Option<ClusterServer>>,
     /// The host's cached columns, once there is a host.
     cached: system::TierCell,
     /// Scans of this process, over those columns.
@@ -80,9 +88,13 @@ impl Coordinator {
         });
         let resources = SharedResources::new(catalog, Some(Arc::new(memory)), &scratch, ranges)?;
         resources.stores().checks().keep_for(Duration::from_millis(config.cache_version_ttl_ms));
-        let tables = system::schema(&history, &cached, resources.ranges().cloned())?;
+        let hosts = Arc::<HostTable>::default();
+        let tables = system::schema(&history, &hosts, &cached, resources.ranges().cloned())?;
         resources.catalog().add_system_schema(system::SCHEMA, tables);
         Ok(Arc::new(Self {
+            hosts,
+            capacity: watch::Sender::new(Capacity::of(&config)),
+            cluster: Mutex::default(),
             config,
             history,
             resources,
@@ -128,7 +140,12 @@ impl Coordinator {
             );
         }
         if let Some(engine) = self.engine.get() {
+            engine.shut_down_members().await;
             engine.host().shutdown().await;
+        }
+        let cluster = self.cluster.lock().take();
+        if let Some(cluster) = cluster {
+            cluster.stop().await;
         }
         if let Some(ranges) = self.resources.ranges() {
             ranges.close().await;
@@ -151,10 +168,29 @@ impl Coordinator {
             program: self.program.clone(),
             uploads: Arc::clone(self.resources.stores().uploads()),
             ranges: self.resources.ranges().cloned(),
+            key: GrantKey::random()?,
         };
-        let engine = self.engine.get_or_try_init(async || Engine::start(options, &self.config)).await?;
+        let start = async || Engine::start(options, &self.hosts, self.capacity.clone());
+        let engine = self.engine.get_or_try_init(start).await?;
         let _ = self.cached.set(Arc::clone(engine.host().columns()));
         Ok(engine.clone())
+    }
+
+    /// What all hosts together can do now.
+    pub(crate) fn capacity(&self) -> Capacity {
+        self.capacity.borrow().clone()
+    }
+
+    /// Lets other hosts join at an address, and serves what lies here to them. Gives the address with the real port.
+    ///
+    /// # Errors
+    /// When the address is taken, or reachable by others without certificates.
+    pub async fn serve_cluster(&self, options: ClusterOptions) -> Result<SocketAddr> {
+        let engine = self.engine().await?;
+        let server = ClusterServer::start(&engine, &self.config, options).await?;
+        let address = server.address();
+        *self.cluster.lock() = Some(server);
+        Ok(address)
     }
 
     /// Scans over cached columns for plans that run in this process. `None` while there is no host: `select 1` starts none,

@@ -14,7 +14,7 @@ use onward_wire::{Config, ErrorKind, QueryId, WireError};
 use tokio::sync::{oneshot, watch};
 
 use crate::api::{QueryError, QueryProgress, ResultStream};
-use crate::engine::{CacheRead, Engine, Outcome, Submission, read_result};
+use crate::engine::{CacheRead, Capacity, Engine, Outcome, Submission, read_result};
 use crate::scheduler::{FunctionShape, QuerySpec, StageSpec};
 use crate::system::History;
 
@@ -22,6 +22,7 @@ use crate::system::History;
 pub(crate) struct Dispatch<'a> {
     pub(crate) query: QueryId,
     pub(crate) config: &'a Config,
+    pub(crate) capacity: Capacity,
     pub(crate) graph: &'a StageGraph,
     /// Stores of the tables the plan reads and of what it writes.
     pub(crate) stores: Vec<StoreSpec>,
@@ -40,7 +41,7 @@ pub(crate) fn submit(
     engine: &Engine,
     dispatch: Dispatch<'_>,
 ) -> Result<oneshot::Receiver<Result<Outcome, WireError>>, WireError> {
-    let Dispatch { query, config, graph, stores, extensions, timeout_ms, first_attempt, cache, progress } = dispatch;
+    let Dispatch { query, config, capacity, graph, stores, extensions, timeout_ms, first_attempt, cache, progress } = dispatch;
     let settings = graph.settings.iter().map(|(key, value)| KeyValue { key: key.clone(), value: value.clone() });
     let settings: Vec<KeyValue> = settings.collect();
     let define = |stage: &onward_planner::Stage| -> Result<DefineStage, WireError> {
@@ -62,13 +63,15 @@ pub(crate) fn submit(
         functions,
         shape: FunctionShape {
             vcpus: graph.sizing.threads as u32,
-            memory_bytes: config.function_memory_limit_bytes(functions),
+            memory_bytes: capacity.function_memory_bytes(config, functions),
         },
         timeout_ms,
         first_attempt,
         stages: graph.stages.iter().map(stage_spec).collect(),
     };
-    Ok(engine.submit(Submission { spec, stages, progress }))
+    let plans: Vec<_> = graph.stages.iter().map(|stage| Arc::clone(&stage.plan)).collect();
+    let reads = Box::new(move |stage: u32, partitions: &[u32]| onward_planner::reads(&plans[stage as usize], partitions));
+    Ok(engine.submit(Submission { spec, stages, reads, progress }))
 }
 
 fn stage_spec(stage: &onward_planner::Stage) -> StageSpec {
@@ -103,10 +106,9 @@ pub(crate) fn stage_rows(
     pending: oneshot::Receiver<Result<Outcome, WireError>>,
     history: Arc<History>,
 ) -> ResultStream {
-    let store = Arc::clone(engine.host().store());
     let rows = async move {
         match outcome(query, pending, &history).await {
-            Ok(outcome) => read_result(store, outcome.result),
+            Ok(outcome) => read_result(&engine, outcome.result),
             Err(error) => stream::iter([Err(QueryError { error, query: Some(query) })]).boxed(),
         }
     };

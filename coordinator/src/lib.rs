@@ -11,6 +11,7 @@ mod analyze;
 mod api;
 pub mod catalog;
 mod client;
+mod cluster;
 mod coordinator;
 mod dispatch;
 mod engine;
@@ -28,4 +29,5 @@ pub use api::{
     CoordinatorOptions, Execution, Prepared, QueryError, QueryProgress, Result, ResultStream, SessionOptions,
 };
 pub use client::Session;
+pub use cluster::{ClusterOptions, refuse_exposure};
 pub use coordinator::Coordinator;

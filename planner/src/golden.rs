@@ -347,6 +347,8 @@ async fn auto_sizing_follows_statistics() {
         functions: None,
         vcpus: 4,
         bytes_per_function: 8 << 30,
+        hosts: 1,
+        bytes_per_host: 1 << 29,
         tiny_query_bytes: 4 << 20,
         max_functions: 64,
     };

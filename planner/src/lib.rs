@@ -39,5 +39,5 @@ pub use bind::bind_inputs;
 pub use graph::{Estimate, Sizing, Stage, StageGraph};
 pub use narrow::narrow_decimals;
 pub use plan::{PlanRequest, Planned, plan_query};
-pub use slice::slice;
+pub use slice::{reads, slice};
 pub use stage_input::StageInputExec;

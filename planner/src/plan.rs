@@ -24,8 +24,12 @@ const MAX_PLAN_BYTES: usize = 64 << 20;
 pub struct PlanRequest {
     /// `Some(n)` forces n functions, with no short cut through the coordinator.
     pub functions: Option<usize>,
-    /// vCPUs shared by all functions.
+    /// vCPUs of each host, shared by all functions there.
     pub vcpus: usize,
+    /// Hosts.
+    pub hosts: usize,
+    /// Input bytes worth one more host.
+    pub bytes_per_host: u64,
     /// Input bytes worth one more function.
     pub bytes_per_function: u64,
     /// Input up to this many bytes runs in the coordinator.

@@ -111,10 +111,14 @@ pub(crate) fn estimate(plan: &Arc<dyn ExecutionPlan>) -> Estimate {
     Estimate { rows, bytes }
 }
 
-/// Functions and threads for `functions` forced, or for `input` bytes.
+/// Functions and threads for `functions` forced, or for `input` bytes: one more function for each `bytes_per_function`, and
+/// one on each of as many hosts as the input is worth.
 pub(crate) fn size(request: &PlanRequest, input: Option<u64>) -> Sizing {
-    let vcpus = request.vcpus.max(1);
-    let sizing = |functions: usize, reason| Sizing { functions, threads: (vcpus / functions).max(1), reason };
+    let (vcpus, hosts) = (request.vcpus.max(1), request.hosts.max(1));
+    let sizing = |functions: usize, reason| {
+        let threads = (vcpus / functions.div_ceil(hosts)).max(1);
+        Sizing { functions, threads, reason }
+    };
     if let Some(functions) = request.functions {
         return sizing(functions.max(1), "forced by onward.functions".to_owned());
     }
@@ -123,8 +127,13 @@ pub(crate) fn size(request: &PlanRequest, input: Option<u64>) -> Sizing {
         return sizing(1, "the size of the input is not known".to_owned());
     };
     let (input_text, each_text) = (display_bytes(input), display_bytes(each));
-    let worth = usize::try_from(input.div_ceil(each)).unwrap_or(usize::MAX).max(1);
+    let count = |each: u64| usize::try_from(input.div_ceil(each)).unwrap_or(usize::MAX).max(1);
+    let (worth, worth_hosts) = (count(each), count(request.bytes_per_host.max(1)).min(hosts));
     match worth {
+        _ if worth_hosts > worth => {
+            let each = display_bytes(request.bytes_per_host.max(1));
+            sizing(worth_hosts, format!("input {input_text} is worth {worth_hosts} of {hosts} hosts ({each} each)"))
+        }
         1 => sizing(1, format!("input {input_text} fits one function ({each_text} each)")),
         _ if worth > request.max_functions.max(1) => sizing(
             request.max_functions.max(1),
@@ -154,7 +163,15 @@ mod tests {
     use super::*;
 
     fn request(functions: Option<usize>) -> PlanRequest {
-        PlanRequest { functions, vcpus: 4, bytes_per_function: 1 << 30, tiny_query_bytes: 0, max_functions: 8 }
+        PlanRequest {
+            functions,
+            vcpus: 4,
+            hosts: 1,
+            bytes_per_function: 1 << 30,
+            bytes_per_host: 1 << 28,
+            tiny_query_bytes: 0,
+            max_functions: 8,
+        }
     }
 
     #[test]
@@ -167,5 +184,16 @@ mod tests {
         assert_eq!(sizes, [(1, 4), (1, 4), (2, 2), (8, 1)]);
         assert_eq!(size(&request(None), None).functions, 1);
         assert_eq!(size(&request(Some(3)), Some(0)).threads, 1);
+    }
+
+    #[test]
+    fn more_hosts_are_used_for_less_input_than_more_functions_of_one() {
+        let of = |input: u64, hosts| {
+            let sizing = size(&PlanRequest { hosts, ..request(None) }, Some(input));
+            (sizing.functions, sizing.threads)
+        };
+        let sizes = [of(1 << 28, 4), of((1 << 28) + 1, 4), of(1 << 30, 4), of(8 << 30, 4), of(1 << 30, 1)];
+        assert_eq!(sizes, [(1, 4), (2, 4), (4, 4), (8, 2), (1, 4)]);
+        assert_eq!(size(&PlanRequest { hosts: 4, ..request(Some(6)) }, None).threads, 2);
     }
 }

@@ -8,10 +8,11 @@
 //!       StageInput, 2         -> partition 0        loop and cross join     partition i of the probe
 //! ```
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
-use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{Result, internal_err};
 use datafusion::datasource::memory::MemorySourceConfig;
 use datafusion::datasource::physical_plan::{FileScanConfig, FileScanConfigBuilder};
@@ -44,6 +45,22 @@ pub fn slice(plan: &Arc<dyn ExecutionPlan>, partitions: &[u32]) -> Result<Arc<dy
         return Ok(Arc::new(RepartitionExec::try_new(child, repartition.partitioning().clone())?));
     }
     slice_node(plan, partitions)
+}
+
+/// The exchange partitions that a task reads of each stage: ascending. A task runs `partitions` of `plan`.
+///
+/// # Errors
+/// As [`slice()`].
+pub fn reads(plan: &Arc<dyn ExecutionPlan>, partitions: &[u32]) -> Result<BTreeMap<u32, BTreeSet<u32>>> {
+    let mut read: BTreeMap<u32, BTreeSet<u32>> = BTreeMap::new();
+    slice(plan, partitions)?.apply(|node| {
+        if let Some(input) = node.downcast_ref::<StageInputExec>() {
+            read.entry(input.stage()).or_default().extend(input.partitions());
+        }
+        // Below a child of a union of which the task runs nothing, nothing is read.
+        Ok(if node.is::<NoPartitionsExec>() { TreeNodeRecursion::Jump } else { TreeNodeRecursion::Continue })
+    })?;
+    Ok(read)
 }
 
 fn slice_node(plan: &Arc<dyn ExecutionPlan>, partitions: &[u32]) -> Result<Arc<dyn ExecutionPlan>> {

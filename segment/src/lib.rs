@@ -40,6 +40,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod copy;
 mod decode;
 mod encode;
 mod error;
@@ -55,6 +56,7 @@ mod writer;
 mod tests;
 
 pub use arrow_ipc::FieldNode;
+pub use copy::{CopyPlan, SegmentCopy};
 pub use encode::{EncodedBatch, Layout};
 pub use error::{Result, SegmentError};
 pub use format::{ALIGNMENT, Entry, align};

@@ -118,9 +118,25 @@ impl MappedSegment {
         &self.bytes()[entry.offset as usize..(entry.offset + entry.length) as usize]
     }
 
+    /// `range` of the segment, such as the messages of neighbouring entries, without copying: the bytes keep it mapped.
+    ///
+    /// # Panics
+    /// When the range does not lie in the segment.
+    pub fn slice(self: &Arc<Self>, range: std::ops::Range<u64>) -> Bytes {
+        Bytes::from_owner(Shared(Arc::clone(self))).slice(range.start as usize..range.end as usize)
+    }
+
     /// The whole segment.
     pub(crate) fn bytes(&self) -> &[u8] {
         self.memory.as_ref().map_or(&[], Memory::bytes)
+    }
+}
+
+struct Shared(Arc<MappedSegment>);
+
+impl AsRef<[u8]> for Shared {
+    fn as_ref(&self) -> &[u8] {
+        self.0.bytes()
     }
 }
 

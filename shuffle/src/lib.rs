@@ -10,10 +10,12 @@
 //! The one reading rule: exchange partition `p` of a stage is, for its committed attempts in task order, the entries of
 //! `p` in each of the attempt's segments, in order. Partition numbers are global: nothing is renumbered per task.
 //!
-//! What it is not: it opens no file and no socket. Segments come from a [`SegmentSink`] and a [`SegmentSource`], which a
-//! function implements over its socket to the host, and tests over a store in the same process.
+//! Writers and readers open no file and no socket: segments come from a [`SegmentSink`] and a [`SegmentSource`], which a
+//! function implements over its socket to the host, and tests over a store in the same process. [`flight`] is how hosts bring
+//! each other's segments to their functions.
 
 mod error;
+pub mod flight;
 mod local;
 mod reader;
 mod transport;
@@ -24,5 +26,5 @@ mod tests;
 
 pub use local::LocalStore;
 pub use reader::ShuffleReaderExec;
-pub use transport::{SegmentSink, SegmentSource, WritableSegment};
+pub use transport::{Fetch, SegmentSink, SegmentSource, WritableSegment};
 pub use writer::{AttemptWriter, Lane, OutputMapping, WriterOptions};

@@ -6,10 +6,10 @@ use std::sync::{Arc, Weak};
 use async_trait::async_trait;
 use onward_segment::{MappedSegment, SegmentStore};
 use onward_wire::message::SegmentRef;
-use onward_wire::{FunctionId, SegmentId, WireError};
+use onward_wire::{ErrorKind, FunctionId, HostId, SegmentId, WireError};
 use parking_lot::Mutex;
 
-use crate::transport::{SegmentSink, SegmentSource, WritableSegment};
+use crate::transport::{Fetch, SegmentSink, SegmentSource, WritableSegment};
 
 /// A store of this process as sink and source: for readers beside an embedded host, tests and benches. Segments are mapped
 /// once, however many readers there are. Committing what was written stays the caller's.
@@ -48,7 +48,19 @@ impl SegmentSink for LocalStore {
 
 #[async_trait]
 impl SegmentSource for LocalStore {
+    fn host(&self) -> HostId {
+        HostId::EMBEDDED
+    }
+
+    fn fetch_bytes(&self) -> u64 {
+        u64::MAX
+    }
+
     async fn map(&self, segments: &[SegmentRef]) -> Result<Vec<Arc<MappedSegment>>, WireError> {
         segments.iter().map(|segment| self.map_one(segment.id())).collect()
+    }
+
+    async fn fetch(&self, fetch: &Fetch) -> Result<Arc<MappedSegment>, WireError> {
+        Err(WireError::new(ErrorKind::Internal, format!("a store of this process reads nothing of {}", fetch.host)))
     }
 }

@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use onward_segment::MappedSegment;
+use onward_wire::exchange::{PartitionRange, SegmentGroup, Signed};
 use onward_wire::message::SegmentRef;
-use onward_wire::{SegmentId, WireError};
+use onward_wire::{HostId, SegmentId, WireError};
 
 /// A writable, pre-faulted segment file.
 #[derive(Debug)]
@@ -27,9 +28,34 @@ pub trait SegmentSink: Send + Sync + std::fmt::Debug {
     async fn open(&self, capacity_bytes: u64) -> Result<WritableSegment, WireError>;
 }
 
+/// Some partitions of attempts whose output lies on another host.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Fetch {
+    /// The host.
+    pub host: HostId,
+    /// What lets one ask.
+    pub grant: Signed,
+    /// Segments by attempt.
+    pub groups: Vec<SegmentGroup>,
+    /// Partitions; ascending, apart from each other.
+    pub partitions: Vec<PartitionRange>,
+    /// Other tasks read the same.
+    pub is_shared: bool,
+}
+
 /// Maps committed segments.
 #[async_trait]
 pub trait SegmentSource: Send + Sync + std::fmt::Debug {
+    /// The host whose segments [`SegmentSource::map`] maps in place.
+    fn host(&self) -> HostId;
+
+    /// The most bytes to ask another host for at once.
+    fn fetch_bytes(&self) -> u64;
+
     /// The mapped segments, in the order asked for. A segment that is mapped already is shared.
     async fn map(&self, segments: &[SegmentRef]) -> Result<Vec<Arc<MappedSegment>>, WireError>;
+
+    /// Brings partitions of another host's segments here, as one segment: partition
+    /// `position of the partition * groups + group`.
+    async fn fetch(&self, fetch: &Fetch) -> Result<Arc<MappedSegment>, WireError>;
 }

@@ -1,9 +1,11 @@
 //! The command line: what each subcommand takes, and who does it.
 
 mod global;
+mod host;
 mod serve;
 mod settings;
 mod sql;
+mod tls;
 mod tpch;
 
 use std::path::PathBuf;
@@ -39,6 +41,11 @@ enum Command {
     Sql(sql::SqlArgs),
     /// Serve Arrow Flight SQL
     Serve(serve::ServeArgs),
+    /// Join a coordinator and run functions for it
+    Host(host::HostArgs),
+    /// Make the certificates of a cluster
+    #[command(subcommand)]
+    Tls(tls::TlsCommand),
     /// Make TPC-H data; run and verify the 22 queries
     #[command(subcommand)]
     Tpch(tpch::TpchCommand),
@@ -81,6 +88,8 @@ pub fn main() -> ExitCode {
         Command::Function { socket } => return onward_executor::function::run_from_env(socket),
         Command::Sql(args) => sql::run(&global, args),
         Command::Serve(args) => serve::run(&global, args),
+        Command::Host(args) => host::run(&global, args),
+        Command::Tls(command) => tls::run(command),
         Command::Tpch(command) => tpch::run(&global, command),
         Command::Config => settings::run(&global),
     };

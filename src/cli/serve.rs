@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use onward_coordinator::{Coordinator, CoordinatorOptions};
+use onward_coordinator::{ClusterOptions, Coordinator, CoordinatorOptions};
 use onward_endpoint::{FlightServer, ServerOptions, TlsFiles};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -18,6 +18,7 @@ Examples:
   onward serve --data-dir ./data
   onward serve --listen 0.0.0.0:50051 --token-file token --tls-cert cert.pem --tls-key key.pem
   onward serve --allow-path /srv/tables --allow-path /tmp/exports
+  onward serve --cluster-listen 127.0.0.1:50052
 
 SIGTERM and Ctrl-C drain: running statements get drain_timeout_ms, new ones are refused. A second signal ends at once.";
 
@@ -42,6 +43,12 @@ pub(super) struct ServeArgs {
     /// Listen on an address that other machines reach, without token or TLS
     #[arg(long)]
     insecure: bool,
+    /// Let other hosts join at this address (`onward host --join`); port 0 takes a free one
+    #[arg(long, value_name = "ADDR")]
+    cluster_listen: Option<SocketAddr>,
+    /// Where hosts reach that address, such as grpc://10.0.0.1:50052 [default: the address itself]
+    #[arg(long, value_name = "URL", requires = "cluster_listen")]
+    cluster_advertise: Option<String>,
     /// Clients may name local files below this directory; may be repeated [default: the current directory]
     #[arg(long, value_name = "DIR")]
     allow_path: Vec<PathBuf>,
@@ -59,7 +66,7 @@ pub(super) fn run(global: &GlobalArgs, args: ServeArgs) -> Result<(), Failure> {
 
 async fn serve(config: onward_wire::Config, args: ServeArgs) -> Result<(), Failure> {
     // Before anything is started: a signal in between would leave things behind.
-    let signals = Signals { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? };
+    let signals = Signals::listen()?;
     let allow_paths = if args.allow_path.is_empty() { vec![std::env::current_dir()?] } else { args.allow_path };
     let allow_paths = allow_paths.into_iter().map(absolute).collect::<Result<_, _>>()?;
     let tls = args.tls_cert.zip(args.tls_key).map(|(cert, key)| TlsFiles { cert, key });
@@ -68,6 +75,14 @@ async fn serve(config: onward_wire::Config, args: ServeArgs) -> Result<(), Failu
 
     let options = CoordinatorOptions { config: config.clone(), data_dir: args.data_dir, function_program: None };
     let coordinator = Coordinator::start(options).await?;
+    if let Some(listen) = args.cluster_listen {
+        let options = ClusterOptions { listen, advertise: args.cluster_advertise, insecure: args.insecure };
+        let address = coordinator.serve_cluster(options).await?;
+        let line = format!("onward {} hosts may join on {address}\n", env!("CARGO_PKG_VERSION"));
+        // Nobody needs to read the line.
+        let mut stdout = std::io::stdout();
+        let _ = stdout.write_all(line.as_bytes()).and_then(|()| stdout.flush());
+    }
     let options = ServerOptions {
         listen: args.listen,
         token_file: args.token_file,
@@ -116,13 +131,18 @@ async fn serve_until_signal(
 }
 
 /// The signals that end a server.
-struct Signals {
+pub(super) struct Signals {
     terminate: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,
 }
 
 impl Signals {
-    async fn next(&mut self) {
+    /// From now on they end nothing by themselves.
+    pub(super) fn listen() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    pub(super) async fn next(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}

@@ -39,6 +39,7 @@ pub(super) struct GenArgs {
 const RUN_HELP: &str = "\
 Examples:
   onward tpch run --scale 1 --verify
+  onward tpch run --scale 1 --functions 4 --verify --connect grpc://127.0.0.1:50051
   onward tpch run --scale 10 --functions 2 --queries 1,6,18 --iterations 3 --json report.json
 
 Exit code 1 when a query failed or was wrong.";
@@ -52,6 +53,9 @@ pub(super) struct RunArgs {
     /// Directory with the tables; made when missing [default: below ~/.cache/onward/tpch]
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
+    /// Run on a server that is there instead of one of its own; it must be able to read the files
+    #[arg(long, value_name = "URL")]
+    connect: Option<String>,
     /// Which queries: all, or numbers such as 1,6,18
     #[arg(long, default_value = "all", value_name = "LIST", value_parser = Selection::parse)]
     queries: Selection,
@@ -137,7 +141,7 @@ async fn run_queries(config: Config, args: RunArgs) -> Result<(), Failure> {
     };
     let mut interrupts = Interrupts::listen()?;
     let report = tokio::select! {
-        report = through_server(config, &dataset, &options) => report?,
+        report = run_on(args.connect, config, &dataset, &options) => report?,
         () = interrupts.next() => {
             eprintln!("cancelled");
             return Err(Failure::Code(INTERRUPTED));
@@ -150,6 +154,18 @@ async fn run_queries(config: Config, args: RunArgs) -> Result<(), Failure> {
             .map_err(|error| Failure::Message(format!("cannot write {}: {error}", path.display())))?;
     }
     if report.is_success() { Ok(()) } else { Err(Failure::Code(1)) }
+}
+
+async fn run_on(
+    server: Option<String>,
+    config: Config,
+    dataset: &Dataset,
+    options: &RunOptions,
+) -> Result<Report, Failure> {
+    let Some(url) = server else { return through_server(config, dataset, options).await };
+    let url = url.strip_prefix("grpc://").map_or(url.clone(), |place| format!("http://{place}"));
+    let mut client = Client::connect(&url).await?;
+    Ok(onward_tpch::run(&mut client, dataset, options).await?)
 }
 
 /// A server on a free loopback port, in this process, and its client: the way of any other query.

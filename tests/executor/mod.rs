@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use onward_executor::host::{Host, HostEvent, HostOptions};
 use onward_planner::codec;
+use onward_shuffle::flight::GrantKey;
 use onward_wire::message::{DefineStage, OutputKind, OutputSpec, RunAttempt};
 use onward_wire::{Config, FunctionId, QueryId, StageId};
 use tokio::sync::mpsc;
@@ -20,9 +21,9 @@ async fn the_binary_is_a_function_and_a_killed_one_leaves_nothing() {
     let config = Config { segment_dir: path.clone(), spill_dir: path, segment_disk_bytes, ..Config::default() };
     let (events, mut received) = mpsc::unbounded_channel();
     let program = env!("CARGO_BIN_EXE_onward").into();
-    let host =
-        Host::start(HostOptions { config: Arc::new(config), program, uploads: Arc::default(), ranges: None }, events)
-            .expect("a host");
+    let (uploads, key) = (Arc::default(), GrantKey::random().expect("a key"));
+    let options = HostOptions { config: Arc::new(config), program, uploads, ranges: None, key };
+    let host = Host::start(options, events).expect("a host");
     let function = FunctionId(1);
     host.start_function(function, 1, 64 << 20);
     let Some(HostEvent::FunctionReady { pid, .. }) = received.recv().await else { panic!("no function") };

@@ -121,6 +121,25 @@ settings! {
     max_message_bytes: u64 = 256 * MIB;
     /// Time a drain waits for running queries on SIGTERM.
     drain_timeout_ms: u64 = 30_000;
+    /// Directory with the cluster's certificates (`onward tls init` makes one); empty: hosts talk in plain text, on loopback
+    /// addresses only.
+    cluster_dir: String = String::new();
+    /// The coordinator's own machine runs functions, too, when other hosts have joined.
+    coordinator_functions: bool = true;
+    /// A coordinator and its hosts hear of each other this often.
+    heartbeat_ms: u64 = 1_000;
+    /// A host that was not heard of for this long is lost, and what it held; so is the coordinator, for a host.
+    host_silence_timeout_ms: u64 = 10_000;
+    /// Input bytes that are worth one more host (sizing).
+    bytes_per_host: u64 = 512 * MIB;
+    /// Bytes that a task asks another host for at once; one request ahead is under way.
+    fetch_bytes: u64 = 8 * MIB;
+    /// Requests of one host that another one answers at once; more wait.
+    fetches_per_host: u32 = 32;
+    /// Compression between hosts: none, lz4 or zstd.
+    compression: String = "none".to_owned();
+    /// How long an attempt may read what it was given of other hosts.
+    grant_lifetime_ms: u64 = 3_600_000;
 }
 
 impl Config {
@@ -169,8 +188,9 @@ impl Config {
         }
     }
 
-    /// An eighth stays for what nobody counts: columns while they are decoded, plans, the coordinator.
-    fn operator_memory_limit_bytes(&self) -> u64 {
+    /// Bytes of operator memory for all functions of this machine. An eighth stays for what nobody counts: columns while they
+    /// are decoded, plans, the coordinator.
+    pub fn operator_memory_limit_bytes(&self) -> u64 {
         let all = self.memory_limit_bytes();
         let columns = if self.cache { self.cache_memory_limit_bytes() } else { 0 };
         let left = all.saturating_sub(self.segment_memory_limit_bytes()).saturating_sub(columns);

@@ -41,9 +41,18 @@ pub struct AttemptId {
     pub attempt: u32,
 }
 
-/// A function process: `f-3`. Never reused in one host's life.
+/// A function process: `f-3`. Never reused in one coordinator's life.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct FunctionId(pub u64);
+
+/// A host: `h-2`. The coordinator's own is `h-0`; one that joins gets a new number, also when it was there before.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct HostId(pub u32);
+
+impl HostId {
+    /// The host in the coordinator's process.
+    pub const EMBEDDED: Self = Self(0);
+}
 
 /// A segment in one host's store: `seg-12`. Never reused in one host's life, unlike the file behind it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -117,6 +126,7 @@ prints! {
     TaskId => |id, f| write!(f, "{}/t{}", id.stage, id.task);
     AttemptId => |id, f| write!(f, "{}#{}", id.task, id.attempt);
     FunctionId => |id, f| write!(f, "f-{}", id.0);
+    HostId => |id, f| write!(f, "h-{}", id.0);
     SegmentId => |id, f| write!(f, "seg-{}", id.0);
 }
 

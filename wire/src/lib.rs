@@ -6,17 +6,21 @@
 //! | --- | --- |
 //! | [`id`] | newtypes that print: `q-7f3a`, `q-7f3a/s2/t5#1` (query / stage / task # attempt) |
 //! | [`config`] | every setting and limit, declared once |
+//! | [`cluster`] | what a coordinator and its hosts say to each other |
 //! | [`columns`] | what they say about the column cache |
 //! | [`error`] | [`error::ErrorKind`] and [`error::WireError`]: errors keep their type through every wrapper |
+//! | [`exchange`] | what is asked of a host's store over the network, and what lets one ask |
 //! | [`ranges`] | what they say about bytes of remote objects |
 //! | [`message`] | what a host and a function say to each other over their Unix socket |
 //!
 //! Guarantee: a message of another engine version is refused in the handshake ([`ENGINE_VERSION`]), so fields may
 //! change freely between versions.
 
+pub mod cluster;
 pub mod columns;
 pub mod config;
 pub mod error;
+pub mod exchange;
 pub mod id;
 pub mod message;
 pub mod panics;
@@ -24,7 +28,7 @@ pub mod ranges;
 
 pub use config::Config;
 pub use error::{ErrorKind, WireError};
-pub use id::{AttemptId, FunctionId, QueryId, SegmentId, StageId, TaskId};
+pub use id::{AttemptId, FunctionId, HostId, QueryId, SegmentId, StageId, TaskId};
 
 /// The version every role of one cluster must share; the handshake refuses another.
 pub const ENGINE_VERSION: &str = env!("CARGO_PKG_VERSION");

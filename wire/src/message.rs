@@ -8,6 +8,8 @@
 //!      | <--------------------------- RunAttempt -|   small: names the stage, its partitions, its inputs
 //!      | -- MapSegments ------------------------> |
 //!      | <-------------- SegmentsMapped (+ fds) --|   read-only descriptors, never paths
+//!      | -- FetchSegments ----------------------> |   of another host; brought here, then mapped like the host's own
+//!      | <-------------- SegmentsMapped (+ fd) ---|
 //!      | -- OpenSegment ------------------------> |
 //!      | <---------------- SegmentOpened (+ fd) --|   one writable descriptor per open output
 //!      | -- Progress ---------------------------> |
@@ -22,7 +24,8 @@ use crate::columns::{
     AbandonColumns, ColumnsFound, FindColumns, ForgetColumns, ObjectTag, OpenColumn, PublishColumn, UseColumns,
 };
 use crate::error::WireError;
-use crate::id::{AttemptId, QueryId, SegmentId, StageId};
+use crate::exchange::{FetchSegments, Signed};
+use crate::id::{AttemptId, HostId, QueryId, SegmentId, StageId};
 use crate::ranges::{PrefetchRanges, RangesRead, ReadRanges};
 
 /// An [`AttemptId`] on the wire.
@@ -122,9 +125,19 @@ pub struct InputAttempt {
     /// Which attempt; nothing is ever looked up without its number.
     #[prost(message, required, tag = "1")]
     pub attempt: Attempt,
-    /// Where its output is.
+    /// What it is.
     #[prost(message, required, tag = "2")]
     pub output: AttemptOutput,
+    /// The host whose store has its segments.
+    #[prost(uint32, tag = "3")]
+    pub host: u32,
+}
+
+impl InputAttempt {
+    /// The host.
+    pub fn host(&self) -> HostId {
+        HostId(self.host)
+    }
 }
 
 /// All committed attempts of one producer stage, fixed when the consumer starts.
@@ -136,6 +149,12 @@ pub struct StageInputs {
     /// One attempt per producer task, ordered by task.
     #[prost(message, repeated, tag = "2")]
     pub attempts: Vec<InputAttempt>,
+    /// What lets the task read its partitions of them from other hosts; none where there are no others.
+    #[prost(message, optional, tag = "3")]
+    pub grant: Option<Signed>,
+    /// Other tasks of the stage read the same partitions.
+    #[prost(bool, tag = "4")]
+    pub is_shared: bool,
 }
 
 /// First message of a function.
@@ -182,6 +201,12 @@ pub struct Welcome {
     /// The host reads bytes of remote objects, and keeps them.
     #[prost(bool, tag = "9")]
     pub reads_ranges: bool,
+    /// The host's id.
+    #[prost(uint32, tag = "10")]
+    pub host: u32,
+    /// The most bytes to ask another host for at once.
+    #[prost(uint64, tag = "11")]
+    pub fetch_bytes: u64,
 }
 
 /// A key and its value: session settings, store options.
@@ -511,7 +536,7 @@ pub const MAX_DESCRIPTORS: usize = 128;
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct ToHost {
     /// The message.
-    #[prost(oneof = "to_host::Body", tags = "1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16")]
+    #[prost(oneof = "to_host::Body", tags = "1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17")]
     pub body: Option<to_host::Body>,
 }
 
@@ -568,6 +593,9 @@ pub mod to_host {
         /// See [`super::PrefetchRanges`].
         #[prost(message, tag = "16")]
         PrefetchRanges(super::PrefetchRanges),
+        /// See [`super::FetchSegments`].
+        #[prost(message, tag = "17")]
+        FetchSegments(super::FetchSegments),
     }
 }
 
@@ -640,6 +668,7 @@ enveloped! {
     ToHost, to_host:
     Hello Progress OpenSegment MapSegments ReleaseSegments AttemptDone AttemptFailed UploadOpened AttemptEnded
     FindColumns OpenColumn PublishColumn AbandonColumns UseColumns ReadRanges PrefetchRanges
+    FetchSegments
 }
 
 enveloped! {

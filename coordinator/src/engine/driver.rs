@@ -1,19 +1,28 @@
 //! The task that owns the scheduler.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use datafusion::physical_plan::ExecutionPlan;
+use onward_cache::OpenUploads;
+use onward_cache::paths::store_path;
 use onward_cache::scan::{HIT_BYTES, MISS_BYTES};
-use onward_executor::host::{Host, HostEvent};
+use onward_executor::host::HostEvent;
+use onward_planner::error::classify;
 use onward_planner::explain::StageRun;
-use onward_wire::message::{AttemptDone, DefineStage, InputAttempt, Progress, RunAttempt, StoreRequests};
-use onward_wire::{AttemptId, FunctionId, QueryId, StageId, WireError};
+use onward_shuffle::flight::{GrantKey, now_ms};
+use onward_wire::exchange::{Grant, PartitionRange};
+use onward_wire::message::{
+    AttemptDone, DefineStage, InputAttempt, OutputKind, Progress, RunAttempt, StageInputs, StoreRequests,
+};
+use onward_wire::{AttemptId, Config, FunctionId, HostId, QueryId, StageId, WireError};
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior};
 
-use super::{Request, Submission};
+use super::door::{Joining, MemberEvent};
+use super::fleet::{Capacity, Fleet};
+use super::{Reads, Request, Submission};
 use crate::api::QueryProgress;
 use crate::scheduler::{Command, Event, QueryStats, Scheduler, SchedulerLimits};
 
@@ -67,6 +76,9 @@ impl CacheRead {
 /// The shell's part of a query: what the scheduler need not know.
 struct Query {
     stages: Vec<DefineStage>,
+    reads: Reads,
+    /// Hosts, but the coordinator's own, that ran an attempt of it.
+    hosts: BTreeSet<HostId>,
     metrics: Vec<StageRun>,
     requests: StoreRequests,
     cache: CacheRead,
@@ -78,22 +90,50 @@ struct Query {
     progress: watch::Sender<QueryProgress>,
 }
 
+/// A query that is over, but for functions on other hosts that may still work for it.
+struct Ending {
+    hosts: BTreeSet<HostId>,
+    /// Dropped with it.
+    _waiting: Vec<oneshot::Sender<()>>,
+}
+
 pub(super) struct Driver {
     scheduler: Scheduler,
     /// Events that commands caused. They wait until all commands of the event before were carried out: the scheduler has
     /// counted on those already.
     caused: VecDeque<Event>,
-    host: Arc<Host>,
+    fleet: Fleet,
+    uploads: Arc<OpenUploads>,
+    capacity: watch::Sender<Capacity>,
+    heartbeat: Duration,
+    grant_lifetime_ms: u64,
     started: Instant,
     queries: HashMap<QueryId, Query>,
+    ending: HashMap<QueryId, Ending>,
     /// Stages each function knows. A stage is sent once per function.
     defined: HashMap<FunctionId, HashSet<StageId>>,
 }
 
 impl Driver {
-    pub(super) fn new(limits: SchedulerLimits, host: Arc<Host>) -> Self {
-        let (scheduler, started) = (Scheduler::new(limits), Instant::now());
-        Self { scheduler, caused: VecDeque::new(), host, started, queries: HashMap::new(), defined: HashMap::new() }
+    pub(super) fn new(
+        fleet: Fleet,
+        config: &Config,
+        uploads: Arc<OpenUploads>,
+        capacity: watch::Sender<Capacity>,
+    ) -> Self {
+        Self {
+            scheduler: Scheduler::new(SchedulerLimits::from(config)),
+            caused: VecDeque::new(),
+            fleet,
+            uploads,
+            capacity,
+            heartbeat: Duration::from_millis(config.heartbeat_ms.max(10)),
+            grant_lifetime_ms: config.grant_lifetime_ms,
+            started: Instant::now(),
+            queries: HashMap::new(),
+            ending: HashMap::new(),
+            defined: HashMap::new(),
+        }
     }
 
     /// Runs until the last [`super::Engine`] handle is gone.
@@ -101,7 +141,10 @@ impl Driver {
         mut self,
         mut requests: mpsc::UnboundedReceiver<Request>,
         mut events: mpsc::UnboundedReceiver<HostEvent>,
+        mut said: mpsc::Receiver<(HostId, MemberEvent)>,
     ) {
+        let mut beats = tokio::time::interval(self.heartbeat);
+        beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let wakeup = self.scheduler.next_wakeup().map(|at_ms| self.started + Duration::from_millis(at_ms));
             tokio::select! {
@@ -109,20 +152,71 @@ impl Driver {
                     Some(request) => self.on_request(request),
                     None => return,
                 },
-                Some(event) = events.recv() => self.on_host_event(event),
+                Some(event) = events.recv() => self.on_host_event(HostId::EMBEDDED, event),
+                Some((host, event)) = said.recv() => self.on_member_event(host, event),
+                _ = beats.tick(), if self.fleet.has_members() => self.fleet.beat(),
                 () = sleep_until(wakeup) => self.handle(Event::Tick),
             }
+            for (host, reason) in self.fleet.take_lost() {
+                self.lose_host(host, reason);
+            }
+        }
+    }
+
+    fn on_member_event(&mut self, host: HostId, event: MemberEvent) {
+        if !self.fleet.heard(host) {
+            // What it said before it was given up.
+            return;
+        }
+        match event {
+            MemberEvent::Host(event) => self.on_host_event(host, event),
+            MemberEvent::Heartbeat(heartbeat) => self.fleet.record_heartbeat(host, heartbeat),
+            MemberEvent::Upload(query, path, upload) => match store_path(&path) {
+                Ok(path) => self.uploads.note(query, path, upload),
+                Err(error) => tracing::warn!(%host, %query, %error, "an upload to no object"),
+            },
+            MemberEvent::QueryEnded(query) => self.ended_on(query, host),
+            MemberEvent::Left(reason) => self.lose_host(host, reason),
+        }
+    }
+
+    /// A host is gone, and with it its functions and what it held.
+    fn lose_host(&mut self, host: HostId, reason: String) {
+        let Some(functions) = self.fleet.leave(host) else { return };
+        tracing::warn!(%host, reason, functions = functions.len(), "a host was lost");
+        for function in functions {
+            self.forget_function(function);
+        }
+        self.capacity.send_replace(self.fleet.capacity());
+        let queries: Vec<QueryId> = self.ending.keys().copied().collect();
+        queries.into_iter().for_each(|query| self.ended_on(query, host));
+        self.handle(Event::HostLost { host, reason });
+    }
+
+    fn ended_on(&mut self, query: QueryId, host: HostId) {
+        if let Some(ending) = self.ending.get_mut(&query) {
+            ending.hosts.remove(&host);
+            if ending.hosts.is_empty() {
+                self.ending.remove(&query);
+            }
+        }
+    }
+
+    fn forget_function(&mut self, function: FunctionId) {
+        self.defined.remove(&function);
+        for query in self.queries.values_mut() {
+            query.running.retain(|_, (place, _)| *place != function);
         }
     }
 
     fn on_request(&mut self, request: Request) {
         match request {
             Request::Submit(submission, reply) => {
-                let Submission { spec, stages, progress } = *submission;
+                let Submission { spec, stages, reads, progress } = *submission;
                 let metrics = vec![StageRun::default(); stages.len()];
                 let (requests, cache, running) = (StoreRequests::default(), CacheRead::default(), HashMap::new());
-                let waiting = Vec::new();
-                let query = Query { stages, metrics, requests, cache, running, reply, waiting, progress };
+                let (waiting, hosts) = (Vec::new(), BTreeSet::new());
+                let query = Query { stages, reads, hosts, metrics, requests, cache, running, reply, waiting, progress };
                 self.queries.insert(spec.query, query);
                 self.handle(Event::SubmitQuery(spec));
             }
@@ -130,13 +224,31 @@ impl Driver {
             Request::AwaitEnd(query, waiting) => {
                 if let Some(query) = self.queries.get_mut(&query) {
                     query.waiting.push(waiting);
+                } else if let Some(ending) = self.ending.get_mut(&query) {
+                    ending._waiting.push(waiting);
                 }
             }
             Request::ReleaseResult(query) => self.handle(Event::ResultReleased { query }),
+            Request::Join(joining) => {
+                let Joining { join, say, reply } = *joining;
+                let (vcpus, max_functions) = (join.vcpus.max(1), join.max_functions as usize);
+                let (name, address) = (join.name.clone(), join.address.clone());
+                let host = self.fleet.join(join, say);
+                tracing::info!(%host, name, address, vcpus, "a host joined");
+                self.capacity.send_replace(self.fleet.capacity());
+                // A host whose stream ended meanwhile says so.
+                let _ = reply.send(host);
+                self.handle(Event::HostJoined { host, vcpus, max_functions });
+            }
+            Request::SetAddress(address) => self.fleet.set_address(address),
+            Request::ShutDown(told) => {
+                self.fleet.shut_down();
+                drop(told);
+            }
         }
     }
 
-    fn on_host_event(&mut self, event: HostEvent) {
+    fn on_host_event(&mut self, host: HostId, event: HostEvent) {
         match event {
             HostEvent::FunctionReady { function, pid } => {
                 tracing::debug!(%function, pid, "function is ready");
@@ -144,10 +256,8 @@ impl Driver {
             }
             HostEvent::FunctionLost { function, reason } => {
                 tracing::info!(%function, reason, "function was lost");
-                self.defined.remove(&function);
-                for query in self.queries.values_mut() {
-                    query.running.retain(|_, (place, _)| *place != function);
-                }
+                self.forget_function(function);
+                self.fleet.forget_function(function);
                 self.handle(Event::FunctionLost { function, reason });
             }
             HostEvent::Progress { function, progress } => {
@@ -157,7 +267,7 @@ impl Driver {
                     self.publish_progress(attempt.query());
                 }
             }
-            HostEvent::Prepared { function, done } => self.on_prepared(function, done),
+            HostEvent::Prepared { function, done } => self.on_prepared(function, host, done),
             HostEvent::AttemptFailed { function, attempt, error, has_ended } => {
                 tracing::debug!(%attempt, %function, %error, "attempt failed");
                 if let Some(query) = self.queries.get_mut(&attempt.query()) {
@@ -169,7 +279,7 @@ impl Driver {
         }
     }
 
-    fn on_prepared(&mut self, function: FunctionId, done: AttemptDone) {
+    fn on_prepared(&mut self, function: FunctionId, host: HostId, done: AttemptDone) {
         let attempt = AttemptId::from(done.attempt);
         if let Some(query) = self.queries.get_mut(&attempt.query()) {
             query.running.remove(&attempt);
@@ -179,7 +289,7 @@ impl Driver {
             query.requests.add(&done.requests);
             query.cache.add(&done);
         }
-        self.handle(Event::Prepared { function, attempt, output: done.output });
+        self.handle(Event::Prepared { function, host, attempt, output: done.output });
         self.publish_progress(attempt.query());
     }
 
@@ -195,28 +305,36 @@ impl Driver {
 
     fn carry_out(&mut self, command: Command) {
         match command {
-            Command::StartFunction { function, shape } => {
-                self.host.start_function(function, shape.vcpus as usize, shape.memory_bytes);
-            }
+            Command::StartFunction { function, host, shape } => self.fleet.start_function(function, host, shape),
             Command::StopFunction { function } => {
                 self.defined.remove(&function);
-                self.host.stop_function(function);
+                self.fleet.stop_function(function);
             }
             Command::RunAttempt { function, attempt, partitions, inputs, inline_bytes } => {
                 let stage = attempt.task.stage;
+                let here = self.fleet.place_of(function);
                 // Queries are forgotten by the scheduler's word only, after their last attempt began.
-                let Some(query) = self.queries.get(&stage.query) else { return };
-                if self.defined.entry(function).or_default().insert(stage) {
-                    self.host.define_stage(function, query.stages[stage.stage as usize].clone());
+                let Some(query) = self.queries.get_mut(&stage.query) else { return };
+                if here != HostId::EMBEDDED {
+                    query.hosts.insert(here);
                 }
-                let inputs = Arc::unwrap_or_clone(inputs);
+                if self.defined.entry(function).or_default().insert(stage) {
+                    self.fleet.define_stage(function, query.stages[stage.stage as usize].clone());
+                }
+                let mut inputs = Arc::unwrap_or_clone(inputs);
+                let lifetime_ms = self.grant_lifetime_ms;
+                if let Err(error) = grant(query, stage, here, &partitions, &mut inputs, self.fleet.key(), lifetime_ms) {
+                    // The function has not heard of it.
+                    let error = classify(&error);
+                    return self.caused.push_back(Event::AttemptFailed { function, attempt, error, has_ended: true });
+                }
                 let run = RunAttempt { attempt: attempt.into(), partitions, inputs, inline_bytes };
-                self.host.run_attempt(function, run);
+                self.fleet.run_attempt(function, run);
                 self.publish_progress(stage.query);
             }
-            Command::CancelAttempt { function, attempt } => self.host.cancel_attempt(function, attempt),
+            Command::CancelAttempt { function, attempt } => self.fleet.cancel_attempt(function, attempt),
             Command::AttemptCommitted { attempt } => tracing::trace!(%attempt, "committed"),
-            Command::ReleaseSegments(segments) => self.host.remove_segments(&segments),
+            Command::ReleaseSegments(segments) => self.fleet.remove_segments(&segments),
             Command::QueryQueued { query } => tracing::info!(%query, "query waits: all places are taken"),
             Command::QueryStarted { query } => tracing::debug!(%query, "query starts"),
             Command::QueryDone { query, result, stats } => {
@@ -242,8 +360,14 @@ impl Driver {
         for stages in self.defined.values_mut() {
             stages.retain(|stage| stage.query != query);
         }
-        self.host.forget_query(query);
-        self.queries.remove(&query)
+        let mut forgotten = self.queries.remove(&query)?;
+        self.fleet.forget_query(query, forgotten.hosts.iter().copied());
+        let mut hosts = std::mem::take(&mut forgotten.hosts);
+        hosts.retain(|host| self.fleet.await_query_end(*host, query));
+        if !hosts.is_empty() {
+            self.ending.insert(query, Ending { hosts, _waiting: std::mem::take(&mut forgotten.waiting) });
+        }
+        Some(forgotten)
     }
 
     fn publish_progress(&self, id: QueryId) {
@@ -263,6 +387,34 @@ impl Driver {
     }
 }
 
+/// Lets a task of `stage` that runs on `here` read its partitions of what lies on other hosts.
+fn grant(
+    query: &Query,
+    stage: StageId,
+    here: HostId,
+    partitions: &[u32],
+    inputs: &mut [StageInputs],
+    key: &GrantKey,
+    lifetime_ms: u64,
+) -> datafusion::common::Result<()> {
+    let is_elsewhere = |attempt: &InputAttempt| attempt.host() != here && !attempt.output.segments.is_empty();
+    if !inputs.iter().any(|input| input.attempts.iter().any(is_elsewhere)) {
+        return Ok(());
+    }
+    let mut reads = (query.reads)(stage.stage, partitions)?;
+    for input in inputs.iter_mut().filter(|input| input.attempts.iter().any(is_elsewhere)) {
+        let grant = Grant {
+            query: stage.query.0,
+            stage: input.stage,
+            partitions: PartitionRange::cover(reads.remove(&input.stage).unwrap_or_default()),
+            expires_ms: now_ms().saturating_add(lifetime_ms),
+        };
+        input.grant = Some(key.sign(&grant));
+        input.is_shared = query.stages[input.stage as usize].output.kind() == OutputKind::Single;
+    }
+    Ok(())
+}
+
 async fn sleep_until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline).await,
@@ -275,9 +427,9 @@ mod tests {
     use std::task::{Context, Wake, Waker};
 
     use futures::FutureExt;
-    use onward_executor::host::HostOptions;
+    use onward_executor::host::{Host, HostOptions};
     use onward_wire::message::AttemptOutput;
-    use onward_wire::{Config, SegmentId};
+    use onward_wire::SegmentId;
     use tempfile::TempDir;
 
     use super::*;
@@ -291,14 +443,18 @@ mod tests {
         let path = root.path().to_str().unwrap().to_owned();
         let config = Config { segment_dir: path.clone(), spill_dir: path, ..config };
         let (events, _) = mpsc::unbounded_channel();
-        let limits = SchedulerLimits::from(&config);
+        let (config, key) = (Arc::new(config), GrantKey::random().unwrap());
+        let (uploads, program) = (Arc::<OpenUploads>::default(), "/nonexistent".into());
         let options = HostOptions {
-            config: Arc::new(config),
-            program: "/nonexistent".into(),
-            uploads: Arc::default(),
+            config: Arc::clone(&config),
+            program,
+            uploads: Arc::clone(&uploads),
             ranges: None,
+            key: key.clone(),
         };
-        (Driver::new(limits, Host::start(options, events).unwrap()), root)
+        let fleet = Fleet::new(Host::start(options, events).unwrap(), Arc::clone(&config), key, Arc::default());
+        let capacity = watch::Sender::new(Capacity::of(&config));
+        (Driver::new(fleet, &config, uploads, capacity), root)
     }
 
     /// A query of one task: who hears of its end, and how far it is.
@@ -313,7 +469,7 @@ mod tests {
         let (progress, watcher) = watch::channel(QueryProgress::default());
         let (reply, outcome) = oneshot::channel();
         let stages = vec![DefineStage { query, ..DefineStage::default() }];
-        driver.on_request(Request::Submit(Box::new(Submission { spec, stages, progress }), reply));
+        driver.on_request(Request::Submit(Box::new(Submission { spec, stages, reads: Box::new(|_, _| Ok(Default::default())), progress }), reply));
         (outcome, watcher)
     }
 
@@ -348,14 +504,14 @@ mod tests {
         let (mut driver, _root) = driver(Config { max_running_queries: 1, ..Config::default() });
         let (gone, mut first) = submit(&mut driver, 1, None);
         drop(gone);
-        driver.on_host_event(HostEvent::FunctionReady { function: FUNCTION, pid: 1 });
+        driver.on_host_event(HostId::EMBEDDED, HostEvent::FunctionReady { function: FUNCTION, pid: 1 });
         // The second query waits for the place of the first, and its time is up while the end of the first is told.
         let (mut outcome, mut second) = submit(&mut driver, 2, Some(200));
         let waker = Waker::from(Arc::new(Dawdler { until: Instant::now() + Duration::from_millis(250) }));
         first.borrow_and_update();
         let mut told = Box::pin(first.changed());
         assert!(told.poll_unpin(&mut Context::from_waker(&waker)).is_pending());
-        driver.on_host_event(done(1, &[]));
+        driver.on_host_event(HostId::EMBEDDED, done(1, &[]));
         assert!(second.changed().await.is_ok(), "its attempt was sent before it was ended");
         assert!(outcome.try_recv().unwrap().is_err(), "then its time was up");
     }
@@ -365,11 +521,11 @@ mod tests {
     async fn progress_of_a_lost_function_is_forgotten() {
         let (mut driver, _root) = driver(Config::default());
         let (_outcome, progress) = submit(&mut driver, 1, None);
-        driver.on_host_event(HostEvent::FunctionReady { function: FUNCTION, pid: 1 });
+        driver.on_host_event(HostId::EMBEDDED, HostEvent::FunctionReady { function: FUNCTION, pid: 1 });
         let reported = Progress { attempt: attempt(1).into(), rows: 5, bytes: 50, elapsed_us: 1 };
-        driver.on_host_event(HostEvent::Progress { function: FUNCTION, progress: reported });
+        driver.on_host_event(HostId::EMBEDDED, HostEvent::Progress { function: FUNCTION, progress: reported });
         assert_eq!(progress.borrow().rows, 5);
-        driver.on_host_event(HostEvent::FunctionLost { function: FUNCTION, reason: "killed".to_owned() });
+        driver.on_host_event(HostId::EMBEDDED, HostEvent::FunctionLost { function: FUNCTION, reason: "killed".to_owned() });
         driver.publish_progress(QueryId(1));
         assert_eq!(progress.borrow().rows, 0);
     }

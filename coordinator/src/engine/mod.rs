@@ -4,34 +4,45 @@
 //! ```text
 //!   session --submit--> Driver (one task) <--HostEvent-- host
 //!                         |  Scheduler::handle(now, event) -> commands
-//!                         +--start_function, define_stage, run_attempt, remove_segments--> host
+//!                         +--start_function, define_stage, run_attempt, remove_segments--> fleet: this process's host,
+//!                                                                                          or a stream to one that joined
 //!   session <--Outcome (result attempts, metrics)--+
 //! ```
 //!
 //! One task owns the scheduler, so there is no lock around it and no order of events to think about.
 
+mod door;
 mod driver;
+mod fleet;
 mod guard;
 mod listing;
 mod result;
 mod stopper;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::Arc;
 
-use onward_executor::host::{Host, HostOptions};
+use onward_executor::host::{Exchange, Host, HostOptions};
+use onward_shuffle::flight::GrantKey;
 use onward_wire::message::DefineStage;
-use onward_wire::{Config, ErrorKind, QueryId, WireError};
+use onward_wire::{Config, ErrorKind, HostId, QueryId, WireError};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use self::fleet::Fleet;
 use crate::api::QueryProgress;
-use crate::scheduler::{QuerySpec, SchedulerLimits};
+use crate::scheduler::QuerySpec;
+use crate::system::HostTable;
 
 pub use driver::{CacheRead, Outcome};
+pub use fleet::Capacity;
 pub use guard::{guard, timed_out};
 pub use listing::Listing;
 pub use result::read_result;
 pub use stopper::Stopper;
+
+/// Events of members that wait for the driver; past it their streams are not read.
+const MEMBER_EVENTS: usize = 4_096;
 
 /// A query for the driver.
 pub struct Submission {
@@ -39,9 +50,14 @@ pub struct Submission {
     pub spec: QuerySpec,
     /// One definition per stage, in order.
     pub stages: Vec<DefineStage>,
+    /// Which partitions of its inputs a task reads.
+    pub reads: Reads,
     /// Hears how far the query is.
     pub progress: watch::Sender<QueryProgress>,
 }
+
+/// The exchange partitions that a task reads of each input stage, by its stage and its partitions.
+pub type Reads = Box<dyn Fn(u32, &[u32]) -> datafusion::common::Result<BTreeMap<u32, BTreeSet<u32>>> + Send>;
 
 enum Request {
     Submit(Box<Submission>, oneshot::Sender<Result<Outcome, WireError>>),
@@ -49,26 +65,61 @@ enum Request {
     /// The sender is dropped once no attempt of the query is started any more.
     AwaitEnd(QueryId, oneshot::Sender<()>),
     ReleaseResult(QueryId),
+    /// A host wants in.
+    Join(Box<door::Joining>),
+    /// Others reach the coordinator's own segments here.
+    SetAddress(String),
+    /// All hosts end; the sender is dropped once they were told.
+    ShutDown(oneshot::Sender<()>),
 }
 
 /// Handle to the driver task and its host.
 #[derive(Clone)]
 pub struct Engine {
     requests: mpsc::UnboundedSender<Request>,
+    member_events: mpsc::Sender<(HostId, door::MemberEvent)>,
     host: Arc<Host>,
+    config: Arc<Config>,
+    key: GrantKey,
 }
 
 impl Engine {
     /// Starts the embedded host and the driver task, which ends when the last handle is dropped.
-    pub fn start(options: HostOptions, config: &Config) -> Result<Self, WireError> {
+    pub fn start(
+        options: HostOptions,
+        hosts: &Arc<HostTable>,
+        capacity: watch::Sender<Capacity>,
+    ) -> Result<Self, WireError> {
         // Both queues are bounded by what feeds them: queries (max_running_queries, max_queued_queries) and the answers
         // of functions (max_functions, one attempt each, progress coalesced by the host).
         let (host_events, events) = mpsc::unbounded_channel();
         let (requests, inbox) = mpsc::unbounded_channel();
+        let (member_events, said) = mpsc::channel(MEMBER_EVENTS);
+        let (config, key, uploads) = (Arc::clone(&options.config), options.key.clone(), Arc::clone(&options.uploads));
         let host = Host::start(options, host_events).map_err(|error| WireError::new(ErrorKind::Unavailable, error))?;
-        let driver = driver::Driver::new(SchedulerLimits::from(config), Arc::clone(&host));
-        tokio::spawn(driver.run(inbox, events));
-        Ok(Self { requests, host })
+        let fleet = Fleet::new(Arc::clone(&host), Arc::clone(&config), key.clone(), Arc::clone(hosts));
+        let driver = driver::Driver::new(fleet, &config, uploads, capacity);
+        tokio::spawn(driver.run(inbox, events, said));
+        Ok(Self { requests, member_events, host, config, key })
+    }
+
+    /// Lets hosts in.
+    pub fn door(&self) -> Arc<dyn Exchange> {
+        Arc::new(door::Door { requests: self.requests.clone(), events: self.member_events.clone() })
+    }
+
+    /// Other hosts reach the coordinator's own segments at `address`.
+    pub fn set_address(&self, address: String) {
+        // A closed queue means that the driver has ended.
+        let _ = self.requests.send(Request::SetAddress(address));
+    }
+
+    /// Tells all hosts to end what they do for this coordinator.
+    pub async fn shut_down_members(&self) {
+        let (told, is_told) = oneshot::channel();
+        let _ = self.requests.send(Request::ShutDown(told));
+        // It is dropped, never sent.
+        let _: Result<(), _> = is_told.await;
     }
 
     /// The embedded host.
@@ -101,6 +152,7 @@ impl Engine {
         // A closed queue means that the driver has ended, and with it the host: its functions are being reaped.
         let _ = self.requests.send(Request::AwaitEnd(query, waiting));
         let functions = self.host.query_ended(query);
+        // The driver waits for other hosts' functions, before it says that the query is over.
         async move {
             // It is dropped, never sent.
             let _: Result<(), _> = over.await;

@@ -5,7 +5,8 @@
 //! functions for as long as that is possible:
 //!
 //! ```text
-//!   1. an idle function that ran no task of this stage (any idle one, once enough distinct ones ran it)
+//!   1. an idle function that ran no task of this stage (any idle one, once enough distinct ones ran it), best on the
+//!      task's own host; rather a new one where its host's vCPUs are taken and those of another are not
 //!   2. a starting function that nobody else waits for
 //!   3. the query has its functions: wait until one of them that ran no task of this stage is free
 //!   4. start a function; at the limit, in the place of an idle one of another shape
@@ -18,7 +19,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use onward_wire::{FunctionId, QueryId};
+use onward_wire::{FunctionId, HostId, QueryId};
 
 use super::Scheduler;
 use super::event::{Command, FunctionShape};
@@ -112,7 +113,7 @@ impl Scheduler {
     fn may_run_more(&self, query: &Query, turn: &Turn, pass: &Pass) -> bool {
         let at_once = query.running + turn.claimed;
         let vcpus = query.shape.vcpus;
-        let limit = self.limits.total_vcpus.max(vcpus.saturating_mul(query.functions as u32));
+        let limit = self.pool.total_vcpus().max(vcpus.saturating_mul(query.functions as u32));
         let used = self.pool.running_vcpus() + pass.claimed_vcpus;
         at_once == 0 || (at_once < query.functions && used.saturating_add(vcpus) <= limit)
     }
@@ -121,17 +122,27 @@ impl Scheduler {
     fn place(&mut self, query: QueryId, turn: StageTurn, task: u32, pass: &Pass) -> Option<Placement> {
         let query = self.running.get(&query)?;
         let (shape, stage) = (query.shape, &query.stages[turn.stage as usize]);
-        let task = &stage.tasks[task as usize];
+        let (task_id, task) = (task, &stage.tasks[task as usize]);
         let distinct = query.functions.min(stage.tasks.len());
         let is_fresh = |function: &FunctionId| !stage.used.contains(function);
         let is_spread = task.is_retry() || stage.used.len() + turn.claimed >= distinct;
         let is_other = |function: &FunctionId| Some(*function) != task.last_function;
 
-        let fresh = self.pool.idle(shape).find(is_fresh);
-        if let Some(function) = fresh.or_else(|| self.pool.idle(shape).find(|f| is_spread && is_other(f))) {
-            return Some(Placement::Run(function));
+        let preferred = self.preferred_host(query, turn.stage, task_id);
+        let has_unclaimed = self.pool.starting(shape) > pass.claimed.get(&shape).copied().unwrap_or(0);
+        let fresh = self.pool.best(self.pool.idle(shape).filter(is_fresh), preferred);
+        let others = || self.pool.best(self.pool.idle(shape).filter(|f| is_spread && is_other(f)), preferred);
+        if let Some(function) = fresh.or_else(others) {
+            let is_better = |host| self.pool.host_of(function) != Some(host) && self.pool.is_starting_on(shape, host);
+            if has_unclaimed && preferred.is_some_and(is_better) {
+                return Some(Placement::Claim(shape));
+            }
+            if !self.pool.is_crowded(function) || !self.start_function(shape, preferred) {
+                return Some(Placement::Run(function));
+            }
+            return Some(Placement::Claim(shape));
         }
-        if self.pool.starting(shape) > pass.claimed.get(&shape).copied().unwrap_or(0) {
+        if has_unclaimed {
             return Some(Placement::Claim(shape));
         }
         let has_all = query.used.iter().filter(|function| self.pool.contains(**function)).count() >= query.functions;
@@ -141,20 +152,34 @@ impl Scheduler {
         }
         let waits_for_busy = !is_spread && self.pool.running(shape).any(|(function, _)| is_fresh(&function));
         let last_resort = self.pool.idle(shape).next();
-        if self.start_function(shape) {
+        if self.start_function(shape, preferred) {
             return Some(Placement::Claim(shape));
         }
         last_resort.filter(|_| !waits_for_busy).map(Placement::Run)
     }
 
-    fn start_function(&mut self, shape: FunctionShape) -> bool {
+    fn start_function(&mut self, shape: FunctionShape, preferred: Option<HostId>) -> bool {
         if self.starts_fail() {
             return false;
         }
-        let Some((function, evicted)) = self.pool.start(shape) else { return false };
+        let Some((function, host, evicted)) = self.pool.start(shape, preferred) else { return false };
         self.commands.extend(evicted.map(|function| Command::StopFunction { function }));
-        self.commands.push(Command::StartFunction { function, shape });
+        self.commands.push(Command::StartFunction { function, host, shape });
         true
+    }
+
+    /// Where a task would best run. Tasks of scans go by turns, so that the same part of a table meets the same host, and its
+    /// cached columns, again. A task that reads everything goes where most of it lies.
+    fn preferred_host(&self, query: &Query, stage: u32, task: u32) -> Option<HostId> {
+        let stage = &query.stages[stage as usize];
+        if stage.inputs.is_empty() {
+            let hosts: Vec<HostId> = self.pool.hosts().collect();
+            return hosts.get(task as usize % hosts.len().max(1)).copied();
+        }
+        match stage.tasks.len() {
+            1 => query.bytes_by_host(stage).into_iter().max_by_key(|(_, bytes)| *bytes).map(|(host, _)| host),
+            _ => None,
+        }
     }
 
     fn run(&mut self, query: QueryId, stage: u32, task: u32, function: FunctionId) {

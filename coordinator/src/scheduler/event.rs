@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use onward_wire::message::{AttemptOutput, InputAttempt, StageInputs};
-use onward_wire::{AttemptId, FunctionId, QueryId, SegmentId, WireError};
+use onward_wire::{AttemptId, FunctionId, HostId, QueryId, SegmentId, WireError};
 
 /// Functions of one shape are interchangeable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -60,6 +60,22 @@ pub enum Event {
         /// Which.
         query: QueryId,
     },
+    /// A host joined: functions may be started on it.
+    HostJoined {
+        /// Its id, not used before.
+        host: HostId,
+        /// vCPUs of its functions that run at once.
+        vcpus: u32,
+        /// The most functions alive.
+        max_functions: usize,
+    },
+    /// A host is gone, with its functions and the output that lies there. Nothing more is heard of them.
+    HostLost {
+        /// Which.
+        host: HostId,
+        /// Why, for the user.
+        reason: String,
+    },
     /// A function said hello.
     FunctionReady {
         /// Which.
@@ -76,6 +92,8 @@ pub enum Event {
     Prepared {
         /// Where it ran.
         function: FunctionId,
+        /// Where its output lies.
+        host: HostId,
         /// Which. Reported at most once.
         attempt: AttemptId,
         /// What it produced.
@@ -111,6 +129,8 @@ pub enum Command {
     StartFunction {
         /// Its id, not used before.
         function: FunctionId,
+        /// Where.
+        host: HostId,
         /// Its size.
         shape: FunctionShape,
     },
@@ -147,7 +167,7 @@ pub enum Command {
         attempt: AttemptId,
     },
     /// Nobody will read these any more.
-    ReleaseSegments(Vec<SegmentId>),
+    ReleaseSegments(Vec<(HostId, SegmentId)>),
     /// All places are taken: the query waits.
     QueryQueued {
         /// Which.

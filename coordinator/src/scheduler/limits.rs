@@ -5,11 +5,13 @@ use onward_wire::Config;
 /// Limits of the scheduler; see the fields of the same names in [`Config`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SchedulerLimits {
-    /// Functions alive at once, starting ones included; at least 1.
+    /// Functions alive at once on the coordinator's own host, starting ones included; at least 1.
     pub max_functions: usize,
-    /// vCPUs of the machine. Attempts running at once stay within it, with two exceptions: a query alone may run all
-    /// functions it was sized for, and a query that runs nothing may always start one attempt.
+    /// vCPUs of the coordinator's own host. Attempts running at once stay within those of all hosts, with two exceptions: a
+    /// query alone may run all functions it was sized for, and a query that runs nothing may always start one attempt.
     pub total_vcpus: u32,
+    /// The coordinator's own host runs functions only while there is no other.
+    pub is_reserve: bool,
     /// Tries of one task before its query fails, and failed starts in a row before queries fail; at least 1.
     pub max_attempts: u32,
     /// Queries that run at once; at least 1.
@@ -33,6 +35,7 @@ impl From<&Config> for SchedulerLimits {
         Self {
             max_functions: config.max_functions as usize,
             total_vcpus: config.vcpu_count() as u32,
+            is_reserve: !config.coordinator_functions,
             max_attempts: config.max_attempts,
             max_running_queries: config.max_running_queries as usize,
             max_queued_queries: config.max_queued_queries as usize,

@@ -23,17 +23,19 @@
 //! | `event` | the door: what goes in and out |
 //! | `limits` | what may be used |
 //! | `query`, `stage`, `task` | what is to do, what is done, what was tried |
-//! | `pool` | functions |
+//! | `recovery` | what runs again when a host is lost |
+//! | `pool` | functions and hosts |
 //! | `assign` | which task goes to which function |
 //!
-//! Committed output lives in the host, so a lost function loses only what it was running. Lost hosts are a later step:
-//! `is_indeterminate` and the per-task record of the committed attempt are what it needs.
+//! Committed output lives in the hosts, so a lost function loses only what it was running. A lost host loses the output that
+//! lay there: see `recovery`.
 
 mod assign;
 mod event;
 mod limits;
 mod pool;
 mod query;
+mod recovery;
 mod stage;
 mod task;
 #[cfg(test)]
@@ -42,13 +44,14 @@ mod tests;
 use std::collections::{BTreeMap, VecDeque};
 
 use onward_wire::message::AttemptOutput;
-use onward_wire::{AttemptId, ErrorKind, FunctionId, QueryId, SegmentId, WireError};
+use onward_wire::{AttemptId, ErrorKind, FunctionId, HostId, QueryId, SegmentId, WireError};
 
 pub use event::{Command, Event, FunctionShape, QuerySpec, QueryStats, StageSpec};
 pub use limits::SchedulerLimits;
 
 use pool::{Activity, Pool};
 use query::{Outcome, Query};
+use recovery::Recovery;
 
 /// What a statement past its timeout is told.
 pub const TIMED_OUT: &str =
@@ -64,7 +67,7 @@ pub struct Scheduler {
     waiting: VecDeque<(QuerySpec, Option<u64>)>,
     running: BTreeMap<QueryId, Query>,
     /// Segments of results that clients may still read.
-    results: BTreeMap<QueryId, Vec<SegmentId>>,
+    results: BTreeMap<QueryId, Vec<(HostId, SegmentId)>>,
     turn: u64,
     /// Starts that failed since one succeeded or a query was admitted, and the reason of the last.
     failed_starts: u32,
@@ -73,10 +76,12 @@ pub struct Scheduler {
 }
 
 impl Scheduler {
-    /// A scheduler without functions or queries.
+    /// A scheduler with the coordinator's own host, without functions or queries.
     pub fn new(limits: SchedulerLimits) -> Self {
+        let mut pool = Pool::default();
+        pool.add_host(HostId::EMBEDDED, limits.total_vcpus, limits.max_functions, limits.is_reserve);
         Self {
-            pool: Pool::new(limits.max_functions),
+            pool,
             limits,
             now_ms: 0,
             waiting: VecDeque::new(),
@@ -105,7 +110,12 @@ impl Scheduler {
                 }
             }
             Event::FunctionLost { function, reason } => self.function_lost(function, reason),
-            Event::Prepared { function, attempt, output } => self.prepared(function, attempt, output),
+            Event::HostJoined { host, vcpus, max_functions } => {
+                self.failed_starts = 0;
+                self.pool.add_host(host, vcpus, max_functions, false);
+            }
+            Event::HostLost { host, reason } => self.host_lost(host, &reason),
+            Event::Prepared { function, host, attempt, output } => self.prepared(function, host, attempt, output),
             Event::AttemptFailed { function, attempt, error, has_ended } => {
                 self.attempt_failed(function, attempt, error, has_ended);
             }
@@ -186,12 +196,12 @@ impl Scheduler {
         }
     }
 
-    fn prepared(&mut self, function: FunctionId, attempt: AttemptId, output: AttemptOutput) {
+    fn prepared(&mut self, function: FunctionId, host: HostId, attempt: AttemptId, output: AttemptOutput) {
         self.pool.finish(function, attempt, self.now_ms);
         let Some(query) = self.running.get_mut(&attempt.query()) else {
-            return self.release(output.segments.iter().map(|segment| segment.id()).collect());
+            return self.release(output.segments.iter().map(|segment| (host, segment.id())).collect());
         };
-        match query.prepared(attempt, output, &self.limits) {
+        match query.prepared(attempt, host, output, &self.limits) {
             Outcome::Known => {}
             Outcome::Superseded(segments) => self.release(segments),
             Outcome::Committed { cancel, release } => {
@@ -223,15 +233,40 @@ impl Scheduler {
                 self.failed_starts += 1;
                 self.start_failure = reason;
             }
-            Some(Activity::Running { attempt, .. }) => {
-                let error = WireError::new(ErrorKind::Unavailable, format!("function {function} was lost: {reason}"));
-                if let Some(query) = self.running.get_mut(&attempt.query())
-                    && let Err(error) = query.give_up(attempt, error, self.limits.max_attempts)
-                {
-                    self.fail(attempt.query(), error);
-                }
-            }
+            Some(Activity::Running { attempt, .. }) => self.give_up(function, attempt, &reason),
             Some(Activity::Idle { .. }) | None => {}
+        }
+    }
+
+    /// What the function ran is lost with it.
+    fn give_up(&mut self, function: FunctionId, attempt: AttemptId, reason: &str) {
+        let error = WireError::new(ErrorKind::Unavailable, format!("function {function} was lost: {reason}"));
+        if let Some(query) = self.running.get_mut(&attempt.query())
+            && let Err(error) = query.give_up(attempt, error, self.limits.max_attempts)
+        {
+            self.fail(attempt.query(), error);
+        }
+    }
+
+    /// Its functions are gone, and the output that lay there: who made output that is still needed runs again.
+    fn host_lost(&mut self, host: HostId, reason: &str) {
+        let functions = self.pool.remove_host(host);
+        for segments in self.results.values_mut() {
+            segments.retain(|(holder, _)| *holder != host);
+        }
+        let queries: Vec<QueryId> = self.running.keys().copied().collect();
+        for id in queries {
+            let Some(query) = self.running.get_mut(&id) else { continue };
+            let Recovery { cancelled, released } = query.lose_host(host);
+            for (function, attempt) in cancelled {
+                self.cancel(function, attempt);
+            }
+            self.release(released);
+        }
+        for (function, activity) in functions {
+            if let Activity::Running { attempt, .. } = activity {
+                self.give_up(function, attempt, &format!("its host {host} is gone: {reason}"));
+            }
         }
     }
 
@@ -322,11 +357,15 @@ impl Scheduler {
     }
 
     fn cancel(&mut self, function: FunctionId, attempt: AttemptId) {
+        if !self.pool.contains(function) {
+            // It went with its host.
+            return;
+        }
         self.pool.end(function, attempt, self.now_ms);
         self.commands.push(Command::CancelAttempt { function, attempt });
     }
 
-    fn release(&mut self, segments: Vec<SegmentId>) {
+    fn release(&mut self, segments: Vec<(HostId, SegmentId)>) {
         if !segments.is_empty() {
             self.commands.push(Command::ReleaseSegments(segments));
         }

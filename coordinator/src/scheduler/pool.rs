@@ -1,8 +1,8 @@
-//! Functions: who is alive, who is free, who may be started.
+//! Functions and hosts: who is alive, who is free, who may be started where.
 
 use std::collections::BTreeMap;
 
-use onward_wire::{AttemptId, FunctionId};
+use onward_wire::{AttemptId, FunctionId, HostId};
 
 use super::event::FunctionShape;
 
@@ -19,23 +19,69 @@ pub(super) enum Activity {
 
 #[derive(Debug)]
 struct Function {
+    host: HostId,
     shape: FunctionShape,
     activity: Activity,
 }
 
+/// A host that functions run on.
+#[derive(Debug)]
+struct Host {
+    vcpus: u32,
+    max_functions: usize,
+    /// Used while there is no other.
+    is_reserve: bool,
+    functions: usize,
+    running_vcpus: u32,
+}
+
 /// All functions that are alive or starting. Iteration is by id, so the oldest idle function is reused first and the
 /// others age out.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Pool {
+    hosts: BTreeMap<HostId, Host>,
     functions: BTreeMap<FunctionId, Function>,
-    max_functions: usize,
-    next_id: u64,
+    last_id: u64,
     running_vcpus: u32,
 }
 
 impl Pool {
-    pub(super) fn new(max_functions: usize) -> Self {
-        Self { functions: BTreeMap::new(), max_functions: max_functions.max(1), next_id: 1, running_vcpus: 0 }
+    /// A host joined.
+    pub(super) fn add_host(&mut self, host: HostId, vcpus: u32, max_functions: usize, is_reserve: bool) {
+        let max_functions = max_functions.max(1);
+        self.hosts.insert(host, Host { vcpus, max_functions, is_reserve, functions: 0, running_vcpus: 0 });
+    }
+
+    /// A host is gone; its functions, and what they did.
+    pub(super) fn remove_host(&mut self, host: HostId) -> Vec<(FunctionId, Activity)> {
+        let there: Vec<_> = self.functions.iter().filter(|(_, function)| function.host == host).map(|(id, _)| *id).collect();
+        let lost = there.into_iter().filter_map(|function| Some((function, self.remove(function)?))).collect();
+        self.hosts.remove(&host);
+        lost
+    }
+
+    /// Hosts that functions are placed on, by id.
+    pub(super) fn hosts(&self) -> impl Iterator<Item = HostId> + '_ {
+        self.usable().map(|(id, _)| id)
+    }
+
+    fn usable(&self) -> impl Iterator<Item = (HostId, &Host)> + '_ {
+        let has_others = self.hosts.values().any(|host| !host.is_reserve);
+        self.hosts.iter().filter(move |(_, host)| !(host.is_reserve && has_others)).map(|(id, host)| (*id, host))
+    }
+
+    /// vCPUs of all hosts.
+    pub(super) fn total_vcpus(&self) -> u32 {
+        self.usable().fold(0, |sum, (_, host)| sum.saturating_add(host.vcpus))
+    }
+
+    /// vCPUs of the functions that run an attempt on a host.
+    fn running_vcpus_on(&self, host: HostId) -> u32 {
+        self.hosts.get(&host).map_or(0, |host| host.running_vcpus)
+    }
+
+    pub(super) fn host_of(&self, function: FunctionId) -> Option<HostId> {
+        self.functions.get(&function).map(|function| function.host)
     }
 
     pub(super) fn contains(&self, function: FunctionId) -> bool {
@@ -62,6 +108,26 @@ impl Pool {
             .map(|(id, ..)| id)
     }
 
+    /// The best of some functions: on the host that is preferred, else on the one that does the least, else the oldest.
+    pub(super) fn best(
+        &self,
+        functions: impl Iterator<Item = FunctionId>,
+        preferred: Option<HostId>,
+    ) -> Option<FunctionId> {
+        functions.min_by_key(|function| {
+            let host = self.host_of(*function);
+            (host != preferred, host.map(|host| self.running_vcpus_on(host)), *function)
+        })
+    }
+
+    /// `function` would have to share its host's vCPUs, and another host has some to spare.
+    pub(super) fn is_crowded(&self, function: FunctionId) -> bool {
+        let Some(Function { host, shape, .. }) = self.functions.get(&function) else { return false };
+        let has_vcpus = |host: &Host| host.running_vcpus.saturating_add(shape.vcpus) <= host.vcpus;
+        let is_full = self.hosts.get(host).is_some_and(|host| !has_vcpus(host));
+        is_full && self.usable().any(|(_, host)| has_vcpus(host) && host.functions < host.max_functions)
+    }
+
     pub(super) fn running(&self, shape: FunctionShape) -> impl Iterator<Item = (FunctionId, AttemptId)> + '_ {
         self.activities().filter(move |(_, s, _)| *s == shape).filter_map(|(id, _, activity)| match activity {
             Activity::Running { attempt, .. } => Some((id, attempt)),
@@ -73,20 +139,47 @@ impl Pool {
         self.activities().filter(|(_, s, activity)| *s == shape && *activity == Activity::Starting).count()
     }
 
-    /// Adds a function of `shape`. At the limit an idle function of another shape makes room (the second value). `None`
-    /// when there is no room.
-    pub(super) fn start(&mut self, shape: FunctionShape) -> Option<(FunctionId, Option<FunctionId>)> {
-        let evicted = match self.functions.len() < self.max_functions {
-            true => None,
-            false => Some(self.longest_idle_except(shape)?),
+    /// A function of this shape starts on `host`.
+    pub(super) fn is_starting_on(&self, shape: FunctionShape, host: HostId) -> bool {
+        let is_wanted =
+            |f: &Function| f.shape == shape && f.host == host && f.activity == Activity::Starting;
+        self.functions.values().any(is_wanted)
+    }
+
+    /// Adds a function of `shape`, on the host that is preferred if there is room, else on the one that does the least. At
+    /// the limits an idle function of another shape makes room (the last value). `None` when there is no room.
+    pub(super) fn start(
+        &mut self,
+        shape: FunctionShape,
+        preferred: Option<HostId>,
+    ) -> Option<(FunctionId, HostId, Option<FunctionId>)> {
+        let with_room = self.usable().filter(|(_, host)| host.functions < host.max_functions);
+        let is_full = |id: HostId| self.starting_or_running_vcpus(id).saturating_add(shape.vcpus) > self.hosts[&id].vcpus;
+        let best = with_room.map(|(id, host)| {
+            (is_full(id), Some(id) != preferred, self.starting_or_running_vcpus(id), host.functions, id)
+        });
+        let (host, evicted) = match best.min() {
+            Some((.., host)) => (host, None),
+            None => {
+                let evicted = self.longest_idle_except(shape)?;
+                (self.host_of(evicted)?, Some(evicted))
+            }
         };
         if let Some(evicted) = evicted {
-            self.functions.remove(&evicted);
+            self.remove(evicted);
         }
-        let id = FunctionId(self.next_id);
-        self.next_id += 1;
-        self.functions.insert(id, Function { shape, activity: Activity::Starting });
-        Some((id, evicted))
+        self.last_id += 1;
+        let id = FunctionId(self.last_id);
+        self.functions.insert(id, Function { host, shape, activity: Activity::Starting });
+        if let Some(host) = self.hosts.get_mut(&host) {
+            host.functions += 1;
+        }
+        Some((id, host, evicted))
+    }
+
+    fn starting_or_running_vcpus(&self, host: HostId) -> u32 {
+        let is_busy = |f: &&Function| f.host == host && !matches!(f.activity, Activity::Idle { .. });
+        self.functions.values().filter(is_busy).map(|function| function.shape.vcpus).sum()
     }
 
     fn longest_idle_except(&self, shape: FunctionShape) -> Option<FunctionId> {
@@ -116,7 +209,18 @@ impl Pool {
         if let Some(function) = self.functions.get_mut(&function) {
             debug_assert!(matches!(function.activity, Activity::Idle { .. }), "one attempt at a time");
             function.activity = Activity::Running { attempt, ending_ms: None };
-            self.running_vcpus += function.shape.vcpus;
+            let (host, vcpus) = (function.host, function.shape.vcpus);
+            self.running_vcpus += vcpus;
+            if let Some(host) = self.hosts.get_mut(&host) {
+                host.running_vcpus += vcpus;
+            }
+        }
+    }
+
+    fn runs_no_more(&mut self, host: HostId, shape: FunctionShape) {
+        self.running_vcpus -= shape.vcpus;
+        if let Some(host) = self.hosts.get_mut(&host) {
+            host.running_vcpus -= shape.vcpus;
         }
     }
 
@@ -125,7 +229,8 @@ impl Pool {
         let Some(function) = self.functions.get_mut(&function) else { return };
         if matches!(function.activity, Activity::Running { attempt: running, .. } if running == attempt) {
             function.activity = Activity::Idle { since_ms: now_ms };
-            self.running_vcpus -= function.shape.vcpus;
+            let (host, shape) = (function.host, function.shape);
+            self.runs_no_more(host, shape);
         }
     }
 
@@ -141,10 +246,13 @@ impl Pool {
 
     /// The function is gone; what it did, `None` when it was unknown.
     pub(super) fn remove(&mut self, function: FunctionId) -> Option<Activity> {
-        let function = self.functions.remove(&function)?;
-        if matches!(function.activity, Activity::Running { .. }) {
-            self.running_vcpus -= function.shape.vcpus;
+        let Function { host, shape, activity } = self.functions.remove(&function)?;
+        if matches!(activity, Activity::Running { .. }) {
+            self.runs_no_more(host, shape);
         }
-        Some(function.activity)
+        if let Some(host) = self.hosts.get_mut(&host) {
+            host.functions -= 1;
+        }
+        Some(activity)
     }
 }

@@ -1,10 +1,10 @@
 //! One running query: which tasks may run, what they read, what they wrote.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use onward_wire::message::{AttemptOutput, InputAttempt, StageInputs};
-use onward_wire::{AttemptId, ErrorKind, FunctionId, QueryId, SegmentId, StageId, WireError};
+use onward_wire::{AttemptId, ErrorKind, FunctionId, HostId, QueryId, SegmentId, StageId, WireError};
 
 use super::event::{Command, FunctionShape, QuerySpec, QueryStats};
 use super::limits::SchedulerLimits;
@@ -36,9 +36,9 @@ pub(super) enum Outcome {
     /// It was reported before.
     Known,
     /// Nobody reads it: another attempt won.
-    Superseded(Vec<SegmentId>),
+    Superseded(Vec<(HostId, SegmentId)>),
     /// It counts. The task's other attempt, if one runs, must stop; these segments were read for the last time.
-    Committed { cancel: Option<(FunctionId, AttemptId)>, release: Vec<SegmentId> },
+    Committed { cancel: Option<(FunctionId, AttemptId)>, release: Vec<(HostId, SegmentId)> },
 }
 
 impl Query {
@@ -109,11 +109,26 @@ impl Query {
         if let Some(inputs) = &consumer.bound_inputs {
             return Arc::clone(inputs);
         }
-        let inputs = consumer.inputs.iter();
-        let inputs = inputs.map(|input| StageInputs { stage: *input, attempts: self.stages[*input as usize].output() });
+        let inputs = consumer.inputs.iter().map(|input| {
+            let attempts = self.stages[*input as usize].output();
+            StageInputs { stage: *input, attempts, ..StageInputs::default() }
+        });
         let inputs = Arc::new(inputs.collect());
         self.stages[stage as usize].bound_inputs = Some(Arc::clone(&inputs));
         inputs
+    }
+
+    /// Where the bytes lie that a ready stage reads. Inline output lies nowhere.
+    pub(super) fn bytes_by_host(&self, stage: &Stage) -> BTreeMap<HostId, u64> {
+        let mut bytes = BTreeMap::new();
+        for task in stage.inputs.iter().flat_map(|input| &self.stages[*input as usize].tasks) {
+            if let State::Committed { host, output: Some(output), .. } = &task.state
+                && output.inline.is_empty()
+            {
+                *bytes.entry(*host).or_default() += output.bytes();
+            }
+        }
+        bytes
     }
 
     fn task(&mut self, attempt: AttemptId) -> Option<&mut Task> {
@@ -121,11 +136,20 @@ impl Query {
     }
 
     /// An attempt's output is there. The first of a task wins.
-    pub(super) fn prepared(&mut self, attempt: AttemptId, output: AttemptOutput, limits: &SchedulerLimits) -> Outcome {
-        let superseded = Outcome::Superseded(output.segments.iter().map(|segment| segment.id()).collect());
+    pub(super) fn prepared(
+        &mut self,
+        attempt: AttemptId,
+        host: HostId,
+        output: AttemptOutput,
+        limits: &SchedulerLimits,
+    ) -> Outcome {
+        let superseded = Outcome::Superseded(output.segments.iter().map(|segment| (host, segment.id())).collect());
         let Some(task) = self.task(attempt) else { return superseded };
         if !task.report(attempt.attempt) {
             return Outcome::Known;
+        }
+        if task.is_void(attempt.attempt) {
+            return superseded;
         }
         let (other, reserved) = match task.state {
             State::Committed { .. } => return superseded,
@@ -154,12 +178,12 @@ impl Query {
         stage.pending.remove(&attempt.task.task);
         stage.committed += 1;
         stage.tasks[attempt.task.task as usize].state =
-            State::Committed { attempt: attempt.attempt, output: Some(output) };
+            State::Committed { attempt: attempt.attempt, host, output: Some(output) };
         Outcome::Committed { cancel: other, release: self.release_read(attempt.task.stage.stage) }
     }
 
     /// When `consumer` is complete, lets go of the inputs that no other stage still reads.
-    fn release_read(&mut self, consumer: u32) -> Vec<SegmentId> {
+    fn release_read(&mut self, consumer: u32) -> Vec<(HostId, SegmentId)> {
         let mut released = Vec::new();
         if !self.stages[consumer as usize].is_complete() {
             return released;
@@ -191,12 +215,32 @@ impl Query {
             return Ok(());
         }
         let retried = task.retry_after(error, max_attempts);
+        self.waits_again(attempt, inline_bytes);
+        retried
+    }
+
+    /// A running attempt is stopped through no fault of its own; its task waits again.
+    pub(super) fn put_back(&mut self, attempt: AttemptId) {
+        let Some(task) = self.task(attempt) else { return };
+        if let State::Running { attempt: running, inline_bytes, .. } = task.state
+            && running == attempt.attempt
+        {
+            task.void(attempt.attempt);
+            self.waits_again(attempt, inline_bytes);
+        }
+    }
+
+    fn waits_again(&mut self, attempt: AttemptId, inline_bytes: u64) {
         let stage = &mut self.stages[attempt.task.stage.stage as usize];
         stage.inline_bytes -= inline_bytes;
         stage.pending.insert(attempt.task.task);
         self.inline_bytes -= inline_bytes;
         self.running -= 1;
-        retried
+    }
+
+    /// Inline output of this size is not kept any more.
+    pub(super) fn release_inline(&mut self, bytes: u64) {
+        self.inline_bytes -= bytes;
     }
 
     pub(super) fn running_attempts(&self) -> Vec<(FunctionId, AttemptId)> {
@@ -214,7 +258,7 @@ impl Query {
     }
 
     /// Lets go of all committed output that is left: of all stages, and of the last one apart.
-    pub(super) fn take_segments(&mut self) -> (Vec<SegmentId>, Vec<SegmentId>) {
+    pub(super) fn take_segments(&mut self) -> (Vec<(HostId, SegmentId)>, Vec<(HostId, SegmentId)>) {
         let result = self.stages.last_mut().map(|stage| stage.take_output().0).unwrap_or_default();
         let others = self.stages.iter_mut().flat_map(|stage| stage.take_output().0).collect();
         (others, result)

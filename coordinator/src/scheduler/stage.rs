@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use onward_wire::message::{InputAttempt, StageInputs};
-use onward_wire::{FunctionId, SegmentId, StageId};
+use onward_wire::{FunctionId, HostId, SegmentId, StageId};
 
 use super::event::StageSpec;
 use super::task::{State, Task};
@@ -12,6 +12,8 @@ use super::task::{State, Task};
 #[derive(Debug)]
 pub(super) struct Stage {
     pub(super) inputs: Vec<u32>,
+    /// Two runs of a task may give different rows.
+    pub(super) is_indeterminate: bool,
     pub(super) consumers: Vec<u32>,
     pub(super) tasks: Vec<Task>,
     /// Tasks that wait; placed in this order.
@@ -31,6 +33,7 @@ impl Stage {
         let tasks: Vec<_> = spec.tasks.into_iter().zip(0..).map(task).collect();
         Self {
             inputs: spec.inputs,
+            is_indeterminate: spec.is_indeterminate,
             consumers: Vec::new(),
             pending: (0..tasks.len() as u32).collect(),
             tasks,
@@ -48,8 +51,9 @@ impl Stage {
     /// The committed attempts of a complete stage, by task.
     pub(super) fn output(&self) -> Vec<InputAttempt> {
         let committed = self.tasks.iter().filter_map(|task| match &task.state {
-            State::Committed { attempt, output: Some(output) } => {
-                Some(InputAttempt { attempt: task.id.attempt(*attempt).into(), output: output.clone() })
+            State::Committed { attempt, host, output: Some(output) } => {
+                let attempt = task.id.attempt(*attempt).into();
+                Some(InputAttempt { attempt, output: output.clone(), host: host.0 })
             }
             _ => None,
         });
@@ -57,13 +61,13 @@ impl Stage {
     }
 
     /// Lets go of all committed output; returns its segments and the inline bytes that became free.
-    pub(super) fn take_output(&mut self) -> (Vec<SegmentId>, u64) {
+    pub(super) fn take_output(&mut self) -> (Vec<(HostId, SegmentId)>, u64) {
         let (mut segments, mut inline_bytes) = (Vec::new(), 0);
         for task in &mut self.tasks {
-            if let State::Committed { output, .. } = &mut task.state
+            if let State::Committed { host, output, .. } = &mut task.state
                 && let Some(output) = output.take()
             {
-                segments.extend(output.segments.iter().map(|segment| segment.id()));
+                segments.extend(output.segments.iter().map(|segment| (*host, segment.id())));
                 inline_bytes += output.inline.len() as u64;
             }
         }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use onward_wire::message::AttemptOutput;
-use onward_wire::{ErrorKind, FunctionId, TaskId, WireError};
+use onward_wire::{ErrorKind, FunctionId, HostId, TaskId, WireError};
 
 /// Tries that end without counting as a failure (a function was told to leave) may be this many times `max_attempts`:
 /// everything has a limit.
@@ -16,8 +16,8 @@ pub(super) enum State {
     Pending,
     /// This attempt runs, and may return this much inline.
     Running { attempt: u32, function: FunctionId, inline_bytes: u64 },
-    /// The task's output; `None` once it is not needed any more.
-    Committed { attempt: u32, output: Option<AttemptOutput> },
+    /// The task's output and where it lies; `None` once it is not needed any more.
+    Committed { attempt: u32, host: HostId, output: Option<AttemptOutput> },
 }
 
 #[derive(Debug)]
@@ -32,6 +32,8 @@ pub(super) struct Task {
     failures: u32,
     /// Attempts whose outcome was reported. A lost attempt is not in it: its output may still turn up.
     reported: BTreeSet<u32>,
+    /// Attempts whose inputs are not what counts any more: their output is none.
+    void: BTreeSet<u32>,
 }
 
 impl Task {
@@ -45,6 +47,7 @@ impl Task {
             attempts: 0,
             failures: 0,
             reported: BTreeSet::new(),
+            void: BTreeSet::new(),
         }
     }
 
@@ -64,6 +67,16 @@ impl Task {
     pub(super) fn report(&mut self, attempt: u32) -> bool {
         let begun = self.first_attempt..self.first_attempt + self.attempts;
         begun.contains(&attempt) && self.reported.insert(attempt)
+    }
+
+    /// The output of the running attempt, if it still comes, does not count: the task waits again.
+    pub(super) fn void(&mut self, attempt: u32) {
+        self.void.insert(attempt);
+        self.state = State::Pending;
+    }
+
+    pub(super) fn is_void(&self, attempt: u32) -> bool {
+        self.void.contains(&attempt)
     }
 
     /// Notes that the running attempt ended in vain. `Err` is the query's error: `error` itself when trying again is

@@ -3,11 +3,13 @@
 //! | table | one row per |
 //! | --- | --- |
 //! | `system.cache` | cached column of a row group, and remote object whose bytes are kept |
+//! | `system.hosts` | host that runs functions, the coordinator's own included |
 //! | `system.queries` | query of this coordinator's life, the last [`HISTORY_LIMIT`] of them |
 //!
 //! Tables here are snapshots taken when the query is planned. They hold no locks while they are read.
 
 mod cache;
+mod hosts;
 mod queries;
 
 use std::sync::Arc;
@@ -16,6 +18,7 @@ use datafusion::catalog::{MemorySchemaProvider, SchemaProvider};
 use onward_cache::ranges::RangeTier;
 
 pub use cache::TierCell;
+pub use hosts::{HostRecord, HostTable};
 pub use queries::{History, QueryRecord, QueryState};
 
 /// Queries that `system.queries` remembers; the oldest finished ones make room.
@@ -24,14 +27,16 @@ pub const HISTORY_LIMIT: usize = 1_000;
 /// The name of the schema.
 pub const SCHEMA: &str = "system";
 
-/// The `system` schema over `history` and both tiers of the cache.
+/// The `system` schema over `history`, the hosts and both tiers of the cache.
 pub fn schema(
     history: &Arc<History>,
+    hosts: &Arc<HostTable>,
     tier: &TierCell,
     ranges: Option<Arc<RangeTier>>,
 ) -> datafusion::common::Result<Arc<dyn SchemaProvider>> {
     let schema = MemorySchemaProvider::new();
     schema.register_table("queries".to_owned(), Arc::new(queries::QueriesTable::new(Arc::clone(history))))?;
     schema.register_table("cache".to_owned(), Arc::new(cache::CacheTable::new(Arc::clone(tier), ranges)))?;
+    schema.register_table("hosts".to_owned(), Arc::new(hosts::HostsTable::new(Arc::clone(hosts))))?;
     Ok(Arc::new(schema))
 }

@@ -22,7 +22,7 @@ use super::columns::Columns;
 use super::environment::{AttemptContext, Environment};
 use super::link::Link;
 use super::metrics;
-use super::segments::{AttemptSink, Segments};
+use super::segments::{AttemptSink, AttemptSource, Segments};
 use super::stage::{AttemptPlan, Stage};
 use super::work;
 
@@ -105,7 +105,7 @@ impl Attempt {
         let ranges = shared.ranges.clone().filter(|_| stage.uses_cache());
         let AttemptContext { task, memory, stores } =
             shared.environment.attempt(self.id, config, self.upload_log(shared), stage.expected(), ranges);
-        let source = Arc::clone(&shared.segments) as Arc<dyn SegmentSource>;
+        let source = AttemptSource::new(Arc::clone(&shared.segments), self.id) as Arc<dyn SegmentSource>;
         let AttemptPlan { planned, runs, mapping } = stage.plan(&task, &partitions, inputs, &source, &shared.scans)?;
 
         let count = runs.output_partitioning().partition_count();

@@ -8,10 +8,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use onward_cache::columns::{WritingLease, WrittenColumn};
+use onward_shuffle::Fetch;
 use onward_wire::columns::{
     AbandonColumns, ColumnId, ColumnState, ColumnsFound, FindColumns, FoundColumn, ObjectTag, ObjectVersion,
     OpenColumn, PublishColumn, WantedColumn,
 };
+use onward_wire::exchange::FetchSegments;
 use onward_wire::message::{
     MAX_DESCRIPTORS, MapSegments, OpenSegment, ReleaseSegments, RequestFailed, SegmentOpened, SegmentRef,
     SegmentsMapped, ToHost,
@@ -279,6 +281,17 @@ impl Link {
             }
         }
         Ok(leased)
+    }
+
+    /// What another host has, brought here as one segment.
+    pub(super) async fn fetch(&self, attempt: AttemptId, fetch: &Fetch) -> Result<Leased, WireError> {
+        let Fetch { host, grant, groups, partitions, is_shared } = fetch.clone();
+        let (attempt, host) = (attempt.into(), host.0);
+        let ask = |request| FetchSegments { request, attempt, host, grant, groups, partitions, is_shared }.into();
+        match self.request(ask).await? {
+            Answer::Mapped(files) => files.into_iter().next().ok_or_else(unexpected),
+            _ => Err(unexpected()),
+        }
     }
 
     /// Gives the host's answer to whoever waits for it; when nobody does any more, its leases end by being dropped.

@@ -34,7 +34,7 @@ use onward_cache::scan::WarmScans;
 use onward_wire::message::{
     AttemptEnded, AttemptFailed, DefineStage, Hello, RunAttempt, ToFunction, ToHost, Welcome, to_function,
 };
-use onward_wire::{AttemptId, Config, ENGINE_VERSION, ErrorKind, FunctionId, QueryId, StageId, WireError};
+use onward_wire::{AttemptId, Config, ENGINE_VERSION, ErrorKind, FunctionId, HostId, QueryId, StageId, WireError};
 use parking_lot::Mutex;
 use tokio::net::UnixStream;
 use tokio::runtime::{Builder, Runtime};
@@ -149,7 +149,7 @@ async fn serve(options: FunctionOptions) -> Result<(), FunctionError> {
     let columns = Columns::new(Arc::clone(&link));
     let ranges = welcome.reads_ranges.then(|| Ranges::new(Arc::clone(&link)) as Arc<dyn RangeClient>);
     let shared = Shared {
-        segments: Segments::new(Arc::clone(&link)),
+        segments: Segments::new(Arc::clone(&link), HostId(welcome.host), welcome.fetch_bytes),
         scans: WarmScans::new(Arc::clone(&columns) as _, ranges.clone()),
         columns,
         ranges,

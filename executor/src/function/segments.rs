@@ -5,9 +5,9 @@ use std::sync::{Arc, Weak};
 
 use async_trait::async_trait;
 use onward_segment::MappedSegment;
-use onward_shuffle::{SegmentSink, SegmentSource, WritableSegment};
+use onward_shuffle::{Fetch, SegmentSink, SegmentSource, WritableSegment};
 use onward_wire::message::SegmentRef;
-use onward_wire::{AttemptId, SegmentId, WireError};
+use onward_wire::{AttemptId, HostId, SegmentId, WireError};
 use parking_lot::Mutex;
 
 use super::link::{Lease, Leased, Link};
@@ -19,6 +19,8 @@ const LEAST_ENTRIES: usize = 64;
 #[derive(Debug)]
 pub(super) struct Segments {
     link: Arc<Link>,
+    host: HostId,
+    fetch_bytes: u64,
     /// Held over the request to the host: partitions of one task ask for the same segments at the same moment, and the
     /// second finds what the first mapped.
     mapped: tokio::sync::Mutex<Table>,
@@ -46,13 +48,10 @@ impl Table {
 }
 
 impl Segments {
-    pub(super) fn new(link: Arc<Link>) -> Arc<Self> {
-        Arc::new(Self { link, mapped: tokio::sync::Mutex::default() })
+    pub(super) fn new(link: Arc<Link>, host: HostId, fetch_bytes: u64) -> Arc<Self> {
+        Arc::new(Self { link, host, fetch_bytes, mapped: tokio::sync::Mutex::default() })
     }
-}
 
-#[async_trait]
-impl SegmentSource for Segments {
     async fn map(&self, segments: &[SegmentRef]) -> Result<Vec<Arc<MappedSegment>>, WireError> {
         let mut mapped = self.mapped.lock().await;
         let mut found: Vec<_> = segments.iter().map(|segment| mapped.get(segment.id())).collect();
@@ -69,6 +68,38 @@ impl SegmentSource for Segments {
             }
         }
         Ok(found.into_iter().flatten().collect())
+    }
+}
+
+/// The segments that one attempt may read.
+#[derive(Debug)]
+pub(super) struct AttemptSource {
+    segments: Arc<Segments>,
+    attempt: AttemptId,
+}
+
+impl AttemptSource {
+    pub(super) fn new(segments: Arc<Segments>, attempt: AttemptId) -> Arc<Self> {
+        Arc::new(Self { segments, attempt })
+    }
+}
+
+#[async_trait]
+impl SegmentSource for AttemptSource {
+    fn host(&self) -> HostId {
+        self.segments.host
+    }
+
+    fn fetch_bytes(&self) -> u64 {
+        self.segments.fetch_bytes
+    }
+
+    async fn map(&self, segments: &[SegmentRef]) -> Result<Vec<Arc<MappedSegment>>, WireError> {
+        self.segments.map(segments).await
+    }
+
+    async fn fetch(&self, fetch: &Fetch) -> Result<Arc<MappedSegment>, WireError> {
+        open(self.segments.link.fetch(self.attempt, fetch).await?)
     }
 }
 

@@ -7,12 +7,13 @@ use onward_cache::paths::store_path;
 use onward_segment::{MappedSegment, SegmentError, SegmentStore};
 use onward_wire::message::{
     AttemptDone, AttemptEnded, AttemptFailed, MAX_DESCRIPTORS, MapSegments, OpenSegment, RequestFailed, SegmentOpened,
-    SegmentsMapped, ToFunction, ToHost, UploadOpened, to_host,
+    SegmentRef, SegmentsMapped, ToFunction, ToHost, UploadOpened, to_host,
 };
 use onward_wire::{AttemptId, ErrorKind, FunctionId, SegmentId, WireError};
 use tokio_util::task::TaskTracker;
 
 use super::columns::ColumnService;
+use super::fetches::FetchService;
 use super::function::Function;
 use super::ranges::RangeService;
 use super::{HostEvent, Shared};
@@ -27,6 +28,7 @@ pub(super) struct Connection<'a> {
     opened: HashMap<AttemptId, Vec<SegmentId>>,
     columns: ColumnService,
     ranges: RangeService,
+    fetches: FetchService,
     /// Files that are being made for it. One may still come when the function is gone and nobody waits for it any more.
     making: TaskTracker,
 }
@@ -35,7 +37,8 @@ impl<'a> Connection<'a> {
     pub(super) fn new(host: &'a Shared, function: Arc<Function>, sender: Sender<ToFunction>) -> Self {
         let columns = ColumnService::new(Arc::clone(&host.columns), function.id, sender.clone());
         let ranges = RangeService::new(host.ranges.clone(), sender.clone());
-        Self { host, function, sender, opened: HashMap::new(), columns, ranges, making: TaskTracker::new() }
+        let fetches = FetchService::new(host, function.id, sender.clone());
+        Self { host, function, sender, opened: HashMap::new(), columns, ranges, fetches, making: TaskTracker::new() }
     }
 
     /// Handles one message; an error says why the function cannot stay.
@@ -68,6 +71,14 @@ impl<'a> Connection<'a> {
             Some(to_host::Body::PublishColumn(request)) => return self.columns.publish(request).await,
             Some(to_host::Body::AbandonColumns(request)) => self.columns.abandon(request),
             Some(to_host::Body::UseColumns(uses)) => self.columns.note_uses(&uses),
+            Some(to_host::Body::FetchSegments(request)) => {
+                let attempt = AttemptId::from(request.attempt);
+                if !self.function.is_running(attempt) {
+                    let ended = WireError::new(ErrorKind::Cancelled, format!("{attempt} has ended"));
+                    return self.fail(request.request, ended).await;
+                }
+                return self.fetches.fetch(request);
+            }
             Some(to_host::Body::ReadRanges(request)) => return self.ranges.read(request),
             Some(to_host::Body::PrefetchRanges(request)) => return self.ranges.prefetch(request),
             Some(to_host::Body::Hello(_)) => return Err("it said hello twice".to_owned()),
@@ -78,9 +89,10 @@ impl<'a> Connection<'a> {
 
     /// Takes back everything the function held, with the files that are only being made for it now. Its process must be
     /// reaped: nothing may still be mapped there.
-    pub(super) async fn take_back(self) {
+    pub(super) async fn take_back(mut self) {
         self.making.close();
         self.making.wait().await;
+        self.fetches.take_back().await;
         self.host.store.release_holder(self.function.id);
         self.columns.take_back().await;
     }
@@ -119,6 +131,11 @@ impl<'a> Connection<'a> {
         }
         let (mut files, mut segments) = (Vec::with_capacity(asked.len()), Vec::with_capacity(asked.len()));
         for id in asked {
+            if !self.function.may_read(SegmentId(id)) {
+                segments.iter().for_each(|leased: &SegmentRef| self.store().release(leased.id(), self.id()));
+                let message = format!("{} is no input of what {} runs", SegmentId(id), self.id());
+                return self.fail(request, WireError::new(ErrorKind::Denied, message)).await;
+            }
             match self.store().lease(SegmentId(id), self.id()) {
                 Ok((file, segment)) => {
                     files.push(file);
@@ -173,6 +190,7 @@ impl<'a> Connection<'a> {
                 return Err(lost(SegmentError::Unknown { id: segment.id(), expected: "a file of this attempt" }));
             }
             self.store().commit(segment).map_err(lost)?;
+            self.host.held.note(segment.id(), AttemptId::from(done.attempt).task.stage);
         }
         Ok(())
     }
@@ -202,6 +220,9 @@ impl<'a> Connection<'a> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
+    use onward_shuffle::flight::GrantKey;
     use onward_wire::message::Progress;
     use onward_wire::{Config, QueryId, StageId};
     use tokio::net::UnixStream;
@@ -228,10 +249,11 @@ mod tests {
                 program: "/nonexistent".into(),
                 uploads: Arc::default(),
                 ranges: None,
+                key: GrantKey::random().unwrap(),
             };
             let host = Host::start(options, events).unwrap();
             let function = Arc::new(Function::new(FunctionId(1), 1, 1 << 20));
-            function.begin(attempt());
+            function.begin(attempt(), HashSet::new());
             let (stream, _peer) = UnixStream::pair().unwrap();
             let (sender, _flusher, _receiver) = socket::split::<ToFunction, ToHost>(stream, 1 << 20);
             test(&host, Connection::new(&host.shared, function, sender), &mut received).await;

@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use std::time::Instant;
 
 use onward_wire::message::ToFunction;
-use onward_wire::{AttemptId, FunctionId, QueryId, StageId, WireError};
+use onward_wire::{AttemptId, FunctionId, QueryId, SegmentId, StageId, WireError};
 use parking_lot::Mutex;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio_util::sync::CancellationToken;
@@ -34,6 +34,8 @@ struct Work {
     running: HashMap<AttemptId, Instant>,
     /// Attempts that were sent and that something in the process may still work for, whatever was answered.
     present: HashSet<AttemptId>,
+    /// Segments of this host that attempts were given to read.
+    readable: HashMap<AttemptId, HashSet<SegmentId>>,
     /// Queries it has stages of.
     queries: HashSet<QueryId>,
     /// Stages that could not be sent.
@@ -75,9 +77,10 @@ impl Function {
         self.sender.get()
     }
 
-    /// Notes that an attempt was sent.
-    pub(super) fn begin(&self, attempt: AttemptId) {
+    /// Notes that an attempt was sent, which may read these segments of this host.
+    pub(super) fn begin(&self, attempt: AttemptId, readable: HashSet<SegmentId>) {
         let mut work = self.work.lock();
+        work.readable.insert(attempt, readable);
         work.running.insert(attempt, Instant::now());
         work.present.insert(attempt);
         work.queries.insert(attempt.query());
@@ -91,6 +94,7 @@ impl Function {
     /// Notes that nothing works for an attempt any more; true when it was answered before.
     pub(super) fn end(&self, attempt: AttemptId) -> bool {
         let mut work = self.work.lock();
+        work.readable.remove(&attempt);
         work.present.remove(&attempt) && !work.running.contains_key(&attempt)
     }
 
@@ -102,6 +106,11 @@ impl Function {
     /// Something in the process may still work for the query.
     pub(super) fn works_for(&self, query: QueryId) -> bool {
         self.work.lock().present.iter().any(|attempt| attempt.query() == query)
+    }
+
+    /// An attempt that something may still work for was given this segment.
+    pub(super) fn may_read(&self, segment: SegmentId) -> bool {
+        self.work.lock().readable.values().any(|readable| readable.contains(&segment))
     }
 
     pub(super) fn is_running(&self, attempt: AttemptId) -> bool {

@@ -15,9 +15,14 @@
 
 mod columns;
 mod connection;
+mod data_plane;
+mod fetches;
 mod function;
+mod held;
 mod launch;
 mod listen;
+mod member;
+mod neighbours;
 mod ranges;
 mod supervise;
 
@@ -31,20 +36,26 @@ use std::sync::Arc;
 use onward_cache::OpenUploads;
 use onward_cache::columns::ColumnTier;
 use onward_cache::ranges::RangeTier;
-use onward_segment::{ScratchDir, SegmentStore, StoreOptions};
+use onward_segment::{MappedSegment, ScratchDir, SegmentStore, StoreOptions};
+use onward_shuffle::flight::GrantKey;
+use onward_wire::exchange::FetchSegments;
 use onward_wire::message::{
     AttemptDone, CancelAttempt, DefineStage, ForgetQuery, Progress, RunAttempt, Shutdown, ToFunction,
 };
-use onward_wire::{AttemptId, Config, ErrorKind, FunctionId, QueryId, SegmentId, StageId, WireError};
+use onward_wire::{AttemptId, Config, ErrorKind, FunctionId, HostId, QueryId, SegmentId, StageId, WireError};
 use parking_lot::Mutex;
 use tokio::net::UnixListener;
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub use self::data_plane::{DataPlane, Exchange, MemberStream};
 use self::function::Function;
+use self::held::Held;
 use self::launch::Launcher;
 use self::listen::Expected;
+pub use self::member::{Member, MemberOptions};
+use self::neighbours::Neighbours;
 use crate::socket::SocketError;
 
 /// Directories of hosts.
@@ -63,6 +74,8 @@ pub struct HostOptions {
     pub uploads: Arc<OpenUploads>,
     /// Bytes of remote objects; `None`: functions read them by themselves.
     pub ranges: Option<Arc<RangeTier>>,
+    /// What grants to read its segments are signed with.
+    pub key: GrantKey,
 }
 
 /// What happened on the host. Events of one function are in order.
@@ -150,6 +163,9 @@ pub enum HostError {
     /// The segment store could not be made.
     #[error(transparent)]
     Segments(#[from] onward_segment::SegmentError),
+    /// What it needs to talk to other hosts is not right.
+    #[error("{0}")]
+    Cluster(WireError),
 }
 
 /// A running host. Dropping it kills its functions; [`Host::shutdown`] also waits for them.
@@ -163,6 +179,9 @@ struct Shared {
     program: PathBuf,
     uploads: Arc<OpenUploads>,
     store: Arc<SegmentStore>,
+    held: Arc<Held>,
+    neighbours: Arc<Neighbours>,
+    data_plane: DataPlane,
     columns: Arc<ColumnTier>,
     ranges: Option<Arc<RangeTier>>,
     functions: Mutex<HashMap<FunctionId, Arc<Function>>>,
@@ -192,12 +211,16 @@ impl Host {
     /// bounded by what functions may send: an attempt's end, and progress at most every 100 ms.
     pub fn start(options: HostOptions, events: mpsc::UnboundedSender<HostEvent>) -> Result<Arc<Self>, HostError> {
         raise_descriptor_limit();
-        let HostOptions { config, program, uploads, ranges } = options;
+        let HostOptions { config, program, uploads, ranges, key } = options;
         let runtime = tokio::runtime::Handle::current();
         let root = config.spill_root();
         let directory = ScratchDir::create(&root, DIRECTORY_PREFIX);
         let directory = directory.map_err(|source| HostError::Directory { path: root, source })?;
         let store = SegmentStore::open(StoreOptions::from_config(&config))?;
+        let held = Arc::new(Held::new(Arc::clone(&store)));
+        let neighbours = Neighbours::new(&config, Arc::clone(&store), key).map_err(HostError::Cluster)?;
+        let neighbours = Arc::new(neighbours);
+        let data_plane = DataPlane::new(Arc::clone(&held), Arc::clone(&neighbours));
         // Bounded by what evicts: a column for every one that is published.
         let (evicted, evictions) = mpsc::unbounded_channel();
         let columns = SegmentStore::open(StoreOptions::for_columns(&config))?;
@@ -218,6 +241,9 @@ impl Host {
             program,
             uploads,
             store,
+            held,
+            neighbours,
+            data_plane,
             columns: Arc::new(columns),
             ranges,
             functions: Mutex::default(),
@@ -291,7 +317,10 @@ impl Host {
     pub fn run_attempt(&self, id: FunctionId, attempt: RunAttempt) {
         let Some(function) = self.function(id) else { return };
         let attempt_id = AttemptId::from(attempt.attempt);
-        function.begin(attempt_id);
+        let here = self.shared.neighbours.id();
+        let inputs = attempt.inputs.iter().flat_map(|inputs| &inputs.attempts);
+        let readable = inputs.filter(|input| input.host() == here).flat_map(|input| &input.output.segments);
+        function.begin(attempt_id, readable.map(|segment| segment.id()).collect());
         let stage = attempt_id.task.stage;
         let result = function.undefined(stage).map_or_else(|| send(&function, attempt), Err);
         if let Err(error) = result
@@ -320,6 +349,7 @@ impl Host {
                 let _ = send(&function, ForgetQuery { query: query.0 });
             }
         }
+        self.shared.neighbours.forget(query);
     }
 
     /// Resolves when no function works for `query` any more: every attempt that was sent has ended, or its process was
@@ -340,9 +370,49 @@ impl Host {
 
     /// Gives committed or prepared segments back. Mappings that functions or results still hold stay readable.
     pub fn remove_segments(&self, segments: &[SegmentId]) {
+        self.shared.held.forget(segments);
         for segment in segments {
             self.shared.store.remove(*segment);
         }
+    }
+
+    /// Serves its segments to other hosts.
+    pub fn data_plane(&self) -> &DataPlane {
+        &self.shared.data_plane
+    }
+
+    /// The other hosts there are now, and where.
+    pub fn set_peers(&self, peers: impl IntoIterator<Item = (HostId, String)>) {
+        self.shared.neighbours.set_peers(peers);
+    }
+
+    /// What another host has, mapped in this process.
+    ///
+    /// # Errors
+    /// Unavailable when the host or its segments are gone; ResourceExhausted without room.
+    pub async fn fetch(&self, asked: &FetchSegments) -> Result<Arc<MappedSegment>, WireError> {
+        let brought = self.shared.neighbours.fetch(asked).await?;
+        let mapped = self.shared.store.map(brought.segment.id());
+        if !brought.is_shared {
+            self.shared.store.remove(brought.segment.id());
+        }
+        Ok(mapped?)
+    }
+
+    /// Kills all functions, waits until they are reaped, and removes all segments. Cached columns stay.
+    pub async fn reset(&self) {
+        for function in self.functions() {
+            self.kill_function(function, "the host left its coordinator");
+        }
+        loop {
+            let ended = self.shared.ended.notified();
+            if self.shared.functions.lock().is_empty() {
+                break;
+            }
+            ended.await;
+        }
+        self.shared.neighbours.forget_all();
+        self.remove_segments(&self.shared.held.segments());
     }
 
     /// Functions whose processes exist or are being started.

@@ -194,6 +194,8 @@ fn welcome(host: &Shared, function: &Function, spill: &Path) -> Welcome {
         flush_bytes: config.flush_bytes,
         max_message_bytes: config.max_message_bytes,
         reads_ranges: host.ranges.is_some(),
+        host: host.neighbours.id().0,
+        fetch_bytes: config.fetch_bytes,
     }
 }
 

@@ -7,7 +7,8 @@ use onward_wire::message::InputAttempt;
 use super::*;
 
 fn input(stage: u32, done: AttemptDone) -> StageInputs {
-    StageInputs { stage, attempts: vec![InputAttempt { attempt: done.attempt, output: done.output }] }
+    let attempts = vec![InputAttempt { attempt: done.attempt, output: done.output, host: 0 }];
+    StageInputs { stage, attempts, ..StageInputs::default() }
 }
 
 fn rows(fixture: &Fixture, done: &AttemptDone, partition: u32) -> usize {

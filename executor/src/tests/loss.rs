@@ -127,8 +127,8 @@ async fn a_stopped_readers_segments_are_not_used_before_it_is_reaped() {
     let joined = joined.transform_up(replace).unwrap().data;
     let consumer = Stage::new(1, 1, OutputKind::Preserve, 1);
     fixture.host.define_stage(FunctionId(2), consumer.define(&joined));
-    let attempts = vec![InputAttempt { attempt: done.attempt, output: done.output }];
-    let inputs = vec![StageInputs { stage: 0, attempts }];
+    let attempts = vec![InputAttempt { attempt: done.attempt, output: done.output, host: 0 }];
+    let inputs = vec![StageInputs { stage: 0, attempts, ..StageInputs::default() }];
     fixture.host.run_attempt(FunctionId(2), consumer.run(0, 0, &[0], inputs, 0));
     while fixture.host.store().usage().leases == 0 {
         tokio::task::yield_now().await;

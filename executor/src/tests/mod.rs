@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use datafusion::physical_plan::ExecutionPlan;
 use onward_planner::codec;
+use onward_shuffle::flight::GrantKey;
 use onward_wire::message::{AttemptDone, DefineStage, OutputKind, OutputSpec, RunAttempt, StageInputs};
 use onward_wire::{AttemptId, Config, FunctionId, QueryId, StageId, WireError};
 use tempfile::TempDir;
@@ -87,7 +88,7 @@ impl Fixture {
         change(&mut config);
         let (events, received) = mpsc::unbounded_channel();
         let host = Host::start(
-            HostOptions { config: Arc::new(config), program, uploads: Arc::default(), ranges: None },
+            HostOptions { config: Arc::new(config), program, uploads: Arc::default(), ranges: None, key: GrantKey::random().unwrap() },
             events,
         )
         .unwrap();

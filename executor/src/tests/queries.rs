@@ -32,10 +32,10 @@ async fn run(fixture: &mut Fixture, query: u64, graph: &StageGraph) -> Vec<Recor
             let done = fixture.prepared().await;
             let expected = planned.tasks.len();
             assert!((done.attempt.task as usize) < expected);
-            attempts.push(InputAttempt { attempt: done.attempt, output: done.output });
+            attempts.push(InputAttempt { attempt: done.attempt, output: done.output, host: 0 });
         }
         attempts.sort_by_key(|input| input.attempt.task);
-        outputs.push(StageInputs { stage: planned.id, attempts });
+        outputs.push(StageInputs { stage: planned.id, attempts, ..StageInputs::default() });
     }
     let result = outputs.pop().unwrap();
     let mut batches = Vec::new();
@@ -99,6 +99,8 @@ async fn queries_over_two_functions_equal_single_process() {
             functions: Some(2),
             vcpus: 2,
             bytes_per_function: 1 << 30,
+            hosts: 1,
+            bytes_per_host: 1 << 29,
             tiny_query_bytes: 0,
             max_functions: 2,
         };

@@ -37,6 +37,8 @@ pub(crate) fn request(functions: usize) -> PlanRequest {
         functions: Some(functions),
         vcpus: 2,
         bytes_per_function: 1 << 30,
+        hosts: 1,
+        bytes_per_host: 1 << 29,
         tiny_query_bytes: 0,
         max_functions: 64,
     }

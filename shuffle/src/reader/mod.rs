@@ -1,7 +1,9 @@
 //! [`ShuffleReaderExec`]: the rows of exchange partitions, from mapped segments.
 
+mod plan;
 mod stream;
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
@@ -17,7 +19,10 @@ use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, Pla
 use onward_segment::MappedSegment;
 use onward_wire::message::StageInputs;
 
+use crate::error::wire_error;
 use crate::transport::SegmentSource;
+use parking_lot::Mutex;
+use plan::Piece;
 use stream::PartitionReader;
 
 /// Reads exchange partitions of one producer stage. Partition `i` of this node is exchange partition `partitions[i]`:
@@ -32,11 +37,13 @@ pub struct ShuffleReaderExec {
     properties: Arc<PlanProperties>,
     /// Inline images, opened once for all partitions.
     images: Arc<Vec<OnceLock<Arc<MappedSegment>>>>,
+    /// What each partition reads; taken when it starts.
+    pieces: Mutex<Vec<VecDeque<Piece>>>,
     metrics: ExecutionPlanMetricsSet,
 }
 
 impl ShuffleReaderExec {
-    /// Reads `partitions` of `inputs`. `properties` are those of the placeholder it replaces.
+    /// Reads `partitions` (ascending) of `inputs`. `properties` are those of the placeholder it replaces.
     pub fn new(
         properties: Arc<PlanProperties>,
         partitions: Vec<u32>,
@@ -44,7 +51,26 @@ impl ShuffleReaderExec {
         source: Arc<dyn SegmentSource>,
     ) -> Self {
         let images = Arc::new(inputs.attempts.iter().map(|_| OnceLock::new()).collect());
-        Self { partitions, inputs, source, properties, images, metrics: ExecutionPlanMetricsSet::new() }
+        let (pieces, metrics) = (Mutex::default(), ExecutionPlanMetricsSet::new());
+        Self { partitions, inputs, source, properties, images, pieces, metrics }
+    }
+
+    /// What plan partition `partition` reads. Made for all partitions when the first one starts, since they share requests;
+    /// a partition that starts again makes its own.
+    fn pieces(&self, partition: usize) -> Result<VecDeque<Piece>> {
+        let plan = |partitions: &[u32]| {
+            plan::pieces(&self.inputs, partitions, self.source.host(), self.source.fetch_bytes()).map_err(wire_error)
+        };
+        let mut pieces = self.pieces.lock();
+        if pieces.is_empty() {
+            *pieces = plan(&self.partitions)?;
+        }
+        let taken = std::mem::take(&mut pieces[partition]);
+        if !taken.is_empty() {
+            return Ok(taken);
+        }
+        drop(pieces);
+        Ok(plan(&self.partitions[partition..=partition])?.pop().unwrap_or_default())
     }
 
     fn output_schema(&self) -> &SchemaRef {
@@ -94,6 +120,7 @@ impl ExecutionPlan for ShuffleReaderExec {
         };
         let reader = PartitionReader::new(
             *exchange_partition,
+            self.pieces(partition)?,
             self.output_schema().clone(),
             self.inputs.clone(),
             self.source.clone(),

@@ -10,8 +10,10 @@ use datafusion::common::Result;
 use datafusion::physical_plan::metrics::{BaselineMetrics, Count, ExecutionPlanMetricsSet, MetricBuilder};
 use futures::Stream;
 use onward_segment::{Entry, MappedSegment};
-use onward_wire::message::{AttemptOutput, SegmentRef, StageInputs};
+use onward_wire::message::{SegmentRef, StageInputs};
+use tokio_util::task::AbortOnDropHandle;
 
+use super::plan::{Part, Piece};
 use crate::error::{segment_error, wire_error};
 use crate::transport::SegmentSource;
 
@@ -41,11 +43,14 @@ pub(super) struct PartitionReader {
     source: Arc<dyn SegmentSource>,
     images: Arc<Vec<OnceLock<Arc<MappedSegment>>>>,
     limits: Limits,
-    /// The next attempt to look at.
-    attempt: usize,
+    /// What was not looked at yet.
+    pieces: VecDeque<Piece>,
+    /// The next request at another host, under way.
+    ahead: Option<AbortOnDropHandle<()>>,
     /// Segments of the current attempt that were not asked for yet.
     waiting: VecDeque<SegmentRef>,
-    mapped: VecDeque<Arc<MappedSegment>>,
+    /// Segments and the number that the partition has there.
+    mapped: VecDeque<(Arc<MappedSegment>, u32)>,
     entries: VecDeque<(Arc<MappedSegment>, Entry)>,
     tiny: Vec<RecordBatch>,
     tiny_rows: usize,
@@ -57,6 +62,7 @@ impl PartitionReader {
     #[expect(clippy::too_many_arguments, reason = "called once, from the node that holds all of them")]
     pub fn new(
         partition: u32,
+        pieces: VecDeque<Piece>,
         schema: SchemaRef,
         inputs: Arc<StageInputs>,
         source: Arc<dyn SegmentSource>,
@@ -72,7 +78,8 @@ impl PartitionReader {
             source,
             images,
             limits,
-            attempt: 0,
+            pieces,
+            ahead: None,
             waiting: VecDeque::new(),
             mapped: VecDeque::new(),
             entries: VecDeque::new(),
@@ -139,45 +146,64 @@ impl PartitionReader {
             if let Some(entry) = self.entries.pop_front() {
                 return Ok(Some(entry));
             }
-            if let Some(segment) = self.mapped.pop_front() {
-                self.entries.extend(segment.entries(self.partition).map(|entry| (segment.clone(), entry)));
+            if let Some((segment, partition)) = self.mapped.pop_front() {
+                self.entries.extend(segment.entries(partition).map(|entry| (segment.clone(), entry)));
             } else if !self.waiting.is_empty() {
                 let count = self.waiting.len().min(SEGMENTS_AT_ONCE);
                 let asked: Vec<SegmentRef> = self.waiting.drain(..count).collect();
-                self.mapped.extend(self.source.map(&asked).await.map_err(wire_error)?);
-            } else if !self.next_attempt()? {
+                let mapped = self.source.map(&asked).await.map_err(wire_error)?;
+                self.mapped.extend(mapped.into_iter().map(|segment| (segment, self.partition)));
+            } else if !self.next_piece().await? {
                 return Ok(None);
             }
         }
     }
 
-    /// Goes to the next attempt that has rows of the partition; false when there is none.
-    fn next_attempt(&mut self) -> Result<bool> {
-        while let Some(attempt) = self.inputs.attempts.get(self.attempt) {
-            let image = &self.images[self.attempt];
-            self.attempt += 1;
-            if !has_rows(&attempt.output, self.partition) {
-                continue;
+    /// Goes to the next piece; false when there is none.
+    async fn next_piece(&mut self) -> Result<bool> {
+        match self.pieces.pop_front() {
+            None => return Ok(false),
+            Some(Piece::Here { attempt }) => {
+                self.look_ahead(None);
+                let output = &self.inputs.attempts[attempt].output;
+                match output.inline.is_empty() {
+                    true => self.waiting.extend(output.segments.iter().copied()),
+                    false => self.mapped.push_back((self.image(attempt)?, self.partition)),
+                }
             }
-            if attempt.output.inline.is_empty() {
-                self.waiting.extend(attempt.output.segments.iter().copied());
-            } else {
-                let segment = match image.get() {
-                    Some(segment) => segment.clone(),
-                    None => {
-                        let opened = MappedSegment::from_image(attempt.output.inline.clone()).map_err(segment_error)?;
-                        image.get_or_init(|| Arc::new(opened)).clone()
-                    }
-                };
-                self.mapped.push_back(segment);
+            Some(Piece::Fetched { part, partition }) => {
+                let segment = part.get(self.source.as_ref()).await.map_err(wire_error)?;
+                self.look_ahead(Some(&part));
+                self.mapped.push_back((segment, partition));
             }
-            return Ok(true);
         }
-        Ok(false)
+        Ok(true)
     }
-}
 
-/// By the statistics of the attempt: they list every partition that has rows, ascending.
-fn has_rows(output: &AttemptOutput, partition: u32) -> bool {
-    output.partitions.binary_search_by_key(&partition, |stats| stats.partition).is_ok()
+    /// The inline output of an attempt.
+    fn image(&self, attempt: usize) -> Result<Arc<MappedSegment>> {
+        let image = &self.images[attempt];
+        match image.get() {
+            Some(segment) => Ok(segment.clone()),
+            None => {
+                let bytes = self.inputs.attempts[attempt].output.inline.clone();
+                let opened = MappedSegment::from_image(bytes).map_err(segment_error)?;
+                Ok(image.get_or_init(|| Arc::new(opened)).clone())
+            }
+        }
+    }
+
+    /// Makes the next request at another host while `current` is read.
+    fn look_ahead(&mut self, current: Option<&Arc<Part>>) {
+        let next = self.pieces.iter().find_map(|piece| match piece {
+            Piece::Fetched { part, .. } if current.is_none_or(|current| !Arc::ptr_eq(current, part)) => Some(part),
+            _ => None,
+        });
+        self.ahead = next.filter(|part| !part.is_fetched()).map(|part| {
+            let (part, source) = (Arc::clone(part), Arc::clone(&self.source));
+            // An error comes again when the part's turn has come.
+            let asking = async move { drop(part.get(source.as_ref()).await) };
+            AbortOnDropHandle::new(tokio::spawn(asking))
+        });
+    }
 }

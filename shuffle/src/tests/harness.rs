@@ -14,11 +14,11 @@ use datafusion::physical_plan::{ExecutionPlan, Partitioning, PlanProperties};
 use futures::TryStreamExt;
 use onward_segment::{MappedSegment, SegmentStore, StoreOptions};
 use onward_wire::message::{AttemptOutput, InputAttempt, SegmentRef, StageInputs};
-use onward_wire::{FunctionId, QueryId, StageId, WireError};
+use onward_wire::{FunctionId, HostId, QueryId, StageId, WireError};
 use tempfile::TempDir;
 
 use crate::{
-    AttemptWriter, LocalStore, OutputMapping, SegmentSink, SegmentSource, ShuffleReaderExec, WritableSegment,
+    AttemptWriter, Fetch, LocalStore, OutputMapping, SegmentSink, SegmentSource, ShuffleReaderExec, WritableSegment,
     WriterOptions,
 };
 
@@ -103,16 +103,25 @@ pub fn reader(
 ) -> ShuffleReaderExec {
     let attempt = |task| StageId::new(QueryId(1), 0).task(task).attempt(0).into();
     let attempts = (outputs.iter().enumerate())
-        .map(|(task, output)| InputAttempt { attempt: attempt(task as u32), output: output.clone() })
+        .map(|(task, output)| InputAttempt { attempt: attempt(task as u32), output: output.clone(), host: 0 })
         .collect();
+    let inputs = StageInputs { stage: 0, attempts, ..StageInputs::default() };
+    reader_of(source, schema, inputs, (0..partitions).collect())
+}
+
+pub fn reader_of(
+    source: Arc<dyn SegmentSource>,
+    schema: &SchemaRef,
+    inputs: StageInputs,
+    partitions: Vec<u32>,
+) -> ShuffleReaderExec {
     let properties = PlanProperties::new(
         EquivalenceProperties::new(schema.clone()),
-        Partitioning::UnknownPartitioning(partitions as usize),
+        Partitioning::UnknownPartitioning(partitions.len()),
         EmissionType::Incremental,
         Boundedness::Bounded,
     );
-    let inputs = Arc::new(StageInputs { stage: 0, attempts });
-    ShuffleReaderExec::new(Arc::new(properties), (0..partitions).collect(), inputs, source)
+    ShuffleReaderExec::new(Arc::new(properties), partitions, Arc::new(inputs), source)
 }
 
 pub fn numbers(values: std::ops::Range<i64>) -> RecordBatch {
@@ -158,6 +167,18 @@ impl SegmentSink for Broken {
 
 #[async_trait]
 impl SegmentSource for Broken {
+    fn host(&self) -> HostId {
+        HostId::EMBEDDED
+    }
+
+    fn fetch_bytes(&self) -> u64 {
+        1 << 20
+    }
+
+    async fn fetch(&self, _: &Fetch) -> Result<Arc<MappedSegment>, WireError> {
+        Err(self.0.clone())
+    }
+
     async fn map(&self, _: &[SegmentRef]) -> Result<Vec<Arc<MappedSegment>>, WireError> {
         Err(self.0.clone())
     }

@@ -4,5 +4,6 @@ mod agreement;
 mod exchange;
 mod harness;
 mod paths;
+mod remote;
 #[path = "../../../segment/src/tests/samples.rs"]
 mod samples;

@@ -1,8 +1,8 @@
 //! Situations worth a name.
 
-use onward_wire::{ErrorKind, FunctionId, QueryId, StageId, WireError};
+use onward_wire::{ErrorKind, FunctionId, HostId, QueryId, StageId, WireError};
 
-use super::world::{End, World, limits, lost, query};
+use super::world::{Doing, End, World, limits, lost, query};
 use crate::scheduler::{Command, Event, FunctionShape, QuerySpec, SchedulerLimits};
 
 /// Starts `functions` functions by running a query on them.
@@ -80,7 +80,7 @@ fn outcomes_of_a_first_plan_are_none_of_the_second_ones() {
     }
     let output = onward_wire::message::AttemptOutput::default();
     let commands =
-        world.scheduler.handle(world.now_ms, Event::Prepared { function: FunctionId(2), attempt: late, output });
+        world.scheduler.handle(world.now_ms, Event::Prepared { function: FunctionId(2), host: HostId::EMBEDDED, attempt: late, output });
     assert!(!commands.iter().any(|command| matches!(command, Command::AttemptCommitted { .. })), "{commands:?}");
 }
 
@@ -190,7 +190,7 @@ fn idle_functions_make_room_for_another_shape() {
     let (stopped, function) = (FunctionId(1), FunctionId(3));
     assert_eq!(
         commands[1..],
-        [Command::StopFunction { function: stopped }, Command::StartFunction { function, shape }]
+        [Command::StopFunction { function: stopped }, Command::StartFunction { function, host: HostId::EMBEDDED, shape }]
     );
 }
 
@@ -257,4 +257,72 @@ fn inline_output_stays_within_the_exchange() {
         })
         .collect();
     assert_eq!(granted, [64, 64, 0]);
+}
+
+/// A world with two hosts besides the coordinator's own, which only runs functions while there is no other.
+fn clustered() -> World {
+    let mut world = World::new(SchedulerLimits { is_reserve: true, ..limits() });
+    world.hosts.clear();
+    world.join(2, 4);
+    world.join(2, 4);
+    world
+}
+
+fn starts(commands: &[Command]) -> Vec<u32> {
+    let host = |command: &Command| match command {
+        Command::StartFunction { host, .. } => Some(host.0),
+        _ => None,
+    };
+    commands.iter().filter_map(host).collect()
+}
+
+fn ready_all(world: &mut World) {
+    let is_starting = |doing: &Doing| *doing == Doing::Starting;
+    let starting = world.functions.iter().filter(|(_, (_, doing))| is_starting(doing)).map(|(function, _)| *function);
+    for function in starting.collect::<Vec<_>>() {
+        world.ready(function);
+    }
+}
+
+#[test]
+fn functions_are_spread_over_hosts_and_scans_meet_theirs_again() {
+    let mut world = clustered();
+    assert_eq!(starts(&world.submit(query(1, 4, &[(&[], 4)]))), [1, 2, 1, 2]);
+    ready_all(&mut world);
+    let places = |world: &World| {
+        let mut running: Vec<_> = world.running().map(|(function, attempt)| (attempt.task.task, function)).collect();
+        running.sort_unstable();
+        running.into_iter().map(|(_, function)| function.0 % 2).collect::<Vec<_>>()
+    };
+    assert_eq!(places(&world), [1, 0, 1, 0], "functions 1 and 3 are on the first host");
+    finish_all(&mut world);
+    world.submit(query(2, 2, &[(&[], 2)]));
+    assert_eq!(places(&world), [1, 0]);
+}
+
+/// Its output is made again, with what that read and was let go; what lies elsewhere stays.
+#[test]
+fn the_output_of_a_lost_host_is_made_again() {
+    let mut world = clustered();
+    world.submit(query(1, 2, &[(&[], 2), (&[0], 2), (&[1], 1)]));
+    ready_all(&mut world);
+    finish_all(&mut world);
+    finish_all(&mut world);
+    let reading: Vec<_> = world.running().collect();
+    assert!(matches!(reading[..], [(_, attempt)] if attempt.task.stage.stage == 2), "{reading:?}");
+    world.lose_host(HostId(2));
+    ready_all(&mut world);
+    let again = |world: &World, stage: u32| {
+        let ran = |attempt: &onward_wire::AttemptId| attempt.task.stage.stage == stage && attempt.attempt == 1;
+        world.running().filter(|(_, attempt)| ran(attempt)).count()
+    };
+    assert_eq!((again(&world, 0), again(&world, 1), again(&world, 2)), (2, 0, 0), "all of stage 0 was let go");
+    finish_all(&mut world);
+    ready_all(&mut world);
+    assert_eq!((again(&world, 1), again(&world, 2)), (1, 0), "half of stage 1 is on the other host");
+    super::random::settle(&mut world);
+    let end = &world.queries[&QueryId(1)].end;
+    assert!(matches!(end, Some((End::Done, _))), "{end:?}");
+    world.send(Event::ResultReleased { query: QueryId(1) });
+    assert!(world.segments.values().all(|(_, released)| *released));
 }

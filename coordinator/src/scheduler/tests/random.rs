@@ -1,6 +1,6 @@
 //! Anything in any order.
 
-use onward_wire::{ErrorKind, QueryId, WireError};
+use onward_wire::{ErrorKind, HostId, QueryId, WireError};
 use proptest::prelude::*;
 use proptest::sample::Index;
 
@@ -21,6 +21,8 @@ enum Action {
     RepeatReport(Index),
     Cancel(Index),
     ReleaseResult(Index),
+    Join(u32, usize),
+    LoseHost(Index),
     Wait(u64),
 }
 
@@ -39,6 +41,8 @@ fn action() -> impl Strategy<Value = Action> {
         1 => any::<Index>().prop_map(RepeatReport),
         1 => any::<Index>().prop_map(Cancel),
         2 => any::<Index>().prop_map(ReleaseResult),
+        1 => (1..4u32, 1..4usize).prop_map(|(vcpus, functions)| Join(vcpus, functions)),
+        1 => any::<Index>().prop_map(LoseHost),
         2 => (0..800u64).prop_map(Wait),
     ]
 }
@@ -51,7 +55,8 @@ fn stages() -> impl Strategy<Value = Vec<StageSpec>> {
             let mut inputs: Vec<_> = inputs.collect();
             inputs.sort_unstable();
             inputs.dedup();
-            StageSpec { inputs, tasks: (0..tasks).map(|task| vec![task]).collect(), is_indeterminate: false }
+            let is_indeterminate = tasks % 3 == 2;
+            StageSpec { inputs, tasks: (0..tasks).map(|task| vec![task]).collect(), is_indeterminate }
         };
         stages.into_iter().enumerate().map(stage).collect()
     })
@@ -143,7 +148,8 @@ fn act(world: &mut World, action: Action, queries: &mut Vec<QuerySpec>) {
             let running = world.queries.values().filter(|query| query.started && query.end.is_none());
             let committed = pick(index, running.flat_map(|query| query.committed.values().cloned()));
             if let Some((attempt, output)) = committed {
-                world.send(Event::Prepared { function: onward_wire::FunctionId(0), attempt, output });
+                let (function, host) = (onward_wire::FunctionId(0), HostId::EMBEDDED);
+                world.send(Event::Prepared { function, host, attempt, output });
             }
         }
         Action::Cancel(index) => {
@@ -157,6 +163,17 @@ fn act(world: &mut World, action: Action, queries: &mut Vec<QuerySpec>) {
                 world.send(Event::ResultReleased { query });
             }
         }
+        Action::Join(vcpus, functions) => {
+            if world.hosts.len() < 4 {
+                world.join(vcpus, functions);
+            }
+        }
+        Action::LoseHost(index) => {
+            // The coordinator's own is lost with the coordinator.
+            if let Some(host) = pick(index, world.hosts.keys().copied().filter(|host| *host != HostId::EMBEDDED)) {
+                world.lose_host(host);
+            }
+        }
         Action::Wait(ms) => {
             world.now_ms += ms;
             world.send(Event::Tick);
@@ -165,7 +182,7 @@ fn act(world: &mut World, action: Action, queries: &mut Vec<QuerySpec>) {
 }
 
 /// From here on nothing goes wrong: everything must come to an end by itself.
-fn settle(world: &mut World) {
+pub fn settle(world: &mut World) {
     let steps = 10_000;
     for step in 0.. {
         assert!(step < steps, "it does not end: {world:#?}");

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use onward_wire::message::{AttemptOutput, InputAttempt, SegmentRef};
-use onward_wire::{AttemptId, ErrorKind, FunctionId, QueryId, SegmentId, StageId, TaskId, WireError};
+use onward_wire::{AttemptId, ErrorKind, FunctionId, HostId, QueryId, SegmentId, StageId, TaskId, WireError};
 
 use crate::scheduler::{Command, Event, FunctionShape, QuerySpec, QueryStats, Scheduler, SchedulerLimits, StageSpec};
 
@@ -11,6 +11,7 @@ pub fn limits() -> SchedulerLimits {
     SchedulerLimits {
         max_functions: 8,
         total_vcpus: 4,
+        is_reserve: false,
         max_attempts: 3,
         max_running_queries: 4,
         max_queued_queries: 4,
@@ -79,8 +80,15 @@ pub struct World {
     pub failed_starts: u32,
     /// Attempts whose function is gone, with what they may have produced.
     pub given_up: Vec<(FunctionId, AttemptId, u64)>,
-    /// Segments that were reported: by which attempt, and whether they were released.
+    /// Segments that were reported: by which attempt, and whether they were released or lost.
     pub segments: BTreeMap<SegmentId, (AttemptId, bool)>,
+    /// vCPUs, the most functions.
+    pub hosts: BTreeMap<HostId, (u32, usize)>,
+    places: BTreeMap<FunctionId, HostId>,
+    holders: BTreeMap<SegmentId, HostId>,
+    last_host: u32,
+    /// What was committed may be made again.
+    has_lost_hosts: bool,
     prepared: BTreeMap<AttemptId, AttemptOutput>,
 }
 
@@ -88,6 +96,11 @@ impl World {
     pub fn new(limits: SchedulerLimits) -> Self {
         Self {
             scheduler: Scheduler::new(limits.clone()),
+            hosts: BTreeMap::from([(HostId::EMBEDDED, (limits.total_vcpus, limits.max_functions))]),
+            places: BTreeMap::new(),
+            holders: BTreeMap::new(),
+            last_host: 0,
+            has_lost_hosts: false,
             limits,
             now_ms: 0,
             functions: BTreeMap::new(),
@@ -112,6 +125,28 @@ impl World {
         let query = SimQuery { spec: spec.clone(), started: false, end: None, committed, attempts, used };
         self.queries.insert(spec.query, query);
         self.send(Event::SubmitQuery(spec))
+    }
+
+    pub fn join(&mut self, vcpus: u32, max_functions: usize) -> HostId {
+        self.last_host += 1;
+        let host = HostId(self.last_host);
+        self.hosts.insert(host, (vcpus, max_functions));
+        self.failed_starts = 0;
+        self.send(Event::HostJoined { host, vcpus, max_functions });
+        host
+    }
+
+    pub fn lose_host(&mut self, host: HostId) -> Vec<Command> {
+        self.hosts.remove(&host);
+        self.has_lost_hosts = true;
+        let places = &self.places;
+        self.functions.retain(|function, _| places[function] != host);
+        self.given_up.retain(|(function, ..)| places[function] != host);
+        let lost = self.holders.iter().filter(|(_, holder)| **holder == host).map(|(segment, _)| *segment);
+        for segment in lost.collect::<Vec<_>>() {
+            self.segments.get_mut(&segment).expect("known").1 = true;
+        }
+        self.send(Event::HostLost { host, reason: "unplugged".to_owned() })
     }
 
     pub fn ready(&mut self, function: FunctionId) -> Vec<Command> {
@@ -145,10 +180,12 @@ impl World {
         for _ in 0..segments {
             let segment = self.segments.len() as u64;
             self.segments.insert(SegmentId(segment), (attempt, false));
+            self.holders.insert(SegmentId(segment), self.places[&function]);
             output.segments.push(SegmentRef { segment, length_bytes: 1, rows: 1 });
         }
         self.prepared.insert(attempt, output.clone());
-        self.send(Event::Prepared { function, attempt, output })
+        let host = self.places[&function];
+        self.send(Event::Prepared { function, host, attempt, output })
     }
 
     pub fn fail(&mut self, function: FunctionId, error: WireError) -> Vec<Command> {
@@ -190,10 +227,12 @@ impl World {
 
     fn check(&mut self, command: &Command) {
         match command {
-            Command::StartFunction { function, shape } => {
+            Command::StartFunction { function, host, shape } => {
                 let known = self.functions.insert(*function, (*shape, Doing::Starting));
                 assert!(known.is_none(), "{function} is used twice");
-                assert!(self.functions.len() <= self.limits.max_functions, "too many functions");
+                self.places.insert(*function, *host);
+                let there = self.functions.keys().filter(|function| self.places[function] == *host).count();
+                assert!(there <= self.hosts[host].1, "too many functions on {host}");
             }
             Command::StopFunction { function } => match self.functions.remove(function).expect("known").1 {
                 Doing::Running { attempt, inline_bytes, cancelled_ms } => {
@@ -231,15 +270,16 @@ impl World {
                 let output = self.prepared.get(attempt).expect("only prepared output is committed").clone();
                 let query = self.queries.get_mut(&attempt.query()).expect("known");
                 let known = query.committed.insert(attempt.task, (*attempt, output));
-                assert!(known.is_none(), "{} is committed twice", attempt.task);
+                assert!(known.is_none() || self.has_lost_hosts, "{} is committed twice", attempt.task);
             }
             Command::ReleaseSegments(segments) => {
-                for segment in segments {
+                for (host, segment) in segments {
+                    assert_eq!(self.holders.get(segment), Some(host));
                     let (attempt, released) = self.segments.get_mut(segment).expect("only reported segments");
                     assert!(!*released, "{segment} is released twice");
                     *released = true;
                     let attempt = *attempt;
-                    assert!(!self.is_needed(attempt), "{segment} of {attempt} is still needed");
+                    assert!(self.has_lost_hosts || !self.is_needed(attempt), "{segment} of {attempt} is still needed");
                 }
             }
             Command::QueryQueued { query } => assert!(!self.queries[query].started),
@@ -289,7 +329,8 @@ impl World {
                 .functions
                 .iter()
                 .any(|(id, (other, doing))| *other == shape && *doing != Doing::Starting && !used.contains(id));
-            let has_room = self.functions.len() < self.limits.max_functions
+            let most: usize = self.hosts.values().map(|(_, most)| most).sum();
+            let has_room = self.functions.len() < most
                 || self.functions.values().any(|(other, doing)| *other != shape && *doing == Doing::Nothing);
             let can_start = has_room && self.failed_starts < self.limits.max_attempts;
             assert!(!has_other && !can_start, "{attempt} doubles up on {function}");
@@ -298,7 +339,8 @@ impl World {
         let is_busy = |doing: &Doing| matches!(doing, Doing::Running { .. } | Doing::Ending { .. });
         let busy = self.functions.values().filter(|(_, doing)| is_busy(doing));
         let vcpus: u32 = busy.map(|(shape, _)| shape.vcpus).sum();
-        let vcpu_limit = self.limits.total_vcpus.max(shape.vcpus * query.spec.functions as u32);
+        let total_vcpus: u32 = self.hosts.values().map(|(vcpus, _)| vcpus).sum();
+        let vcpu_limit = total_vcpus.max(shape.vcpus * query.spec.functions as u32);
         assert!(own == 0 || own < query.spec.functions, "{own} attempts at once");
         assert!(own == 0 || vcpus + shape.vcpus <= vcpu_limit, "{vcpus} vCPUs are busy");
     }
@@ -340,6 +382,10 @@ impl World {
     }
 
     fn check_inline(&self, id: QueryId) {
+        if self.has_lost_hosts {
+            // What counts as committed here may be undone there.
+            return;
+        }
         let query = &self.queries[&id];
         let mut of_query = 0;
         for stage in 0..query.spec.stages.len() as u32 {

@@ -1,0 +1,299 @@
+//! The hosts of a coordinator: its own, and those that joined.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use arrow_flight::FlightData;
+use onward_executor::host::Host;
+use onward_shuffle::flight::GrantKey;
+use onward_wire::cluster::{
+    Alive, AwaitQueryEnd, Heartbeat, Join, Joined, Order, Peer, Peers, RemoveSegments, StartFunction, StopFunction,
+    ToMember, order,
+};
+use onward_wire::message::{CancelAttempt, DefineStage, ForgetQuery, RunAttempt};
+use onward_wire::{AttemptId, Config, FunctionId, HostId, QueryId, SegmentId};
+use prost::Message;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tonic::Status;
+
+use crate::scheduler::FunctionShape;
+use crate::system::{HostRecord, HostTable};
+
+/// What waits to be sent to a host; one that does not read is lost.
+pub(super) const MOST_QUEUED: usize = 16_384;
+
+/// The sending half of a host's stream.
+pub(super) type Say = mpsc::Sender<Result<FlightData, Status>>;
+
+/// What all hosts together can do: sizing asks for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Capacity {
+    /// Hosts that run functions.
+    pub hosts: usize,
+    /// vCPUs of the smallest of them.
+    pub vcpus: usize,
+    /// Memory for the operators of all functions on the smallest of them.
+    pub operator_memory_bytes: u64,
+}
+
+impl Capacity {
+    /// Of the coordinator's own host.
+    pub fn of(config: &Config) -> Self {
+        let operator_memory_bytes = config.operator_memory_limit_bytes();
+        Self { hosts: 1, vcpus: config.vcpu_count(), operator_memory_bytes }
+    }
+
+    /// Memory for the operators of each of `functions` functions.
+    pub fn function_memory_bytes(&self, config: &Config, functions: usize) -> u64 {
+        match config.function_memory_bytes {
+            0 => self.operator_memory_bytes / functions.div_ceil(self.hosts.max(1)).max(1) as u64,
+            bytes => bytes,
+        }
+    }
+}
+
+struct Member {
+    join: Join,
+    say: Say,
+    heard: Instant,
+}
+
+/// See the [module](self). Commands never wait: a host that cannot be told is noted as lost.
+pub(super) struct Fleet {
+    embedded: Arc<Host>,
+    config: Arc<Config>,
+    key: GrantKey,
+    /// Where the coordinator's own data plane is, once it is served.
+    address: Option<String>,
+    members: BTreeMap<HostId, Member>,
+    places: HashMap<FunctionId, HostId>,
+    last_id: u32,
+    lost: Vec<(HostId, String)>,
+    table: Arc<HostTable>,
+}
+
+impl Fleet {
+    pub(super) fn new(embedded: Arc<Host>, config: Arc<Config>, key: GrantKey, table: Arc<HostTable>) -> Self {
+        let (members, places, lost) = Default::default();
+        let fleet = Self { embedded, config, key, address: None, members, places, last_id: 0, lost, table };
+        fleet.record(HostId::EMBEDDED, None);
+        fleet
+    }
+
+    /// What signs grants.
+    pub(super) fn key(&self) -> &GrantKey {
+        &self.key
+    }
+
+    /// Others reach the coordinator's own segments at `address`.
+    pub(super) fn set_address(&mut self, address: String) {
+        self.address = Some(address);
+        self.record(HostId::EMBEDDED, None);
+        self.tell_peers();
+    }
+
+    /// There are other hosts.
+    pub(super) fn has_members(&self) -> bool {
+        !self.members.is_empty()
+    }
+
+    pub(super) fn capacity(&self) -> Capacity {
+        let own = (self.config.coordinator_functions || self.members.is_empty()).then(|| Capacity::of(&self.config));
+        let joined = self.members.values().map(|member| Capacity {
+            hosts: 1,
+            vcpus: member.join.vcpus as usize,
+            operator_memory_bytes: member.join.operator_memory_bytes,
+        });
+        let together = own.into_iter().chain(joined).reduce(|all, one| Capacity {
+            hosts: all.hosts + one.hosts,
+            vcpus: all.vcpus.min(one.vcpus),
+            operator_memory_bytes: all.operator_memory_bytes.min(one.operator_memory_bytes),
+        });
+        together.unwrap_or_else(|| Capacity::of(&self.config))
+    }
+
+    /// Takes a host in; its id.
+    pub(super) fn join(&mut self, join: Join, say: Say) -> HostId {
+        self.last_id += 1;
+        let id = HostId(self.last_id);
+        let joined = Joined {
+            host: id.0,
+            key: self.key.bytes(),
+            heartbeat_ms: self.config.heartbeat_ms,
+            silence_timeout_ms: self.config.host_silence_timeout_ms,
+        };
+        self.members.insert(id, Member { join, say, heard: Instant::now() });
+        self.say(id, joined);
+        self.record(id, None);
+        self.tell_peers();
+        id
+    }
+
+    /// A host is gone; its functions.
+    pub(super) fn leave(&mut self, host: HostId) -> Option<Vec<FunctionId>> {
+        self.members.remove(&host)?;
+        self.table.remove(host);
+        let functions: Vec<_> =
+            self.places.iter().filter(|(_, place)| **place == host).map(|(function, _)| *function).collect();
+        self.places.retain(|_, place| *place != host);
+        self.tell_peers();
+        Some(functions)
+    }
+
+    /// A host was heard of; false when it is not one of ours any more.
+    pub(super) fn heard(&mut self, host: HostId) -> bool {
+        match self.members.get_mut(&host) {
+            Some(member) => {
+                member.heard = Instant::now();
+                true
+            }
+            None => false,
+        }
+    }
+
+    pub(super) fn record_heartbeat(&self, host: HostId, heartbeat: Heartbeat) {
+        self.record(host, Some(heartbeat));
+    }
+
+    /// Hosts that could not be told something, or were not heard of for too long, since the last time.
+    pub(super) fn take_lost(&mut self) -> Vec<(HostId, String)> {
+        std::mem::take(&mut self.lost)
+    }
+
+    /// Says that the coordinator lives, and looks who else does.
+    pub(super) fn beat(&mut self) {
+        let ids: Vec<HostId> = self.members.keys().copied().collect();
+        let silence = std::time::Duration::from_millis(self.config.host_silence_timeout_ms);
+        for id in ids {
+            if self.members[&id].heard.elapsed() > silence {
+                self.lost.push((id, format!("it was not heard of for {} ms", silence.as_millis())));
+            } else {
+                self.say(id, Alive {});
+            }
+        }
+        self.record(HostId::EMBEDDED, Some(self.embedded.heartbeat()));
+    }
+
+    /// All hosts end.
+    pub(super) fn shut_down(&mut self) {
+        let ids: Vec<HostId> = self.members.keys().copied().collect();
+        for id in ids {
+            self.say(id, onward_wire::message::Shutdown {});
+        }
+    }
+
+    pub(super) fn place_of(&self, function: FunctionId) -> HostId {
+        self.places.get(&function).copied().unwrap_or(HostId::EMBEDDED)
+    }
+
+    pub(super) fn start_function(&mut self, function: FunctionId, host: HostId, shape: FunctionShape) {
+        self.places.insert(function, host);
+        let FunctionShape { vcpus, memory_bytes } = shape;
+        match host {
+            HostId::EMBEDDED => self.embedded.start_function(function, vcpus as usize, memory_bytes),
+            _ => self.say(host, StartFunction { function: function.0, vcpus, memory_bytes }),
+        }
+    }
+
+    pub(super) fn stop_function(&mut self, function: FunctionId) {
+        match self.place_of(function) {
+            HostId::EMBEDDED => self.embedded.stop_function(function),
+            host => self.say(host, StopFunction { function: function.0 }),
+        }
+    }
+
+    /// A function is gone.
+    pub(super) fn forget_function(&mut self, function: FunctionId) {
+        self.places.remove(&function);
+    }
+
+    pub(super) fn define_stage(&mut self, function: FunctionId, stage: DefineStage) {
+        match self.place_of(function) {
+            HostId::EMBEDDED => self.embedded.define_stage(function, stage),
+            host => self.order(host, function, order::Body::DefineStage(stage)),
+        }
+    }
+
+    pub(super) fn run_attempt(&mut self, function: FunctionId, attempt: RunAttempt) {
+        match self.place_of(function) {
+            HostId::EMBEDDED => self.embedded.run_attempt(function, attempt),
+            host => self.order(host, function, order::Body::RunAttempt(attempt)),
+        }
+    }
+
+    pub(super) fn cancel_attempt(&mut self, function: FunctionId, attempt: AttemptId) {
+        match self.place_of(function) {
+            HostId::EMBEDDED => self.embedded.cancel_attempt(function, attempt),
+            host => {
+                self.order(host, function, order::Body::CancelAttempt(CancelAttempt { attempt: attempt.into() }));
+            }
+        }
+    }
+
+    pub(super) fn forget_query(&mut self, query: QueryId, hosts: impl IntoIterator<Item = HostId>) {
+        self.embedded.forget_query(query);
+        for host in hosts {
+            self.say(host, ForgetQuery { query: query.0 });
+        }
+    }
+
+    pub(super) fn remove_segments(&mut self, segments: &[(HostId, SegmentId)]) {
+        let mut by_host: BTreeMap<HostId, Vec<SegmentId>> = BTreeMap::new();
+        for (host, segment) in segments {
+            by_host.entry(*host).or_default().push(*segment);
+        }
+        for (host, segments) in by_host {
+            match host {
+                HostId::EMBEDDED => self.embedded.remove_segments(&segments),
+                _ => self.say(host, RemoveSegments { segments: segments.iter().map(|segment| segment.0).collect() }),
+            }
+        }
+    }
+
+    /// `QueryEnded` follows, or the host is lost. False: the host is gone.
+    pub(super) fn await_query_end(&mut self, host: HostId, query: QueryId) -> bool {
+        let is_there = self.members.contains_key(&host);
+        self.say(host, AwaitQueryEnd { request: query.0, query: query.0 });
+        is_there
+    }
+
+    fn order(&mut self, host: HostId, function: FunctionId, body: order::Body) {
+        self.say(host, Order { function: function.0, body: Some(body) });
+    }
+
+    fn say(&mut self, host: HostId, message: impl Into<ToMember>) {
+        // A host that is gone has no functions, and its segments went with it.
+        let Some(member) = self.members.get(&host) else { return };
+        let message = message.into().encode_to_vec();
+        let frame = FlightData { app_metadata: message.into(), ..FlightData::default() };
+        match member.say.try_send(Ok(frame)) {
+            Ok(()) => {}
+            Err(mpsc::error::TrySendError::Full(_)) => {
+                self.lost.push((host, format!("it does not read: {MOST_QUEUED} messages wait")));
+            }
+            Err(mpsc::error::TrySendError::Closed(_)) => self.lost.push((host, "its connection ended".to_owned())),
+        }
+    }
+
+    /// Tells every host who is there.
+    fn tell_peers(&mut self) {
+        let own = self.address.iter().map(|address| Peer { host: HostId::EMBEDDED.0, address: address.clone() });
+        let joined = self.members.iter().map(|(id, member)| Peer { host: id.0, address: member.join.address.clone() });
+        let hosts: Vec<Peer> = own.chain(joined).collect();
+        self.embedded.set_peers(hosts.iter().map(|peer| (HostId(peer.host), peer.address.clone())));
+        let ids: Vec<HostId> = self.members.keys().copied().collect();
+        for id in ids {
+            self.say(id, Peers { hosts: hosts.clone() });
+        }
+    }
+
+    fn record(&self, host: HostId, heartbeat: Option<Heartbeat>) {
+        let record = match self.members.get(&host) {
+            Some(member) => HostRecord::new(host, &member.join),
+            None if host == HostId::EMBEDDED => HostRecord::of_coordinator(&self.config, self.address.clone()),
+            None => return,
+        };
+        self.table.record(record, heartbeat);
+    }
+}

@@ -1,0 +1,103 @@
+//! What runs again when a host is lost.
+//!
+//! ```text
+//!   a task whose output lay there, and is still needed      runs again
+//!     what it read was let go meanwhile                     those producers run again, and so on
+//!     it may give other rows this time (indeterminate)      consumers that finished run again, and so on
+//!   a consumer that runs and was told to read the lost      is stopped and starts again with a new list of inputs
+//! ```
+
+use std::collections::BTreeSet;
+
+use onward_wire::{AttemptId, FunctionId, HostId, SegmentId};
+
+use super::query::Query;
+use super::task::State;
+
+/// What the loss of a host costs a query.
+#[derive(Debug, Default)]
+pub(super) struct Recovery {
+    /// Attempts that read what is lost.
+    pub(super) cancelled: Vec<(FunctionId, AttemptId)>,
+    /// Output that nobody will read, because its task runs again.
+    pub(super) released: Vec<(HostId, SegmentId)>,
+}
+
+impl Query {
+    /// The output that lay on `host` is gone.
+    pub(super) fn lose_host(&mut self, host: HostId) -> Recovery {
+        let mut recovery = Recovery::default();
+        let mut again: Vec<(u32, u32)> = Vec::new();
+        for (stage, tasks) in (0..).zip(self.stages.iter().map(|stage| &stage.tasks)) {
+            let is_lost = |state: &State| {
+                let State::Committed { host: holder, output: Some(output), .. } = state else { return false };
+                *holder == host && !output.segments.is_empty()
+            };
+            again.extend((0..).zip(tasks).filter(|(_, task)| is_lost(&task.state)).map(|(task, _)| (stage, task)));
+        }
+        let mut rebound = BTreeSet::new();
+        while let Some((stage, task)) = again.pop() {
+            if !self.undo(stage, task, host, &mut recovery) {
+                continue;
+            }
+            // What it reads must be there again.
+            for input in self.stages[stage as usize].inputs.clone() {
+                let is_gone = |state: &State| matches!(state, State::Committed { output: None, .. });
+                let tasks = (0..).zip(&self.stages[input as usize].tasks);
+                again.extend(tasks.filter(|(_, task)| is_gone(&task.state)).map(|(task, _)| (input, task)));
+            }
+            let is_indeterminate = self.stages[stage as usize].is_indeterminate;
+            for consumer in self.stages[stage as usize].consumers.clone() {
+                rebound.insert(consumer);
+                if is_indeterminate {
+                    let tasks = (0..).zip(&self.stages[consumer as usize].tasks);
+                    let is_done = |state: &State| matches!(state, State::Committed { .. });
+                    again.extend(tasks.filter(|(_, task)| is_done(&task.state)).map(|(task, _)| (consumer, task)));
+                }
+            }
+        }
+        for stage in rebound {
+            self.rebind(stage, &mut recovery);
+        }
+        recovery
+    }
+
+    /// A committed task is to run again; false when it was not committed, or did before.
+    fn undo(&mut self, stage: u32, task: u32, lost: HostId, recovery: &mut Recovery) -> bool {
+        let stage = &mut self.stages[stage as usize];
+        let state = &mut stage.tasks[task as usize].state;
+        if !matches!(state, State::Committed { .. }) {
+            return false;
+        }
+        let State::Committed { host, output, .. } = std::mem::replace(state, State::Pending) else { return false };
+        stage.pending.insert(task);
+        stage.committed -= 1;
+        let output = output.unwrap_or_default();
+        let inline_bytes = output.inline.len() as u64;
+        stage.inline_bytes -= inline_bytes;
+        if host != lost {
+            recovery.released.extend(output.segments.iter().map(|segment| (host, segment.id())));
+        }
+        self.release_inline(inline_bytes);
+        true
+    }
+
+    /// The stage's inputs are not what its running attempts were told: they stop, and start again when all are there.
+    fn rebind(&mut self, stage: u32, recovery: &mut Recovery) {
+        if self.stages[stage as usize].bound_inputs.take().is_none() {
+            return;
+        }
+        let running: Vec<(FunctionId, AttemptId)> = self.stages[stage as usize]
+            .tasks
+            .iter()
+            .filter_map(|task| match task.state {
+                State::Running { attempt, function, .. } => Some((function, task.id.attempt(attempt))),
+                _ => None,
+            })
+            .collect();
+        for (_, attempt) in &running {
+            self.put_back(*attempt);
+        }
+        recovery.cancelled.extend(running);
+    }
+}

@@ -1,0 +1,330 @@
+//! A host that is a member of a cluster: joins, carries out what the coordinator says, tells what came of it.
+//!
+//! ```text
+//!   join --> Joined --> serve: commands in, events and heartbeats out --+
+//!    ^                                                                  | stream ended, silence
+//!    +---- wait ---- reset: functions killed and reaped, segments gone <+
+//! ```
+//!
+//! Cached columns and bytes of remote objects stay: they are of tables, not of queries.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow_flight::FlightData;
+use futures::StreamExt;
+use onward_cache::OpenUploads;
+use onward_shuffle::flight::{GrantKey, from_status};
+use onward_wire::cluster::{
+    AwaitQueryEnd, Failed, FunctionLost, FunctionReady, Heartbeat, Join, Joined, Order, QueryEnded, Report,
+    StartFunction, ToCoordinator, ToMember, UploadNoted, order, report, to_member,
+};
+use onward_wire::{AttemptId, Config, ENGINE_VERSION, ErrorKind, FunctionId, HostId, QueryId, SegmentId, WireError};
+use prost::Message;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::{Host, HostEvent, HostOptions};
+
+/// Messages on their way to the coordinator; more wait.
+const MOST_QUEUED: usize = 1_024;
+/// Between two tries to join: doubled from the first to the second.
+const RETRY: std::ops::RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(5);
+/// A coordinator answers a join within this time.
+const JOIN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How to be a member.
+#[derive(Clone, Debug)]
+pub struct MemberOptions {
+    /// The coordinator's cluster address, such as `grpc://coordinator:50053`.
+    pub coordinator: String,
+    /// Where others reach this host's data plane.
+    pub advertise: String,
+    /// The machine's name, for people.
+    pub name: String,
+}
+
+/// A host that joins a coordinator, again and again until it is told to leave.
+pub struct Member {
+    host: Arc<Host>,
+    config: Arc<Config>,
+    options: MemberOptions,
+    events: mpsc::UnboundedReceiver<HostEvent>,
+    uploads: mpsc::UnboundedReceiver<UploadNoted>,
+}
+
+/// Why a stream to a coordinator ended.
+enum Left {
+    /// The coordinator ends or was never there: worth trying again.
+    Lost(WireError),
+    /// It does not want this host: trying again would not help.
+    Refused(WireError),
+}
+
+impl Member {
+    /// Starts the host. It runs nothing before [`Member::run`].
+    ///
+    /// # Errors
+    /// As [`Host::start`].
+    pub fn start(
+        config: Arc<Config>,
+        program: std::path::PathBuf,
+        ranges: Option<Arc<onward_cache::ranges::RangeTier>>,
+        options: MemberOptions,
+    ) -> Result<Self, WireError> {
+        // Bounded by what functions may say: see Host::start.
+        let (host_events, events) = mpsc::unbounded_channel();
+        let (noted, uploads) = mpsc::unbounded_channel();
+        let note = move |query: QueryId, path: object_store::path::Path, upload| {
+            // Nobody listens any more when the member ends.
+            let _ = noted.send(UploadNoted { query: query.0, path: path.to_string(), upload });
+        };
+        let options_of_host = HostOptions {
+            config: Arc::clone(&config),
+            program,
+            uploads: Arc::new(OpenUploads::elsewhere(note)),
+            ranges,
+            key: GrantKey::random()?,
+        };
+        let host = Host::start(options_of_host, host_events);
+        let host = host.map_err(|error| WireError::new(ErrorKind::Unavailable, error))?;
+        Ok(Self { host, config, options, events, uploads })
+    }
+
+    /// The host.
+    pub fn host(&self) -> &Arc<Host> {
+        &self.host
+    }
+
+    /// Joins and serves until the coordinator refuses the host. To leave, drop the future and shut the host down.
+    ///
+    /// # Errors
+    /// Why it was refused.
+    pub async fn run(mut self, mut on_joined: impl FnMut(HostId)) -> Result<(), WireError> {
+        let mut wait = *RETRY.start();
+        loop {
+            let joined = self.join().await;
+            let left = match joined {
+                Ok(stream) => {
+                    wait = *RETRY.start();
+                    let id = stream.id;
+                    on_joined(id);
+                    let left = self.serve(stream).await;
+                    self.host.reset().await;
+                    // What happened until then is about functions that are gone.
+                    while self.events.try_recv().is_ok() {}
+                    while self.uploads.try_recv().is_ok() {}
+                    left
+                }
+                Err(left) => left,
+            };
+            match left {
+                Left::Refused(error) => return Err(error),
+                Left::Lost(error) => {
+                    tracing::warn!(coordinator = self.options.coordinator, %error, "not joined: trying again");
+                }
+            }
+            tokio::time::sleep(wait).await;
+            wait = (wait * 2).min(*RETRY.end());
+        }
+    }
+
+    async fn join(&self) -> Result<Stream, Left> {
+        let coordinator = self.options.coordinator.clone();
+        let mut client = self.host.shared.neighbours.connector().client(&coordinator).map_err(Left::Refused)?;
+        let (outgoing, queued) = mpsc::channel(MOST_QUEUED);
+        let join = Join {
+            engine_version: ENGINE_VERSION.to_owned(),
+            address: self.options.advertise.clone(),
+            vcpus: u32::try_from(self.config.vcpu_count()).unwrap_or(u32::MAX),
+            operator_memory_bytes: self.config.operator_memory_limit_bytes(),
+            max_functions: self.config.max_functions,
+            name: self.options.name.clone(),
+        };
+        let lost = |error| Left::Lost(error);
+        outgoing.send(frame(&ToCoordinator::from(join))).await.map_err(|_| lost(ended(&coordinator)))?;
+        let opening = async {
+            let status = |status: tonic::Status| from_status(&coordinator, &status);
+            let mut incoming = client.do_exchange(ReceiverStream::new(queued)).await.map_err(status)?.into_inner();
+            let first = incoming.message().await.map_err(status)?.ok_or_else(|| ended(&coordinator))?;
+            Ok((parse(&first)?, incoming))
+        };
+        let silent = || WireError::new(ErrorKind::Unavailable, format!("{coordinator} did not answer"));
+        let opened = tokio::time::timeout(JOIN_TIMEOUT, opening).await.unwrap_or_else(|_| Err(silent()));
+        let (first, incoming) = opened.map_err(|error: WireError| match error.kind() {
+            ErrorKind::Denied | ErrorKind::InvalidQuery => Left::Refused(error),
+            _ => Left::Lost(error),
+        })?;
+        match first {
+            to_member::Body::Joined(Joined { host, key, heartbeat_ms, silence_timeout_ms }) => {
+                let id = HostId(host);
+                self.host.shared.neighbours.join(id, GrantKey::from_bytes(key).map_err(lost)?);
+                let heartbeat = Duration::from_millis(heartbeat_ms.max(10));
+                let silence = Duration::from_millis(silence_timeout_ms).max(heartbeat * 2);
+                Ok(Stream { id, incoming, outgoing, heartbeat, silence })
+            }
+            to_member::Body::Refused(refused) => Err(Left::Refused(refused.error)),
+            _ => Err(Left::Lost(WireError::new(ErrorKind::Internal, "the coordinator answered Join with something else"))),
+        }
+    }
+
+    async fn serve(&mut self, stream: Stream) -> Left {
+        let Stream { mut incoming, outgoing, heartbeat, silence, .. } = stream;
+        let coordinator = self.options.coordinator.clone();
+        let mut beats = tokio::time::interval(heartbeat);
+        beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut heard = Instant::now();
+        let mut waits = JoinSet::new();
+        loop {
+            let say: Option<ToCoordinator> = tokio::select! {
+                // Uploads come before the end of the attempts that began them.
+                biased;
+                Some(noted) = self.uploads.recv() => Some(noted.into()),
+                message = incoming.next() => {
+                    heard = Instant::now();
+                    let message = match message {
+                        None => return Left::Lost(ended(&coordinator)),
+                        Some(Err(status)) => return Left::Lost(from_status(&coordinator, &status)),
+                        Some(Ok(message)) => message,
+                    };
+                    match parse(&message) {
+                        Ok(to_member::Body::AwaitQueryEnd(AwaitQueryEnd { request, query })) => {
+                            let ended = self.host.query_ended(QueryId(query));
+                            waits.spawn(async move {
+                                ended.await;
+                                request
+                            });
+                            None
+                        }
+                        Ok(to_member::Body::Shutdown(_)) => return Left::Lost(ended(&coordinator)),
+                        Ok(command) => {
+                            carry_out(&self.host, command);
+                            None
+                        }
+                        Err(error) => return Left::Lost(error),
+                    }
+                }
+                Some(event) = self.events.recv() => Some(told(event)),
+                Some(Ok(request)) = waits.join_next() => {
+                    // What it began and noted goes first.
+                    while let Ok(noted) = self.uploads.try_recv() {
+                        if outgoing.send(frame(&noted.into())).await.is_err() {
+                            return Left::Lost(ended(&coordinator));
+                        }
+                    }
+                    Some(QueryEnded { request }.into())
+                }
+                _ = beats.tick() => Some(self.host.heartbeat().into()),
+                () = tokio::time::sleep_until(heard + silence) => {
+                    let message = format!("{coordinator} was not heard of for {} ms", silence.as_millis());
+                    return Left::Lost(WireError::new(ErrorKind::Unavailable, message));
+                }
+            };
+            if let Some(say) = say
+                && outgoing.send_timeout(frame(&say), silence).await.is_err()
+            {
+                return Left::Lost(ended(&coordinator));
+            }
+        }
+    }
+}
+
+/// An open stream to a coordinator.
+struct Stream {
+    id: HostId,
+    incoming: tonic::Streaming<FlightData>,
+    outgoing: mpsc::Sender<FlightData>,
+    heartbeat: Duration,
+    silence: Duration,
+}
+
+fn ended(coordinator: &str) -> WireError {
+    WireError::new(ErrorKind::Unavailable, format!("{coordinator} closed the connection"))
+}
+
+fn frame(message: &ToCoordinator) -> FlightData {
+    FlightData { app_metadata: message.encode_to_vec().into(), ..FlightData::default() }
+}
+
+fn parse(data: &FlightData) -> Result<to_member::Body, WireError> {
+    let unknown = || WireError::new(ErrorKind::Internal, "the coordinator sent what this version does not know");
+    ToMember::decode(data.app_metadata.clone()).ok().and_then(|message| message.body).ok_or_else(unknown)
+}
+
+fn carry_out(host: &Host, command: to_member::Body) {
+    match command {
+        to_member::Body::Peers(peers) => {
+            host.shared.neighbours.set_peers(peers.hosts.into_iter().map(|peer| (HostId(peer.host), peer.address)));
+        }
+        to_member::Body::StartFunction(StartFunction { function, vcpus, memory_bytes }) => {
+            host.start_function(FunctionId(function), vcpus as usize, memory_bytes);
+        }
+        to_member::Body::StopFunction(stop) => host.stop_function(FunctionId(stop.function)),
+        to_member::Body::Order(Order { function, body }) => {
+            let function = FunctionId(function);
+            match body {
+                Some(order::Body::DefineStage(stage)) => host.define_stage(function, stage),
+                Some(order::Body::RunAttempt(attempt)) => host.run_attempt(function, attempt),
+                Some(order::Body::CancelAttempt(cancel)) => host.cancel_attempt(function, cancel.attempt.into()),
+                None => tracing::warn!("an order without content"),
+            }
+        }
+        to_member::Body::ForgetQuery(query) => host.forget_query(QueryId(query.query)),
+        to_member::Body::RemoveSegments(removed) => {
+            let segments: Vec<_> = removed.segments.into_iter().map(SegmentId).collect();
+            host.remove_segments(&segments);
+        }
+        to_member::Body::Alive(_) => {}
+        other => tracing::warn!(?other, "a command that is none"),
+    }
+}
+
+/// An event as the coordinator hears it.
+fn told(event: HostEvent) -> ToCoordinator {
+    let report = |function: FunctionId, body| Report { function: function.0, body: Some(body) }.into();
+    match event {
+        HostEvent::FunctionReady { function, pid } => FunctionReady { function: function.0, pid }.into(),
+        HostEvent::FunctionLost { function, reason } => FunctionLost { function: function.0, reason }.into(),
+        HostEvent::Progress { function, progress } => report(function, report::Body::Progress(progress)),
+        HostEvent::Prepared { function, done } => report(function, report::Body::Prepared(done)),
+        HostEvent::AttemptFailed { function, attempt, error, has_ended } => {
+            report(function, report::Body::Failed(Failed { attempt: attempt.into(), error, has_ended }))
+        }
+        HostEvent::AttemptEnded { function, attempt } => {
+            report(function, report::Body::Ended(onward_wire::message::AttemptEnded { attempt: attempt.into() }))
+        }
+    }
+}
+
+impl HostEvent {
+    /// What a member told; `None` when it is no event.
+    pub fn from_report(report: Report) -> Option<Self> {
+        let function = FunctionId(report.function);
+        Some(match report.body? {
+            report::Body::Progress(progress) => Self::Progress { function, progress },
+            report::Body::Prepared(done) => Self::Prepared { function, done },
+            report::Body::Failed(Failed { attempt, error, has_ended }) => {
+                Self::AttemptFailed { function, attempt: AttemptId::from(attempt), error, has_ended }
+            }
+            report::Body::Ended(ended) => Self::AttemptEnded { function, attempt: ended.attempt.into() },
+        })
+    }
+}
+
+impl Host {
+    /// What it holds now.
+    pub fn heartbeat(&self) -> Heartbeat {
+        let usage = self.shared.store.usage();
+        Heartbeat {
+            functions: self.shared.functions.lock().len() as u64,
+            segments: usage.segments,
+            segment_memory_bytes: usage.memory_bytes,
+            segment_disk_bytes: usage.disk_bytes,
+            column_bytes: self.shared.columns.store().usage().memory_bytes,
+            fetched_bytes: self.shared.neighbours.fetched_bytes(),
+            served_bytes: self.shared.data_plane.served_bytes(),
+        }
+    }
+}

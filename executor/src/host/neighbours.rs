@@ -1,0 +1,165 @@
+//! What a host knows of its cluster, and how it brings here what other hosts hold.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use onward_segment::SegmentStore;
+use onward_shuffle::flight::{ClusterTls, Connector, Destination, GrantKey, fetch, parse_compression};
+use onward_wire::exchange::{Compression, FetchSegments, ReadTicket};
+use onward_wire::message::SegmentRef;
+use onward_wire::{AttemptId, Config, ErrorKind, FunctionId, HostId, QueryId, WireError};
+use parking_lot::{Mutex, RwLock};
+use prost::Message;
+use tokio::sync::{OnceCell, Semaphore};
+
+/// Who writes what is fetched. Functions are numbered from 0, the host's own mappings from the other end.
+const FETCHER: FunctionId = FunctionId(u64::MAX - 1);
+
+/// The other hosts, as this one sees them.
+pub(super) struct Neighbours {
+    store: Arc<SegmentStore>,
+    connector: Connector,
+    compression: Compression,
+    at_once: usize,
+    membership: RwLock<Membership>,
+    shared: Mutex<HashMap<QueryId, HashMap<Vec<u8>, Arc<OnceCell<SegmentRef>>>>>,
+    fetched_bytes: AtomicU64,
+}
+
+struct Membership {
+    id: HostId,
+    key: GrantKey,
+    peers: HashMap<HostId, Peer>,
+}
+
+#[derive(Clone)]
+struct Peer {
+    address: Arc<str>,
+    permits: Arc<Semaphore>,
+}
+
+/// A segment that was brought here.
+pub(super) struct Brought {
+    pub(super) segment: SegmentRef,
+    /// Others may read it until their query ends; else it goes with its reader.
+    pub(super) is_shared: bool,
+}
+
+impl Neighbours {
+    /// A host that is alone: the coordinator's own, or one that has not joined yet.
+    pub(super) fn new(config: &Config, store: Arc<SegmentStore>, key: GrantKey) -> Result<Self, WireError> {
+        let tls = match config.cluster_dir.as_str() {
+            "" => None,
+            dir => Some(ClusterTls::load(dir.as_ref())?),
+        };
+        Ok(Self {
+            store,
+            connector: Connector::new(tls, config.max_message_bytes),
+            compression: parse_compression(&config.compression)?,
+            at_once: config.fetches_per_host.max(1) as usize,
+            membership: RwLock::new(Membership { id: HostId::EMBEDDED, key, peers: HashMap::new() }),
+            shared: Mutex::default(),
+            fetched_bytes: AtomicU64::new(0),
+        })
+    }
+
+    /// This host.
+    pub(super) fn id(&self) -> HostId {
+        self.membership.read().id
+    }
+
+    /// The key that grants are signed with.
+    pub(super) fn key(&self) -> GrantKey {
+        self.membership.read().key.clone()
+    }
+
+    /// Bytes that came from other hosts.
+    pub(super) fn fetched_bytes(&self) -> u64 {
+        self.fetched_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Makes connections to other hosts and to the coordinator.
+    pub(super) fn connector(&self) -> &Connector {
+        &self.connector
+    }
+
+    /// Joined a cluster as `id`.
+    pub(super) fn join(&self, id: HostId, key: GrantKey) {
+        *self.membership.write() = Membership { id, key, peers: HashMap::new() };
+    }
+
+    /// All hosts there are now.
+    pub(super) fn set_peers(&self, peers: impl IntoIterator<Item = (HostId, String)>) {
+        let mut membership = self.membership.write();
+        let mut before = std::mem::take(&mut membership.peers);
+        let new = |address: String| Peer { address: address.into(), permits: Arc::new(Semaphore::new(self.at_once)) };
+        let peer = |(id, address): (HostId, String)| {
+            let known = before.remove(&id).filter(|peer| *peer.address == *address);
+            (id, known.unwrap_or_else(|| new(address)))
+        };
+        membership.peers = peers.into_iter().map(peer).collect();
+        let addresses: Vec<&str> = membership.peers.values().map(|peer| &*peer.address).collect();
+        self.connector.keep_only(&addresses);
+    }
+
+    /// The query is over: what its tasks shared goes.
+    pub(super) fn forget(&self, query: QueryId) {
+        let shared = self.shared.lock().remove(&query).unwrap_or_default();
+        for segment in shared.values().filter_map(|cell| cell.get()) {
+            self.store.remove(segment.id());
+        }
+    }
+
+    /// Everything that tasks shared goes.
+    pub(super) fn forget_all(&self) {
+        let queries: Vec<QueryId> = self.shared.lock().keys().copied().collect();
+        queries.into_iter().for_each(|query| self.forget(query));
+    }
+
+    /// Brings segments here; once, when several tasks read the same.
+    ///
+    /// # Errors
+    /// Unavailable when the other host is gone; what it says; ResourceExhausted without room.
+    pub(super) async fn fetch(&self, asked: &FetchSegments) -> Result<Brought, WireError> {
+        if !asked.is_shared {
+            return Ok(Brought { segment: self.fetch_now(asked).await?, is_shared: false });
+        }
+        let (query, key) = (AttemptId::from(asked.attempt).query(), shared_key(asked));
+        let cell = Arc::clone(self.shared.lock().entry(query).or_default().entry(key).or_default());
+        let segment = *cell.get_or_try_init(|| self.fetch_now(asked)).await?;
+        let is_known = self.shared.lock().contains_key(&query);
+        // The query may have ended meanwhile; then nobody else lets go of it.
+        Ok(Brought { segment, is_shared: is_known })
+    }
+
+    async fn fetch_now(&self, asked: &FetchSegments) -> Result<SegmentRef, WireError> {
+        let host = HostId(asked.host);
+        let peer = self.membership.read().peers.get(&host).cloned();
+        let peer = peer.ok_or_else(|| WireError::new(ErrorKind::Unavailable, format!("host {host} is gone")))?;
+        let _permit = peer.permits.acquire().await.map_err(|error| WireError::new(ErrorKind::Internal, error))?;
+        let ticket = ReadTicket {
+            grant: asked.grant.clone(),
+            groups: asked.groups.clone(),
+            partitions: asked.partitions.clone(),
+            compression: self.compression as i32,
+        };
+        let client = self.connector.client(&peer.address)?;
+        let to = Destination { store: Arc::clone(&self.store), writer: FETCHER };
+        let segment = fetch(client, &peer.address, &ticket, &to).await?;
+        self.fetched_bytes.fetch_add(segment.length_bytes, Ordering::Relaxed);
+        Ok(segment)
+    }
+}
+
+/// What makes two requests the same.
+fn shared_key(asked: &FetchSegments) -> Vec<u8> {
+    let alike = ReadTicket {
+        groups: asked.groups.clone(),
+        partitions: asked.partitions.clone(),
+        ..ReadTicket::default()
+    };
+    let mut key = asked.host.to_le_bytes().to_vec();
+    key.extend(alike.encode_to_vec());
+    key
+}

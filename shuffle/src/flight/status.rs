@@ -1,0 +1,54 @@
+//! Errors between hosts: the whole [`WireError`] travels in the status.
+
+use onward_wire::{ErrorKind, WireError};
+use prost::Message;
+use tonic::{Code, Status};
+
+/// `error` as gRPC carries it.
+pub fn to_status(error: &WireError) -> Status {
+    let code = match error.kind() {
+        ErrorKind::InvalidQuery => Code::InvalidArgument,
+        ErrorKind::NotFound => Code::NotFound,
+        ErrorKind::Denied => Code::PermissionDenied,
+        ErrorKind::ResourceExhausted => Code::ResourceExhausted,
+        ErrorKind::Unavailable => Code::Unavailable,
+        ErrorKind::Cancelled => Code::Cancelled,
+        ErrorKind::Internal => Code::Internal,
+    };
+    Status::with_details(code, error.message.clone(), error.encode_to_vec().into())
+}
+
+/// What a status of `peer` says. What is not an [`WireError`] of ours is the network's, and worth another try.
+pub fn from_status(peer: &str, status: &Status) -> WireError {
+    if let Ok(error) = WireError::decode(status.details())
+        && !status.details().is_empty()
+    {
+        return error;
+    }
+    // tonic says "transport error" and keeps the reason to itself.
+    let mut reason = status.message().to_owned();
+    let mut source = std::error::Error::source(status);
+    while let Some(error) = source {
+        reason = format!("{reason}: {error}");
+        source = error.source();
+    }
+    let kind = match status.code() {
+        Code::PermissionDenied | Code::Unauthenticated => ErrorKind::Denied,
+        Code::ResourceExhausted => ErrorKind::ResourceExhausted,
+        _ => ErrorKind::Unavailable,
+    };
+    WireError::new(kind, format!("{peer}: {reason}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_keeps_all_it_says() {
+        let error = WireError { is_stale: true, ..WireError::new(ErrorKind::NotFound, "no such segment") };
+        assert_eq!(from_status("grpc://h", &to_status(&error)), error);
+        let network = from_status("grpc://h", &Status::unknown("reset"));
+        assert!(network.is_retryable && network.message.contains("grpc://h: reset"), "{network}");
+    }
+}
