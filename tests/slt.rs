@@ -2,7 +2,7 @@
 //! batches; the rows in the file must come out every time. `UPDATE_SLT=1` writes what single-process DataFusion answers
 //! into the files instead: read the difference before you commit it.
 
-mod database;
+pub mod database;
 
 use std::path::{Path, PathBuf};
 
@@ -62,6 +62,11 @@ corpus! {
     ctes dates decimals errors formats functions grouping joins joins_broadcast joins_existing_order joins_partitioned
     joins_sort_merge joins_unordered nested nulls order_and_limit set_operations sizes subqueries tables text types wide
     windows
+}
+
+/// The files of the corpus.
+pub fn files() -> Vec<PathBuf> {
+    CORPUS.iter().map(|name| directory().join(format!("{name}.slt"))).collect()
 }
 
 #[test]

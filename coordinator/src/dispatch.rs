@@ -41,7 +41,8 @@ pub(crate) fn submit(
     engine: &Engine,
     dispatch: Dispatch<'_>,
 ) -> Result<oneshot::Receiver<Result<Outcome, WireError>>, WireError> {
-    let Dispatch { query, config, capacity, graph, stores, extensions, timeout_ms, first_attempt, cache, progress } = dispatch;
+    let Dispatch { query, config, capacity, graph, stores, extensions, timeout_ms, first_attempt, cache, progress } =
+        dispatch;
     let settings = graph.settings.iter().map(|(key, value)| KeyValue { key: key.clone(), value: value.clone() });
     let settings: Vec<KeyValue> = settings.collect();
     let define = |stage: &onward_planner::Stage| -> Result<DefineStage, WireError> {
@@ -70,7 +71,8 @@ pub(crate) fn submit(
         stages: graph.stages.iter().map(stage_spec).collect(),
     };
     let plans: Vec<_> = graph.stages.iter().map(|stage| Arc::clone(&stage.plan)).collect();
-    let reads = Box::new(move |stage: u32, partitions: &[u32]| onward_planner::reads(&plans[stage as usize], partitions));
+    let reads =
+        Box::new(move |stage: u32, partitions: &[u32]| onward_planner::reads(&plans[stage as usize], partitions));
     Ok(engine.submit(Submission { spec, stages, reads, progress }))
 }
 

@@ -186,7 +186,10 @@ mod tests {
             .commit(&SegmentRef { segment: file.id.0, length_bytes: written.length_bytes, rows: written.rows })
             .unwrap();
         let mapped = store.map(file.id).unwrap();
-        assert_eq!([0, 1, 2, 3].map(|partition| values(&mapped, partition)), [vec![2, 3, 5], vec![6], vec![4], vec![7]]);
+        assert_eq!(
+            [0, 1, 2, 3].map(|partition| values(&mapped, partition)),
+            [vec![2, 3, 5], vec![6], vec![4], vec![7]]
+        );
     }
 
     #[test]

@@ -65,9 +65,9 @@ async fn serve(config: Config, args: HostArgs) -> Result<(), Failure> {
         None => resolve(advertised).await?,
     };
     refuse_exposure(listen, &config, args.insecure)?;
-    let listener = TcpListener::bind(listen)
-        .await
-        .map_err(|error| Failure::Message(format!("cannot listen on {listen}: {error}; --listen takes another address")))?;
+    let listener = TcpListener::bind(listen).await.map_err(|error| {
+        Failure::Message(format!("cannot listen on {listen}: {error}; --listen takes another address"))
+    })?;
     let port = listener.local_addr()?.port();
     let place = advertised.strip_suffix(":0").map_or(advertised.to_owned(), |host| format!("{host}:{port}"));
     let options = MemberOptions {

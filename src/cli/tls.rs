@@ -44,7 +44,9 @@ pub(super) fn run(command: TlsCommand) -> Result<(), Failure> {
         let path = dir.join(name);
         if path.exists() {
             let path = path.display();
-            return Err(Failure::Message(format!("{path} is there already: a cluster's certificates are not replaced")));
+            return Err(Failure::Message(format!(
+                "{path} is there already: a cluster's certificates are not replaced"
+            )));
         }
     }
     for (name, text) in files {

@@ -126,9 +126,7 @@ fn understand(message: to_coordinator::Body) -> Option<MemberEvent> {
             MemberEvent::Host(HostEvent::FunctionLost { function: FunctionId(function), reason })
         }
         to_coordinator::Body::Report(report) => MemberEvent::Host(HostEvent::from_report(report)?),
-        to_coordinator::Body::UploadNoted(noted) => {
-            MemberEvent::Upload(QueryId(noted.query), noted.path, noted.upload)
-        }
+        to_coordinator::Body::UploadNoted(noted) => MemberEvent::Upload(QueryId(noted.query), noted.path, noted.upload),
         to_coordinator::Body::QueryEnded(ended) => MemberEvent::QueryEnded(QueryId(ended.request)),
         to_coordinator::Body::Join(_) => return None,
     })

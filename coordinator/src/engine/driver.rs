@@ -428,8 +428,8 @@ mod tests {
 
     use futures::FutureExt;
     use onward_executor::host::{Host, HostOptions};
-    use onward_wire::message::AttemptOutput;
     use onward_wire::SegmentId;
+    use onward_wire::message::AttemptOutput;
     use tempfile::TempDir;
 
     use super::*;
@@ -469,7 +469,10 @@ mod tests {
         let (progress, watcher) = watch::channel(QueryProgress::default());
         let (reply, outcome) = oneshot::channel();
         let stages = vec![DefineStage { query, ..DefineStage::default() }];
-        driver.on_request(Request::Submit(Box::new(Submission { spec, stages, reads: Box::new(|_, _| Ok(Default::default())), progress }), reply));
+        driver.on_request(Request::Submit(
+            Box::new(Submission { spec, stages, reads: Box::new(|_, _| Ok(Default::default())), progress }),
+            reply,
+        ));
         (outcome, watcher)
     }
 
@@ -525,7 +528,10 @@ mod tests {
         let reported = Progress { attempt: attempt(1).into(), rows: 5, bytes: 50, elapsed_us: 1 };
         driver.on_host_event(HostId::EMBEDDED, HostEvent::Progress { function: FUNCTION, progress: reported });
         assert_eq!(progress.borrow().rows, 5);
-        driver.on_host_event(HostId::EMBEDDED, HostEvent::FunctionLost { function: FUNCTION, reason: "killed".to_owned() });
+        driver.on_host_event(
+            HostId::EMBEDDED,
+            HostEvent::FunctionLost { function: FUNCTION, reason: "killed".to_owned() },
+        );
         driver.publish_progress(QueryId(1));
         assert_eq!(progress.borrow().rows, 0);
     }

@@ -54,7 +54,8 @@ impl Pool {
 
     /// A host is gone; its functions, and what they did.
     pub(super) fn remove_host(&mut self, host: HostId) -> Vec<(FunctionId, Activity)> {
-        let there: Vec<_> = self.functions.iter().filter(|(_, function)| function.host == host).map(|(id, _)| *id).collect();
+        let there: Vec<_> =
+            self.functions.iter().filter(|(_, function)| function.host == host).map(|(id, _)| *id).collect();
         let lost = there.into_iter().filter_map(|function| Some((function, self.remove(function)?))).collect();
         self.hosts.remove(&host);
         lost
@@ -141,8 +142,7 @@ impl Pool {
 
     /// A function of this shape starts on `host`.
     pub(super) fn is_starting_on(&self, shape: FunctionShape, host: HostId) -> bool {
-        let is_wanted =
-            |f: &Function| f.shape == shape && f.host == host && f.activity == Activity::Starting;
+        let is_wanted = |f: &Function| f.shape == shape && f.host == host && f.activity == Activity::Starting;
         self.functions.values().any(is_wanted)
     }
 
@@ -154,7 +154,8 @@ impl Pool {
         preferred: Option<HostId>,
     ) -> Option<(FunctionId, HostId, Option<FunctionId>)> {
         let with_room = self.usable().filter(|(_, host)| host.functions < host.max_functions);
-        let is_full = |id: HostId| self.starting_or_running_vcpus(id).saturating_add(shape.vcpus) > self.hosts[&id].vcpus;
+        let is_full =
+            |id: HostId| self.starting_or_running_vcpus(id).saturating_add(shape.vcpus) > self.hosts[&id].vcpus;
         let best = with_room.map(|(id, host)| {
             (is_full(id), Some(id) != preferred, self.starting_or_running_vcpus(id), host.functions, id)
         });

@@ -63,7 +63,8 @@ impl HeldSegments for Held {
             }
             // Whoever asks for what is gone shall not learn whether it was there.
             _ => {
-                let message = format!("{segment} is not here, or is not the output of {stage}: it was lost or released");
+                let message =
+                    format!("{segment} is not here, or is not the output of {stage}: it was lost or released");
                 Err(WireError::new(ErrorKind::Unavailable, message))
             }
         }

@@ -166,7 +166,10 @@ impl Member {
                 Ok(Stream { id, incoming, outgoing, heartbeat, silence })
             }
             to_member::Body::Refused(refused) => Err(Left::Refused(refused.error)),
-            _ => Err(Left::Lost(WireError::new(ErrorKind::Internal, "the coordinator answered Join with something else"))),
+            _ => Err(Left::Lost(WireError::new(
+                ErrorKind::Internal,
+                "the coordinator answered Join with something else",
+            ))),
         }
     }
 

@@ -154,11 +154,8 @@ impl Neighbours {
 
 /// What makes two requests the same.
 fn shared_key(asked: &FetchSegments) -> Vec<u8> {
-    let alike = ReadTicket {
-        groups: asked.groups.clone(),
-        partitions: asked.partitions.clone(),
-        ..ReadTicket::default()
-    };
+    let alike =
+        ReadTicket { groups: asked.groups.clone(), partitions: asked.partitions.clone(), ..ReadTicket::default() };
     let mut key = asked.host.to_le_bytes().to_vec();
     key.extend(alike.encode_to_vec());
     key

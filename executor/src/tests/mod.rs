@@ -88,7 +88,13 @@ impl Fixture {
         change(&mut config);
         let (events, received) = mpsc::unbounded_channel();
         let host = Host::start(
-            HostOptions { config: Arc::new(config), program, uploads: Arc::default(), ranges: None, key: GrantKey::random().unwrap() },
+            HostOptions {
+                config: Arc::new(config),
+                program,
+                uploads: Arc::default(),
+                ranges: None,
+                key: GrantKey::random().unwrap(),
+            },
             events,
         )
         .unwrap();

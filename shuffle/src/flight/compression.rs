@@ -44,9 +44,7 @@ pub(super) fn decompress(compression: Compression, bytes: &[u8], out: &mut [u8])
         }
         Compression::None => return Err(broken(format!("{} bytes came for {}", bytes.len(), out.len()))),
         Compression::Lz4 => lz4_flex::block::decompress_into(bytes, out).map_err(|error| broken(error.to_string()))?,
-        Compression::Zstd => {
-            zstd::bulk::decompress_to_buffer(bytes, out).map_err(|error| broken(error.to_string()))?
-        }
+        Compression::Zstd => zstd::bulk::decompress_to_buffer(bytes, out).map_err(|error| broken(error.to_string()))?,
     };
     match written == out.len() {
         true => Ok(()),

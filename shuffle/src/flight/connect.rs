@@ -82,16 +82,16 @@ impl Connector {
 
     fn endpoint(&self, address: &str) -> Result<Endpoint, WireError> {
         let (place, is_tls) = parse_address(address)?;
-        let malformed = |error: tonic::transport::Error| {
-            WireError::new(ErrorKind::InvalidQuery, format!("{address}: {error}"))
-        };
+        let malformed =
+            |error: tonic::transport::Error| WireError::new(ErrorKind::InvalidQuery, format!("{address}: {error}"));
         let scheme = if is_tls { "https" } else { "http" };
         let endpoint = Endpoint::from_shared(format!("{scheme}://{place}")).map_err(malformed)?;
         let endpoint = match (&self.tls, is_tls) {
             (_, false) => endpoint,
             (Some(tls), true) => endpoint.tls_config(tls.client()).map_err(malformed)?,
             (None, true) => {
-                let message = format!("{address} wants TLS: set cluster_dir to the directory that `onward tls init` made");
+                let message =
+                    format!("{address} wants TLS: set cluster_dir to the directory that `onward tls init` made");
                 return Err(WireError::new(ErrorKind::Denied, message));
             }
         };

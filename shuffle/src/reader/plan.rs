@@ -151,8 +151,7 @@ impl HostPlan<'_> {
             let parts = self.split(output, more);
             let each = more / parts.len() as u64;
             for (part, part_segments) in parts.into_iter().enumerate() {
-                let is_full =
-                    bytes + each > self.fetch_bytes || segments + part_segments.len() > MAX_SEGMENTS;
+                let is_full = bytes + each > self.fetch_bytes || segments + part_segments.len() > MAX_SEGMENTS;
                 if is_full && !asked.is_empty() {
                     self.request(&range, std::mem::take(&mut asked), pieces);
                     (bytes, segments) = (0, 0);

@@ -93,7 +93,8 @@ impl Cluster {
         let mut attempts = Vec::new();
         for task in 0..5_u32 {
             let exchange = &exchanges[task as usize % 3];
-            let batches: Vec<_> = (0..4).map(|n| i64::from(task) * 10_000 + n * 500).map(|n| numbers(n..n + 500)).collect();
+            let batches: Vec<_> =
+                (0..4).map(|n| i64::from(task) * 10_000 + n * 500).map(|n| numbers(n..n + 500)).collect();
             let options = WriterOptions { flush_bytes: 30_000, ..OPTIONS };
             let output = exchange.write(mapping(&batches[0]), options, &[batches]).await.unwrap();
             assert!(output.segments.len() > 1, "{} segments", output.segments.len());
@@ -122,13 +123,19 @@ impl Cluster {
         let of = |attempt: &InputAttempt| {
             let store = &self.exchanges[attempt.host as usize - 1].store;
             let segments = attempt.output.segments.iter().map(|segment| store.map(segment.id()).unwrap());
-            segments.flat_map(|segment| values(&segment.batches(partition).map(Result::unwrap).collect::<Vec<_>>()))
+            segments
+                .flat_map(|segment| values(&segment.batches(partition).map(Result::unwrap).collect::<Vec<_>>()))
                 .collect::<Vec<_>>()
         };
         self.attempts.iter().flat_map(of).collect()
     }
 
-    async fn read(&self, hosts: &Arc<Hosts>, inputs: StageInputs, partitions: Vec<u32>) -> Result<Vec<Vec<i64>>, String> {
+    async fn read(
+        &self,
+        hosts: &Arc<Hosts>,
+        inputs: StageInputs,
+        partitions: Vec<u32>,
+    ) -> Result<Vec<Vec<i64>>, String> {
         let schema = numbers(0..0).schema();
         let reader = reader_of(Arc::clone(hosts) as _, &schema, inputs, partitions.clone());
         let read = (0..partitions.len()).map(|at| {
@@ -175,7 +182,12 @@ async fn a_grant_opens_its_partitions_and_no_other() {
     let refused = cluster.read(&hosts, cluster.inputs(2..4), vec![2, 3, 4]).await.unwrap_err();
     assert!(refused.contains("not in the grant"), "{refused}");
 
-    let of = |query, stage| Grant { query, stage, partitions: vec![PartitionRange { start: 0, end: 9 }], expires_ms: u64::MAX };
+    let of = |query, stage| Grant {
+        query,
+        stage,
+        partitions: vec![PartitionRange { start: 0, end: 9 }],
+        expires_ms: u64::MAX,
+    };
     for grant in [of(1, 1), of(2, 0)] {
         let inputs = StageInputs { grant: Some(cluster.key.sign(&grant)), ..cluster.inputs(0..1) };
         let refused = cluster.read(&hosts, inputs, vec![0]).await.unwrap_err();

@@ -79,8 +79,10 @@ fn outcomes_of_a_first_plan_are_none_of_the_second_ones() {
         assert!(!commands.iter().any(is_end), "{commands:?}");
     }
     let output = onward_wire::message::AttemptOutput::default();
-    let commands =
-        world.scheduler.handle(world.now_ms, Event::Prepared { function: FunctionId(2), host: HostId::EMBEDDED, attempt: late, output });
+    let commands = world.scheduler.handle(
+        world.now_ms,
+        Event::Prepared { function: FunctionId(2), host: HostId::EMBEDDED, attempt: late, output },
+    );
     assert!(!commands.iter().any(|command| matches!(command, Command::AttemptCommitted { .. })), "{commands:?}");
 }
 
@@ -190,7 +192,10 @@ fn idle_functions_make_room_for_another_shape() {
     let (stopped, function) = (FunctionId(1), FunctionId(3));
     assert_eq!(
         commands[1..],
-        [Command::StopFunction { function: stopped }, Command::StartFunction { function, host: HostId::EMBEDDED, shape }]
+        [
+            Command::StopFunction { function: stopped },
+            Command::StartFunction { function, host: HostId::EMBEDDED, shape }
+        ]
     );
 }
 
