@@ -19,6 +19,7 @@ use super::{Failure, runtime};
 const AFTER_HELP: &str = "\
 Examples:
   onward host --join grpc://127.0.0.1:50052 --advertise 127.0.0.1:0
+  onward host --join grpc://127.0.0.1:50052 --outbound
   onward host --join grpc+tls://10.0.0.1:50052 --advertise 10.0.0.2:50052 --set cluster_dir=./cluster
 
 A host launches functions, keeps cached columns and what stages exchange, and serves the latter to other hosts. It joins
@@ -31,8 +32,11 @@ pub(super) struct HostArgs {
     #[arg(long, value_name = "URL")]
     join: String,
     /// Where other hosts and the coordinator reach this one; port 0 takes a free one
-    #[arg(long, value_name = "ADDR")]
-    advertise: String,
+    #[arg(long, value_name = "ADDR", required_unless_present = "outbound")]
+    advertise: Option<String>,
+    /// Listen on nothing: give all output to a host that can be reached, and read from such hosts only
+    #[arg(long, conflicts_with_all = ["advertise", "listen"])]
+    outbound: bool,
     /// Address to listen on [default: the advertised one]
     #[arg(long, value_name = "ADDR")]
     listen: Option<SocketAddr>,
@@ -58,45 +62,64 @@ async fn serve(config: Config, args: HostArgs) -> Result<(), Failure> {
         "" => None,
         dir => Some(ClusterTls::load(dir.as_ref())?),
     };
-    let scheme = if tls.is_some() { "grpc+tls" } else { "grpc" };
-    let advertised = args.advertise.rsplit_once("://").map_or(args.advertise.as_str(), |(_, place)| place);
-    let listen = match args.listen {
-        Some(listen) => listen,
-        None => resolve(advertised).await?,
+    let place = match &args.advertise {
+        Some(advertise) => Some(listen(advertise, &args, &config, tls.is_some()).await?),
+        None => None,
     };
-    refuse_exposure(listen, &config, args.insecure)?;
-    let listener = TcpListener::bind(listen).await.map_err(|error| {
-        Failure::Message(format!("cannot listen on {listen}: {error}; --listen takes another address"))
-    })?;
-    let port = listener.local_addr()?.port();
-    let place = advertised.strip_suffix(":0").map_or(advertised.to_owned(), |host| format!("{host}:{port}"));
+    let (listener, advertise) = place.unzip();
     let options = MemberOptions {
         coordinator: args.join.clone(),
-        advertise: format!("{scheme}://{place}"),
+        advertise: advertise.clone(),
         name: rustix::system::uname().nodename().to_string_lossy().into_owned(),
     };
-    parse_address(&options.advertise)?;
 
     remove_leftovers(&config);
     let program = std::env::current_exe()?;
-    let advertise = options.advertise.clone();
     let member = Member::start(Arc::new(config), program, None, options)?;
     let host = Arc::clone(member.host());
     let joined = |id| {
-        let ready = format!("onward {} host {id} ready on {advertise}\n", env!("CARGO_PKG_VERSION"));
+        let place = advertise.as_ref().map_or_else(String::new, |advertise| format!(" on {advertise}"));
+        let ready = format!("onward {} host {id} ready{place}\n", env!("CARGO_PKG_VERSION"));
         // Nobody needs to read the line.
         let mut stdout = std::io::stdout();
         let _ = stdout.write_all(ready.as_bytes()).and_then(|()| stdout.flush());
     };
+    let data_plane = host.data_plane().clone();
+    let serving = async {
+        match listener {
+            Some(listener) => data_plane.serve(listener, tls.as_ref(), None, std::future::pending()).await,
+            None => std::future::pending().await,
+        }
+    };
     let served = tokio::select! {
         refused = member.run(joined) => refused.map_err(Failure::from),
-        served = host.data_plane().clone().serve(listener, tls.as_ref(), None, std::future::pending()) => {
-            served.map_err(Failure::from)
-        }
+        served = serving => served.map_err(Failure::from),
         () = signals.next() => Ok(()),
     };
     host.shutdown().await;
     served
+}
+
+/// Listens where others are told to come: the listener and its address.
+async fn listen(
+    advertise: &str,
+    args: &HostArgs,
+    config: &Config,
+    has_tls: bool,
+) -> Result<(TcpListener, String), Failure> {
+    let advertised = advertise.rsplit_once("://").map_or(advertise, |(_, place)| place);
+    let listen = match args.listen {
+        Some(listen) => listen,
+        None => resolve(advertised).await?,
+    };
+    refuse_exposure(listen, config, args.insecure)?;
+    let taken = |error| Failure::Message(format!("cannot listen on {listen}: {error}; --listen takes another address"));
+    let listener = TcpListener::bind(listen).await.map_err(taken)?;
+    let port = listener.local_addr()?.port();
+    let place = advertised.strip_suffix(":0").map_or(advertised.to_owned(), |host| format!("{host}:{port}"));
+    let address = format!("{}://{place}", if has_tls { "grpc+tls" } else { "grpc" });
+    parse_address(&address)?;
+    Ok((listener, address))
 }
 
 async fn resolve(place: &str) -> Result<SocketAddr, Failure> {

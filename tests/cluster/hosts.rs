@@ -28,7 +28,7 @@ impl HostProcess {
     fn start(
         network: Option<(&Network, usize)>,
         coordinator: &str,
-        advertise: &str,
+        advertise: Option<&str>,
         config: &Config,
         directory: &Path,
     ) -> Self {
@@ -41,7 +41,11 @@ impl HostProcess {
             }
         };
         std::fs::create_dir_all(directory).expect("a directory");
-        command.args(["host", "--join", coordinator, "--advertise", advertise, "--log", "warn"]);
+        command.args(["host", "--join", coordinator, "--log", "warn"]);
+        match advertise {
+            Some(advertise) => command.args(["--advertise", advertise]),
+            None => command.arg("--outbound"),
+        };
         command.arg("--spill-dir").arg(directory);
         for (name, value) in changed(config) {
             command.arg("--set").arg(format!("{name}={value}"));
@@ -50,8 +54,19 @@ impl HostProcess {
         let mut ready = String::new();
         let stdout = child.stdout.take().expect("a pipe");
         BufReader::new(stdout).read_line(&mut ready).expect("its first line");
-        assert!(ready.contains("ready on"), "{ready}");
+        assert!(ready.contains(" ready"), "{ready}");
         Self { child, ready, is_killed: false }
+    }
+
+    /// Addresses that it listens on, of all its network namespace.
+    pub fn listens_on(&self) -> Vec<String> {
+        let sockets = |table: &str| {
+            std::fs::read_to_string(format!("/proc/{}/net/{table}", self.child.id())).expect("a table of sockets")
+        };
+        let (tcp, tcp6) = (sockets("tcp"), sockets("tcp6"));
+        let lines = tcp.lines().chain(tcp6.lines()).map(|line| line.split_whitespace().collect::<Vec<_>>());
+        // 0A is LISTEN.
+        lines.filter(|fields| fields.get(3) == Some(&"0A")).map(|fields| fields[1].to_owned()).collect()
     }
 
     /// Without a chance to say goodbye.
@@ -139,8 +154,17 @@ impl Hosts {
             None => "127.0.0.1:0".to_owned(),
             Some((_, number)) => format!("{}:0", Network::address(number)),
         };
+        self.start_process(network, Some(&advertise))
+    }
+
+    /// One more host, which nobody can reach.
+    pub fn add_outbound(&mut self, network: Option<(&Network, usize)>) -> &HostProcess {
+        self.start_process(network, None)
+    }
+
+    fn start_process(&mut self, network: Option<(&Network, usize)>, advertise: Option<&str>) -> &HostProcess {
         let directory = directory(&self.root, self.processes.len());
-        let process = HostProcess::start(network, &self.join, &advertise, &self.config, &directory);
+        let process = HostProcess::start(network, &self.join, advertise, &self.config, &directory);
         self.processes.push(process);
         self.processes.last().expect("the new one")
     }

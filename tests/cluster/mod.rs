@@ -104,17 +104,68 @@ async fn a_query_outlives_a_host_that_is_killed() {
     hosts.stop().await;
 }
 
+/// A host that nobody can reach works like any other: its output goes to one that can be reached.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outbound_host_gives_its_output_away() {
+    let mut hosts = Hosts::start(None, 1, small()).await;
+    hosts.add_outbound(None);
+    gives_away(&hosts, "SET onward.functions = 4").await;
+    hosts.stop().await;
+}
+
+async fn gives_away(hosts: &Hosts, functions: &str) {
+    let data = define(hosts).await;
+    let session = hosts.session(&[functions, "SET datafusion.execution.batch_size = 7"]).await;
+    assert_eq!(rows(&session, JOIN).await, expected(&data, JOIN).await);
+    // Heartbeats come in their own time.
+    loop {
+        let sql = "SELECT min(fetched_bytes), sum(segments) FROM system.hosts WHERE host <> 'h-0' AND address IS NULL";
+        let seen = rows(&session, sql).await;
+        if seen[0][0] != "0" && seen[0][1] == "0" {
+            break;
+        }
+    }
+    let all = "SELECT sum(segments) FROM system.hosts WHERE host <> 'h-0'";
+    while rows(&session, all).await != [["0"]] {}
+}
+
+/// Behind a firewall that drops whatever comes in, and listening on nothing.
+#[test]
+fn functions_behind_a_firewall_only_dial_out() {
+    let network = match Network::new(3).and_then(|network| network.drop_inbound(3).map(|()| network)) {
+        Ok(network) => network,
+        Err(why) => return eprintln!("skipped: no network namespace with a firewall here: {why}"),
+    };
+    network.enter(1);
+    let runtime = tokio::runtime::Runtime::new().expect("threads");
+    runtime.block_on(async {
+        let root = tempfile::tempdir().expect("a directory");
+        let mut hosts = Hosts::start(Some(&network), 2, Config { cluster_dir: certificates(&root), ..small() }).await;
+        let behind = hosts.add_outbound(Some((&network, 3)));
+        assert_eq!(behind.listens_on(), [] as [String; 0]);
+        let knock = std::net::TcpStream::connect_timeout(
+            &format!("{}:22", Network::address(3)).parse().expect("an address"),
+            std::time::Duration::from_millis(200),
+        );
+        assert_eq!(knock.expect_err("a firewall").kind(), std::io::ErrorKind::TimedOut, "dropped, not refused");
+        gives_away(&hosts, "SET onward.functions = 3").await;
+        hosts.stop().await;
+    });
+}
+
+/// What `onward tls init` makes.
+fn certificates(root: &tempfile::TempDir) -> String {
+    let dir = root.path().join("certificates");
+    let made = std::process::Command::new(env!("CARGO_BIN_EXE_onward")).args(["tls", "init"]).arg(&dir).output();
+    assert!(made.expect("the binary runs").status.success());
+    dir.to_string_lossy().into_owned()
+}
+
 /// With certificates hosts talk TLS, and one that has none of this cluster is not let in.
 #[tokio::test(flavor = "multi_thread")]
 async fn certificates_decide_who_joins() {
-    let root = tempfile::tempdir().expect("a directory");
-    let make = |name: &str| {
-        let dir = root.path().join(name);
-        let made = std::process::Command::new(env!("CARGO_BIN_EXE_onward")).args(["tls", "init"]).arg(&dir).output();
-        assert!(made.expect("the binary runs").status.success());
-        dir.to_string_lossy().into_owned()
-    };
-    let (ours, other) = (make("ours"), make("other"));
+    let roots = [(); 2].map(|()| tempfile::tempdir().expect("a directory"));
+    let [ours, other] = roots.each_ref().map(certificates);
     let hosts = Hosts::start(None, 2, Config { cluster_dir: ours, ..small() }).await;
     let data = define(&hosts).await;
     assert!(hosts.processes[0].ready.contains("grpc+tls://"), "{}", hosts.processes[0].ready);
@@ -154,10 +205,7 @@ fn four_hosts_in_namespaces_give_the_rows_of_one_process() {
 
 async fn over_namespaces(network: &Network) {
     let root = tempfile::tempdir().expect("a directory");
-    let cluster_dir = root.path().join("certificates").to_string_lossy().into_owned();
-    let made = std::process::Command::new(env!("CARGO_BIN_EXE_onward")).args(["tls", "init", &cluster_dir]).output();
-    assert!(made.expect("the binary runs").status.success());
-    let config = Config { cluster_dir, ..small() };
+    let config = Config { cluster_dir: certificates(&root), ..small() };
     let hosts = Hosts::start(Some(network), 4, config.clone()).await;
     let data = define(&hosts).await;
     for (settings, name) in [

@@ -56,6 +56,19 @@ impl Network {
             .expect("a thread may enter a namespace that this process made");
     }
 
+    /// From now on nothing reaches a host that it did not ask for.
+    pub fn drop_inbound(&self, number: usize) -> Result<(), String> {
+        let rules = "table inet onward {
+            chain input {
+                type filter hook input priority 0; policy drop;
+                iif lo accept
+                ct state established,related accept
+            }
+        }";
+        run(Command::new("ip").args(["netns", "exec", self.of(number), "nft", rules]))
+            .map_err(|why| format!("{why}; apt-get install nftables"))
+    }
+
     fn namespace(&mut self, name: &str) -> Result<String, String> {
         let namespace = format!("{}-{name}", self.prefix);
         ip(&["netns", "add", &namespace])?;

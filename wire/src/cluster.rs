@@ -39,6 +39,9 @@ pub struct Join {
     /// The machine's name, for people.
     #[prost(string, tag = "6")]
     pub name: String,
+    /// Nobody can reach it: it has no address, and gives its output to a host that has.
+    #[prost(bool, tag = "7")]
+    pub is_outbound: bool,
 }
 
 /// The host is taken in.
@@ -72,9 +75,12 @@ pub struct Peer {
 /// All hosts there are.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Peers {
-    /// The hosts, by id.
+    /// The hosts that can be reached, by id.
     #[prost(message, repeated, tag = "1")]
     pub hosts: Vec<Peer>,
+    /// Which of them an outbound host gives its output to.
+    #[prost(uint32, optional, tag = "2")]
+    pub home: Option<u32>,
 }
 
 /// What a host holds.
@@ -219,6 +225,9 @@ pub struct Report {
     /// What it said.
     #[prost(oneof = "report::Body", tags = "2,3,4,5")]
     pub body: Option<report::Body>,
+    /// Where prepared output lies, when that is another host.
+    #[prost(uint32, optional, tag = "6")]
+    pub host: Option<u32>,
 }
 
 /// What a [`Report`] holds.

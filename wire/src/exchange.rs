@@ -69,6 +69,9 @@ pub struct Grant {
     /// It is void from then on: milliseconds since 1970 UTC.
     #[prost(uint64, tag = "4")]
     pub expires_ms: u64,
+    /// It is to add to the output, not to read it.
+    #[prost(bool, tag = "5")]
+    pub may_write: bool,
 }
 
 impl Grant {
@@ -104,6 +107,18 @@ pub struct ReadTicket {
     pub partitions: Vec<PartitionRange>,
     /// How to compress.
     #[prost(enumeration = "Compression", tag = "4")]
+    pub compression: i32,
+}
+
+/// The command of a DoPut, by which a host that nobody can reach gives its output to one that can be reached. The messages
+/// are those of an answer to a [`ReadTicket`]; what comes back names the new segment (`SegmentRef`).
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct PutTicket {
+    /// What lets one write.
+    #[prost(message, required, tag = "1")]
+    pub grant: Signed,
+    /// How the messages are compressed.
+    #[prost(enumeration = "Compression", tag = "2")]
     pub compression: i32,
 }
 

@@ -327,6 +327,9 @@ pub struct ForgetQuery {
     /// Which.
     #[prost(uint64, tag = "1")]
     pub query: u64,
+    /// Its segments that are still to be read, the result; said to hosts only.
+    #[prost(uint64, repeated, tag = "2")]
+    pub kept: Vec<u64>,
 }
 
 /// Ask for a writable segment file.

@@ -9,6 +9,7 @@ use futures::StreamExt;
 use onward_executor::host::{Exchange, HostEvent, MemberStream};
 use onward_shuffle::flight::parse_address;
 use onward_wire::cluster::{FunctionLost, FunctionReady, Heartbeat, Join, ToCoordinator, to_coordinator};
+use onward_wire::message::AttemptDone;
 use onward_wire::{ENGINE_VERSION, ErrorKind, FunctionId, HostId, QueryId, WireError};
 use prost::Message;
 use tokio::sync::{mpsc, oneshot};
@@ -33,6 +34,8 @@ pub(super) struct Joining {
 pub(super) enum MemberEvent {
     /// Something happened there.
     Host(HostEvent),
+    /// An attempt there is prepared, and its output lies on another host.
+    Given(FunctionId, HostId, Box<AttemptDone>),
     /// It lives.
     Heartbeat(Heartbeat),
     /// A function there began an upload.
@@ -79,7 +82,9 @@ impl Door {
             );
             return Err(denied(why));
         }
-        parse_address(&join.address)?;
+        if !join.is_outbound {
+            parse_address(&join.address)?;
+        }
         let ending = || WireError::new(ErrorKind::Unavailable, "the coordinator is shutting down");
         let (say, said) = mpsc::channel(MOST_QUEUED);
         let (reply, joined) = oneshot::channel();
@@ -125,7 +130,15 @@ fn understand(message: to_coordinator::Body) -> Option<MemberEvent> {
         to_coordinator::Body::FunctionLost(FunctionLost { function, reason }) => {
             MemberEvent::Host(HostEvent::FunctionLost { function: FunctionId(function), reason })
         }
-        to_coordinator::Body::Report(report) => MemberEvent::Host(HostEvent::from_report(report)?),
+        to_coordinator::Body::Report(report) => {
+            let home = report.host.map(HostId);
+            match (HostEvent::from_report(report)?, home) {
+                (HostEvent::Prepared { function, done }, Some(home)) => {
+                    MemberEvent::Given(function, home, Box::new(done))
+                }
+                (event, _) => MemberEvent::Host(event),
+            }
+        }
         to_coordinator::Body::UploadNoted(noted) => MemberEvent::Upload(QueryId(noted.query), noted.path, noted.upload),
         to_coordinator::Body::QueryEnded(ended) => MemberEvent::QueryEnded(QueryId(ended.request)),
         to_coordinator::Body::Join(_) => return None,

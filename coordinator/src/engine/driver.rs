@@ -16,7 +16,7 @@ use onward_wire::exchange::{Grant, PartitionRange};
 use onward_wire::message::{
     AttemptDone, DefineStage, InputAttempt, OutputKind, Progress, RunAttempt, StageInputs, StoreRequests,
 };
-use onward_wire::{AttemptId, Config, FunctionId, HostId, QueryId, StageId, WireError};
+use onward_wire::{AttemptId, Config, FunctionId, HostId, QueryId, SegmentId, StageId, WireError};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 
@@ -170,6 +170,7 @@ impl Driver {
         }
         match event {
             MemberEvent::Host(event) => self.on_host_event(host, event),
+            MemberEvent::Given(function, home, done) => self.on_prepared(function, home, *done),
             MemberEvent::Heartbeat(heartbeat) => self.fleet.record_heartbeat(host, heartbeat),
             MemberEvent::Upload(query, path, upload) => match store_path(&path) {
                 Ok(path) => self.uploads.note(query, path, upload),
@@ -315,9 +316,7 @@ impl Driver {
                 let here = self.fleet.place_of(function);
                 // Queries are forgotten by the scheduler's word only, after their last attempt began.
                 let Some(query) = self.queries.get_mut(&stage.query) else { return };
-                if here != HostId::EMBEDDED {
-                    query.hosts.insert(here);
-                }
+                query.hosts.extend([here, self.fleet.home_of(here)].into_iter().filter(|h| *h != HostId::EMBEDDED));
                 if self.defined.entry(function).or_default().insert(stage) {
                     self.fleet.define_stage(function, query.stages[stage.stage as usize].clone());
                 }
@@ -339,7 +338,10 @@ impl Driver {
             Command::QueryStarted { query } => tracing::debug!(%query, "query starts"),
             Command::QueryDone { query, result, stats } => {
                 self.publish_progress(query);
-                let Some(done) = self.forget(query) else { return };
+                let kept = result
+                    .iter()
+                    .flat_map(|input| input.output.segments.iter().map(|segment| (input.host(), segment.id())));
+                let Some(done) = self.forget(query, &kept.collect::<Vec<_>>()) else { return };
                 let outcome =
                     Outcome { result, stats, stages: done.metrics, requests: done.requests, cache: done.cache };
                 if done.reply.send(Ok(outcome)).is_err() {
@@ -348,7 +350,7 @@ impl Driver {
                 }
             }
             Command::QueryFailed { query, error, .. } => {
-                if let Some(failed) = self.forget(query) {
+                if let Some(failed) = self.forget(query, &[]) {
                     // Nobody listens when the client cancelled.
                     let _ = failed.reply.send(Err(error));
                 }
@@ -356,12 +358,12 @@ impl Driver {
         }
     }
 
-    fn forget(&mut self, query: QueryId) -> Option<Query> {
+    fn forget(&mut self, query: QueryId, kept: &[(HostId, SegmentId)]) -> Option<Query> {
         for stages in self.defined.values_mut() {
             stages.retain(|stage| stage.query != query);
         }
         let mut forgotten = self.queries.remove(&query)?;
-        self.fleet.forget_query(query, forgotten.hosts.iter().copied());
+        self.fleet.forget_query(query, &forgotten.hosts, kept);
         let mut hosts = std::mem::take(&mut forgotten.hosts);
         hosts.retain(|host| self.fleet.await_query_end(*host, query));
         if !hosts.is_empty() {
@@ -408,6 +410,7 @@ fn grant(
             stage: input.stage,
             partitions: PartitionRange::cover(reads.remove(&input.stage).unwrap_or_default()),
             expires_ms: now_ms().saturating_add(lifetime_ms),
+            may_write: false,
         };
         input.grant = Some(key.sign(&grant));
         input.is_shared = query.stages[input.stage as usize].output.kind() == OutputKind::Single;
@@ -428,7 +431,6 @@ mod tests {
 
     use futures::FutureExt;
     use onward_executor::host::{Host, HostOptions};
-    use onward_wire::SegmentId;
     use onward_wire::message::AttemptOutput;
     use tempfile::TempDir;
 

@@ -1,6 +1,6 @@
 //! The hosts of a coordinator: its own, and those that joined.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use arrow_flight::FlightData;
@@ -57,6 +57,8 @@ struct Member {
     join: Join,
     say: Say,
     heard: Instant,
+    /// Where it gives its output, when nobody can reach it.
+    home: Option<HostId>,
 }
 
 /// See the [module](self). Commands never wait: a host that cannot be told is noted as lost.
@@ -123,7 +125,7 @@ impl Fleet {
             heartbeat_ms: self.config.heartbeat_ms,
             silence_timeout_ms: self.config.host_silence_timeout_ms,
         };
-        self.members.insert(id, Member { join, say, heard: Instant::now() });
+        self.members.insert(id, Member { join, say, heard: Instant::now(), home: None });
         self.say(id, joined);
         self.record(id, None);
         self.tell_peers();
@@ -231,10 +233,13 @@ impl Fleet {
         }
     }
 
-    pub(super) fn forget_query(&mut self, query: QueryId, hosts: impl IntoIterator<Item = HostId>) {
-        self.embedded.forget_query(query);
+    /// A query is over: what it left on `hosts` goes, but for `kept`.
+    pub(super) fn forget_query(&mut self, query: QueryId, hosts: &BTreeSet<HostId>, kept: &[(HostId, SegmentId)]) {
+        let on = |host: HostId| kept.iter().filter(move |(holder, _)| *holder == host).map(|(_, segment)| *segment);
+        self.embedded.forget_query(query, &on(HostId::EMBEDDED).collect::<Vec<_>>());
         for host in hosts {
-            self.say(host, ForgetQuery { query: query.0 });
+            let kept = on(*host).map(|segment| segment.0).collect();
+            self.say(*host, ForgetQuery { query: query.0, kept });
         }
     }
 
@@ -276,15 +281,40 @@ impl Fleet {
         }
     }
 
+    /// Where the output of what runs on `host` lies: there, or on the host that one gives it to.
+    pub(super) fn home_of(&self, host: HostId) -> HostId {
+        self.members.get(&host).and_then(|member| member.home).unwrap_or(host)
+    }
+
+    /// Gives every outbound host a home: the one that can be reached and has the fewest of them.
+    fn find_homes(&mut self, reachable: &[HostId]) {
+        let outbound = |member: &&mut Member| member.join.is_outbound;
+        for member in self.members.values_mut().filter(outbound) {
+            member.home = member.home.filter(|home| reachable.contains(home));
+        }
+        let homeless: Vec<HostId> =
+            self.members.iter().filter(|(_, m)| m.join.is_outbound && m.home.is_none()).map(|(id, _)| *id).collect();
+        for id in homeless {
+            let guests = |home: &HostId| self.members.values().filter(|member| member.home == Some(*home)).count();
+            // The coordinator's own comes last: it has other things to do.
+            let home = reachable.iter().copied().min_by_key(|home| (*home == HostId::EMBEDDED, guests(home), *home));
+            if let Some(member) = self.members.get_mut(&id) {
+                member.home = home;
+            }
+        }
+    }
+
     /// Tells every host who is there.
     fn tell_peers(&mut self) {
         let own = self.address.iter().map(|address| Peer { host: HostId::EMBEDDED.0, address: address.clone() });
-        let joined = self.members.iter().map(|(id, member)| Peer { host: id.0, address: member.join.address.clone() });
+        let reachable = self.members.iter().filter(|(_, member)| !member.join.is_outbound);
+        let joined = reachable.map(|(id, member)| Peer { host: id.0, address: member.join.address.clone() });
         let hosts: Vec<Peer> = own.chain(joined).collect();
         self.embedded.set_peers(hosts.iter().map(|peer| (HostId(peer.host), peer.address.clone())));
-        let ids: Vec<HostId> = self.members.keys().copied().collect();
-        for id in ids {
-            self.say(id, Peers { hosts: hosts.clone() });
+        self.find_homes(&hosts.iter().map(|peer| HostId(peer.host)).collect::<Vec<_>>());
+        let homes: Vec<_> = self.members.iter().map(|(id, member)| (*id, member.home)).collect();
+        for (id, home) in homes {
+            self.say(id, Peers { hosts: hosts.clone(), home: home.map(|home| home.0) });
         }
     }
 

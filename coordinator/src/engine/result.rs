@@ -56,6 +56,7 @@ fn parts(attempt: InputAttempt, config: &Config, key: &GrantKey) -> Vec<Part> {
         stage: id.task.stage.stage,
         partitions: PartitionRange::cover(numbers()),
         expires_ms: now_ms().saturating_add(config.grant_lifetime_ms),
+        may_write: false,
     });
     let all: Vec<u64> = output.segments.iter().map(|segment| segment.segment).collect();
     let part = |segments: &[u64], partitions: Vec<u32>| Part::There {

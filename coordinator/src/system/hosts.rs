@@ -30,7 +30,7 @@ impl HostRecord {
         Self {
             host,
             name: join.name.clone(),
-            address: Some(join.address.clone()),
+            address: (!join.is_outbound).then(|| join.address.clone()),
             vcpus: u64::from(join.vcpus),
             operator_memory_bytes: join.operator_memory_bytes,
         }

@@ -13,8 +13,9 @@ use arrow_flight::{
 };
 use futures::StreamExt;
 use futures::stream::BoxStream;
-use onward_shuffle::flight::{ClusterTls, HeldSegments, serve, to_status};
+use onward_shuffle::flight::{ClusterTls, HeldSegments, from_status, serve, take, to_status};
 use onward_wire::exchange::ReadTicket;
+use onward_wire::message::SegmentRef;
 use onward_wire::{ErrorKind, WireError};
 use prost::Message;
 use tokio::net::TcpListener;
@@ -100,6 +101,13 @@ impl DataPlane {
         server.serve_with_incoming_shutdown(flight, incoming, shutdown).await
     }
 
+    async fn take(&self, messages: Streaming<FlightData>) -> Result<SegmentRef, WireError> {
+        let messages = messages.map(|message| message.map_err(|status| from_status("the other host", &status)));
+        let (segment, stage) = take(messages, &self.neighbours.key(), &self.neighbours.destination()).await?;
+        self.held.note(segment.id(), stage);
+        Ok(segment)
+    }
+
     fn read(&self, ticket: Ticket) -> Result<BoxStream<'static, Result<FlightData, Status>>, WireError> {
         let ticket = ReadTicket::decode(ticket.ticket)
             .map_err(|error| WireError::new(ErrorKind::Denied, format!("the ticket is none: {error}")))?;
@@ -168,8 +176,10 @@ impl FlightService for Service {
         unsupported("GetSchema")
     }
 
-    async fn do_put(&self, _: Request<Streaming<FlightData>>) -> Answer<Self::DoPutStream> {
-        unsupported("DoPut")
+    async fn do_put(&self, request: Request<Streaming<FlightData>>) -> Answer<Self::DoPutStream> {
+        let segment = self.data.take(request.into_inner()).await.map_err(|error| to_status(&error))?;
+        let named = PutResult { app_metadata: segment.encode_to_vec().into() };
+        Ok(Response::new(futures::stream::iter([Ok(named)]).boxed()))
     }
 
     async fn do_action(&self, _: Request<Action>) -> Answer<Self::DoActionStream> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use onward_segment::{MappedSegment, SegmentStore};
 use onward_shuffle::flight::HeldSegments;
-use onward_wire::{ErrorKind, SegmentId, StageId, WireError};
+use onward_wire::{ErrorKind, QueryId, SegmentId, StageId, WireError};
 use parking_lot::Mutex;
 
 /// Segments that stay mapped from one reader to the next. The kernel allows 65,530 mappings in a process.
@@ -39,6 +39,12 @@ impl Held {
         let forgotten: Vec<_> = segments.iter().filter_map(|segment| table.segments.remove(segment)).collect();
         table.mapped -= forgotten.iter().filter(|(_, mapped)| mapped.is_some()).count();
         drop(table);
+    }
+
+    /// Those of a query.
+    pub(super) fn of_query(&self, query: QueryId) -> Vec<SegmentId> {
+        let table = self.table.lock();
+        table.segments.iter().filter(|(_, (stage, _))| stage.query == query).map(|(segment, _)| *segment).collect()
     }
 
     /// All of them.

@@ -19,6 +19,7 @@ use onward_wire::cluster::{
     AwaitQueryEnd, Failed, FunctionLost, FunctionReady, Heartbeat, Join, Joined, Order, QueryEnded, Report,
     StartFunction, ToCoordinator, ToMember, UploadNoted, order, report, to_member,
 };
+use onward_wire::message::{AttemptDone, ForgetQuery, SegmentRef};
 use onward_wire::{AttemptId, Config, ENGINE_VERSION, ErrorKind, FunctionId, HostId, QueryId, SegmentId, WireError};
 use prost::Message;
 use tokio::sync::mpsc;
@@ -40,8 +41,8 @@ const JOIN_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct MemberOptions {
     /// The coordinator's cluster address, such as `grpc://coordinator:50053`.
     pub coordinator: String,
-    /// Where others reach this host's data plane.
-    pub advertise: String,
+    /// Where others reach this host's data plane; `None`: nobody does, and its output goes to a host that can be reached.
+    pub advertise: Option<String>,
     /// The machine's name, for people.
     pub name: String,
 }
@@ -137,7 +138,8 @@ impl Member {
         let (outgoing, queued) = mpsc::channel(MOST_QUEUED);
         let join = Join {
             engine_version: ENGINE_VERSION.to_owned(),
-            address: self.options.advertise.clone(),
+            address: self.options.advertise.clone().unwrap_or_default(),
+            is_outbound: self.options.advertise.is_none(),
             vcpus: u32::try_from(self.config.vcpu_count()).unwrap_or(u32::MAX),
             operator_memory_bytes: self.config.operator_memory_limit_bytes(),
             max_functions: self.config.max_functions,
@@ -179,7 +181,8 @@ impl Member {
         let mut beats = tokio::time::interval(heartbeat);
         beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut heard = Instant::now();
-        let mut waits = JoinSet::new();
+        let (mut waits, mut gifts) = (JoinSet::new(), JoinSet::new());
+        let (is_outbound, mut home) = (self.options.advertise.is_none(), None);
         loop {
             let say: Option<ToCoordinator> = tokio::select! {
                 // Uploads come before the end of the attempts that began them.
@@ -201,6 +204,12 @@ impl Member {
                             });
                             None
                         }
+                        Ok(to_member::Body::Peers(peers)) => {
+                            home = peers.home.map(HostId);
+                            let peers = peers.hosts.into_iter().map(|peer| (HostId(peer.host), peer.address));
+                            self.host.set_peers(peers);
+                            None
+                        }
                         Ok(to_member::Body::Shutdown(_)) => return Left::Lost(ended(&coordinator)),
                         Ok(command) => {
                             carry_out(&self.host, command);
@@ -209,7 +218,14 @@ impl Member {
                         Err(error) => return Left::Lost(error),
                     }
                 }
-                Some(event) = self.events.recv() => Some(told(event)),
+                Some(event) = self.events.recv() => match event {
+                    HostEvent::Prepared { function, done } if is_outbound && !done.output.segments.is_empty() => {
+                        gifts.spawn(give(Arc::clone(&self.host), home, function, done));
+                        None
+                    }
+                    event => Some(told(event)),
+                },
+                Some(Ok(given)) = gifts.join_next() => Some(given),
                 Some(Ok(request)) = waits.join_next() => {
                     // What it began and noted goes first.
                     while let Ok(noted) = self.uploads.try_recv() {
@@ -258,9 +274,6 @@ fn parse(data: &FlightData) -> Result<to_member::Body, WireError> {
 
 fn carry_out(host: &Host, command: to_member::Body) {
     match command {
-        to_member::Body::Peers(peers) => {
-            host.shared.neighbours.set_peers(peers.hosts.into_iter().map(|peer| (HostId(peer.host), peer.address)));
-        }
         to_member::Body::StartFunction(StartFunction { function, vcpus, memory_bytes }) => {
             host.start_function(FunctionId(function), vcpus as usize, memory_bytes);
         }
@@ -274,7 +287,10 @@ fn carry_out(host: &Host, command: to_member::Body) {
                 None => tracing::warn!("an order without content"),
             }
         }
-        to_member::Body::ForgetQuery(query) => host.forget_query(QueryId(query.query)),
+        to_member::Body::ForgetQuery(ForgetQuery { query, kept }) => {
+            let kept: Vec<_> = kept.into_iter().map(SegmentId).collect();
+            host.forget_query(QueryId(query), &kept);
+        }
         to_member::Body::RemoveSegments(removed) => {
             let segments: Vec<_> = removed.segments.into_iter().map(SegmentId).collect();
             host.remove_segments(&segments);
@@ -284,9 +300,28 @@ fn carry_out(host: &Host, command: to_member::Body) {
     }
 }
 
+/// Gives the output of an attempt to `home`, where others can read it, and says that it is prepared there.
+async fn give(host: Arc<Host>, home: Option<HostId>, function: FunctionId, mut done: AttemptDone) -> ToCoordinator {
+    let attempt = AttemptId::from(done.attempt);
+    let own: Vec<SegmentId> = done.output.segments.iter().map(SegmentRef::id).collect();
+    let given = match home {
+        Some(home) => host.shared.neighbours.give(home, attempt.task.stage, &done.output.segments).await,
+        None => Err(WireError::new(ErrorKind::Unavailable, "no host that can be reached takes its output")),
+    };
+    host.remove_segments(&own);
+    let body = match given {
+        Ok(segments) => {
+            done.output.segments = segments;
+            report::Body::Prepared(done)
+        }
+        Err(error) => report::Body::Failed(Failed { attempt: attempt.into(), error, has_ended: true }),
+    };
+    Report { function: function.0, body: Some(body), host: home.map(|home| home.0) }.into()
+}
+
 /// An event as the coordinator hears it.
 fn told(event: HostEvent) -> ToCoordinator {
-    let report = |function: FunctionId, body| Report { function: function.0, body: Some(body) }.into();
+    let report = |function: FunctionId, body| Report { function: function.0, body: Some(body), host: None }.into();
     match event {
         HostEvent::FunctionReady { function, pid } => FunctionReady { function: function.0, pid }.into(),
         HostEvent::FunctionLost { function, reason } => FunctionLost { function: function.0, reason }.into(),

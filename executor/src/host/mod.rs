@@ -341,12 +341,16 @@ impl Host {
         }
     }
 
-    /// Drops the query's stages in all functions. Its attempts must have ended.
-    pub fn forget_query(&self, query: QueryId) {
+    /// Drops the query's stages in all functions, and its segments but for those that are still to be read. Its attempts must
+    /// have ended.
+    pub fn forget_query(&self, query: QueryId, kept: &[SegmentId]) {
+        let mut left = self.shared.held.of_query(query);
+        left.retain(|segment| !kept.contains(segment));
+        self.remove_segments(&left);
         let functions: Vec<_> = self.shared.functions.lock().values().cloned().collect();
         for function in functions {
             if function.forget(query) {
-                let _ = send(&function, ForgetQuery { query: query.0 });
+                let _ = send(&function, ForgetQuery { query: query.0, kept: vec![] });
             }
         }
         self.shared.neighbours.forget(query);

@@ -5,16 +5,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use onward_segment::SegmentStore;
-use onward_shuffle::flight::{ClusterTls, Connector, Destination, GrantKey, fetch, parse_compression};
-use onward_wire::exchange::{Compression, FetchSegments, ReadTicket};
+use onward_shuffle::flight::{ClusterTls, Connector, Destination, GrantKey, fetch, now_ms, parse_compression, put};
+use onward_wire::exchange::{Compression, FetchSegments, Grant, ReadTicket};
 use onward_wire::message::SegmentRef;
-use onward_wire::{AttemptId, Config, ErrorKind, FunctionId, HostId, QueryId, WireError};
+use onward_wire::{AttemptId, Config, ErrorKind, FunctionId, HostId, QueryId, StageId, WireError};
 use parking_lot::{Mutex, RwLock};
 use prost::Message;
 use tokio::sync::{OnceCell, Semaphore};
 
 /// Who writes what is fetched. Functions are numbered from 0, the host's own mappings from the other end.
 const FETCHER: FunctionId = FunctionId(u64::MAX - 1);
+/// A grant to give a segment away holds this long.
+const GIVE_TIME_MS: u64 = 600_000;
 
 /// The other hosts, as this one sees them.
 pub(super) struct Neighbours {
@@ -133,10 +135,47 @@ impl Neighbours {
         Ok(Brought { segment, is_shared: is_known })
     }
 
-    async fn fetch_now(&self, asked: &FetchSegments) -> Result<SegmentRef, WireError> {
-        let host = HostId(asked.host);
+    /// Where segments of other hosts go.
+    pub(super) fn destination(&self) -> Destination {
+        Destination { store: Arc::clone(&self.store), writer: FETCHER }
+    }
+
+    /// Gives segments of this host, the output of `stage`, to `home`; their names there.
+    ///
+    /// # Errors
+    /// As [`Neighbours::fetch`].
+    pub(super) async fn give(
+        &self,
+        home: HostId,
+        stage: StageId,
+        segments: &[SegmentRef],
+    ) -> Result<Vec<SegmentRef>, WireError> {
+        let peer = self.peer(home)?;
+        let grant = Grant {
+            query: stage.query.0,
+            stage: stage.stage,
+            partitions: vec![],
+            expires_ms: now_ms().saturating_add(GIVE_TIME_MS),
+            may_write: true,
+        };
+        let grant = self.key().sign(&grant);
+        let mut given = Vec::with_capacity(segments.len());
+        for segment in segments {
+            let _permit = peer.permits.acquire().await.map_err(|error| WireError::new(ErrorKind::Internal, error))?;
+            let client = self.connector.client(&peer.address)?;
+            let mapped = self.store.map(segment.id())?;
+            given.push(put(client, &peer.address, grant.clone(), self.compression, &mapped).await?);
+        }
+        Ok(given)
+    }
+
+    fn peer(&self, host: HostId) -> Result<Peer, WireError> {
         let peer = self.membership.read().peers.get(&host).cloned();
-        let peer = peer.ok_or_else(|| WireError::new(ErrorKind::Unavailable, format!("host {host} is gone")))?;
+        peer.ok_or_else(|| WireError::new(ErrorKind::Unavailable, format!("host {host} is gone")))
+    }
+
+    async fn fetch_now(&self, asked: &FetchSegments) -> Result<SegmentRef, WireError> {
+        let peer = self.peer(HostId(asked.host))?;
         let _permit = peer.permits.acquire().await.map_err(|error| WireError::new(ErrorKind::Internal, error))?;
         let ticket = ReadTicket {
             grant: asked.grant.clone(),
@@ -145,8 +184,7 @@ impl Neighbours {
             compression: self.compression as i32,
         };
         let client = self.connector.client(&peer.address)?;
-        let to = Destination { store: Arc::clone(&self.store), writer: FETCHER };
-        let segment = fetch(client, &peer.address, &ticket, &to).await?;
+        let segment = fetch(client, &peer.address, &ticket, &self.destination()).await?;
         self.fetched_bytes.fetch_add(segment.length_bytes, Ordering::Relaxed);
         Ok(segment)
     }

@@ -52,7 +52,7 @@ async fn run(fixture: &mut Fixture, query: u64, graph: &StageGraph) -> Vec<Recor
             }
         }
     }
-    fixture.host.forget_query(QueryId(query));
+    fixture.host.forget_query(QueryId(query), &[]);
     batches
 }
 

@@ -2,17 +2,19 @@
 
 use std::sync::Arc;
 
-use arrow_flight::Ticket;
 use arrow_flight::flight_service_client::FlightServiceClient;
+use arrow_flight::{FlightData, FlightDescriptor, Ticket};
 use futures::{Stream, StreamExt};
-use onward_segment::{CopyPlan, SegmentCopy, SegmentError, SegmentStore};
-use onward_wire::exchange::{Compression, PartitionRange, ReadHeader, ReadTicket};
+use onward_segment::{CopyPlan, MappedSegment, SegmentCopy, SegmentError, SegmentStore};
+use onward_wire::exchange::{Compression, PartitionRange, PutTicket, ReadEntry, ReadHeader, ReadTicket, Signed};
 use onward_wire::message::SegmentRef;
-use onward_wire::{ErrorKind, FunctionId, SegmentId, WireError};
+use onward_wire::{ErrorKind, FunctionId, SegmentId, StageId, WireError};
 use prost::Message;
 use tonic::transport::Channel;
 
 use super::compression::decompress;
+use super::grant::{GrantKey, now_ms};
+use super::serve::whole;
 use super::status::from_status;
 
 /// Where fetched segments go.
@@ -38,24 +40,90 @@ pub async fn fetch(
     let asked = Ticket { ticket: ticket.encode_to_vec().into() };
     let failed = |status: tonic::Status| from_status(peer, &status);
     let messages = client.do_get(asked).await.map_err(failed)?.into_inner();
-    receive(messages.map(move |message| message.map_err(|status| from_status(peer, &status))), ticket, to).await
+    let messages = messages.map(move |message| message.map_err(|status| from_status(peer, &status)));
+    receive_answer(messages, ticket, to).await
 }
 
-/// Puts the messages of an answer into a segment.
-pub(crate) async fn receive(
-    mut messages: impl Stream<Item = Result<arrow_flight::FlightData, WireError>> + Unpin,
+/// Puts the messages of the answer to `ticket` into a segment.
+pub(crate) async fn receive_answer(
+    messages: impl Stream<Item = Result<FlightData, WireError>> + Unpin,
     ticket: &ReadTicket,
     to: &Destination,
 ) -> Result<SegmentRef, WireError> {
-    let cut_off = || WireError::new(ErrorKind::Unavailable, "the answer of the other host was cut off");
+    let (positions, groups) = (Positions::new(&ticket.partitions), ticket.groups.len() as u32);
+    let renumber = |entry: &ReadEntry| {
+        let position = positions.of(entry.partition).filter(|_| entry.group < groups)?;
+        position.checked_mul(groups)?.checked_add(entry.group)
+    };
+    receive(messages, ticket.compression(), renumber, to).await
+}
+
+/// Gives a segment to `peer`, which keeps it as output of the stage that the grant names; its name there.
+///
+/// # Errors
+/// As [`fetch`].
+pub async fn put(
+    mut client: FlightServiceClient<Channel>,
+    peer: &str,
+    grant: Signed,
+    compression: Compression,
+    segment: &Arc<MappedSegment>,
+) -> Result<SegmentRef, WireError> {
+    let ticket = PutTicket { grant, compression: compression as i32 };
+    let descriptor = FlightDescriptor::new_cmd(ticket.encode_to_vec());
+    let mut messages = whole(segment, compression);
+    let first = messages.next().ok_or_else(|| WireError::new(ErrorKind::Internal, "a segment without header"))??;
+    let first = FlightData { flight_descriptor: Some(descriptor), ..first };
+    let mut failure = None;
+    let rest = messages.map_while(|message| message.map_err(|error| failure = Some(error)).ok());
+    let messages: Vec<FlightData> = std::iter::once(first).chain(rest).collect();
+    if let Some(error) = failure {
+        return Err(error);
+    }
+    let failed = |status: tonic::Status| from_status(peer, &status);
+    let answer = client.do_put(futures::stream::iter(messages)).await.map_err(failed)?.into_inner().message().await;
+    let answer = answer.map_err(failed)?.ok_or_else(cut_off)?;
+    SegmentRef::decode(answer.app_metadata)
+        .map_err(|error| WireError::new(ErrorKind::Internal, format!("{peer} named no segment: {error}")))
+}
+
+/// Takes a segment that another host gives; which stage's output it is.
+///
+/// # Errors
+/// Denied, when the grant does not allow it; the peer's, and the store's.
+pub async fn take(
+    mut messages: impl Stream<Item = Result<FlightData, WireError>> + Unpin,
+    key: &GrantKey,
+    to: &Destination,
+) -> Result<(SegmentRef, StageId), WireError> {
+    let first = messages.next().await.ok_or_else(cut_off)??;
+    let denied = |why: &str| WireError::new(ErrorKind::Denied, why);
+    let command = first.flight_descriptor.as_ref().map(|descriptor| descriptor.cmd.clone()).unwrap_or_default();
+    let ticket = PutTicket::decode(command).map_err(|_| denied("a DoPut without a ticket"))?;
+    let grant = key.verify(&ticket.grant, now_ms())?;
+    if !grant.may_write {
+        return Err(denied("the grant is to read, not to write"));
+    }
+    let messages = futures::stream::iter([Ok(first)]).chain(messages);
+    let segment = receive(messages, ticket.compression(), |entry| Some(entry.partition), to).await?;
+    Ok((segment, grant.stage()))
+}
+
+fn cut_off() -> WireError {
+    WireError::new(ErrorKind::Unavailable, "the answer of the other host was cut off")
+}
+
+/// Puts messages into a segment whose partitions `renumber` gives.
+async fn receive(
+    mut messages: impl Stream<Item = Result<FlightData, WireError>> + Unpin,
+    compression: Compression,
+    renumber: impl FnMut(&ReadEntry) -> Option<u32>,
+    to: &Destination,
+) -> Result<SegmentRef, WireError> {
     let first = messages.next().await.ok_or_else(cut_off)??;
     let header = ReadHeader::decode(first.app_metadata)
         .map_err(|error| WireError::new(ErrorKind::Internal, format!("the other host's answer: {error}")))?;
-    let (positions, groups) = (Positions::new(&ticket.partitions), ticket.groups.len() as u32);
-    let plan = CopyPlan::new(&header.schema, &header.entries, |entry| {
-        let position = positions.of(entry.partition).filter(|_| entry.group < groups)?;
-        position.checked_mul(groups)?.checked_add(entry.group)
-    })?;
+    let plan = CopyPlan::new(&header.schema, &header.entries, renumber)?;
     drop(header);
     let bytes = plan.segment_bytes();
     let (store, writer) = (Arc::clone(&to.store), to.writer);
@@ -69,7 +137,6 @@ pub(crate) async fn receive(
     let id = unfinished.id;
     // Unmapped before the file is given back.
     let mut copy = SegmentCopy::create(id, file, plan)?;
-    let compression = ticket.compression();
     while let Some(message) = messages.next().await {
         let message = message?;
         if compression == Compression::None {

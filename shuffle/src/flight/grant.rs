@@ -92,7 +92,7 @@ mod tests {
     #[test]
     fn a_grant_holds_for_its_key_its_bytes_and_its_time() {
         let (key, other) = (GrantKey::random().unwrap(), GrantKey::random().unwrap());
-        let grant = Grant { query: 1, stage: 2, partitions: vec![], expires_ms: 100 };
+        let grant = Grant { query: 1, stage: 2, partitions: vec![], expires_ms: 100, may_write: false };
         let signed = key.sign(&grant);
         assert_eq!(key.verify(&signed, 99).unwrap(), grant);
         assert_eq!(GrantKey::from_bytes(key.bytes()).unwrap().verify(&signed, 99).unwrap(), grant);

@@ -8,6 +8,8 @@
 //!     index, checksum, commit
 //! ```
 //!
+//! A host that nobody can reach gives its output away: [`put`] and [`take`] are the same messages the other way round, by DoPut.
+//!
 //! All requests of one host at another share one connection (HTTP/2 streams): connections grow with hosts, not with tasks. A
 //! request is finite, and what comes of it goes into the asking host's store, to disk past its budget: a consumer that stops
 //! reading stops nobody, and makes no producer hold more than its committed output.
@@ -23,8 +25,8 @@ mod tls;
 pub use compression::parse_compression;
 pub use connect::{Connector, parse_address};
 #[cfg(test)]
-pub(crate) use fetch::receive;
-pub use fetch::{Destination, fetch};
+pub(crate) use fetch::receive_answer;
+pub use fetch::{Destination, fetch, put, take};
 pub use grant::{GrantKey, now_ms};
 pub use serve::{HeldSegments, serve};
 pub use status::{from_status, to_status};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arrow_flight::FlightData;
 use bytes::Bytes;
 use futures::Stream;
-use onward_segment::MappedSegment;
+use onward_segment::{Entry, MappedSegment};
 use onward_wire::exchange::{Compression, Grant, PartitionRange, ReadEntry, ReadHeader, ReadTicket};
 use onward_wire::{ErrorKind, SegmentId, StageId, WireError};
 use prost::Message;
@@ -33,6 +33,9 @@ pub fn serve(
     ticket: &ReadTicket,
 ) -> Result<impl Stream<Item = Result<FlightData, WireError>> + Send + use<>, WireError> {
     let grant = key.verify(&ticket.grant, now_ms())?;
+    if grant.may_write {
+        return Err(WireError::new(ErrorKind::Denied, "the grant is to write, not to read"));
+    }
     check(ticket, &grant)?;
     let (mut header, mut runs) = (ReadHeader::default(), Vec::new());
     for (group, segments) in (0..).zip(&ticket.groups) {
@@ -44,10 +47,41 @@ pub fn serve(
             collect(&mapped, group, &ticket.partitions, &mut header.entries, &mut runs);
         }
     }
+    Ok(futures::stream::iter(messages(&header, runs, ticket.compression())))
+}
+
+/// All of a segment, as the answer to a ticket that asks for all of it.
+pub(super) fn whole(
+    segment: &Arc<MappedSegment>,
+    compression: Compression,
+) -> impl Iterator<Item = Result<FlightData, WireError>> + Send + use<> {
+    let entry = |entry: Entry| ReadEntry {
+        partition: entry.partition,
+        group: 0,
+        messages: entry.messages,
+        length: entry.length,
+        rows: entry.rows,
+    };
+    // In the order of their bytes, which is that of their messages in the stream.
+    let mut entries: Vec<Entry> = segment.all_entries().collect();
+    entries.sort_by_key(|entry| entry.offset);
+    let schema = Bytes::copy_from_slice(segment.schema_message());
+    let mut runs: Vec<Run> = Vec::new();
+    for entry in &entries {
+        extend(&mut runs, 0, segment, entry);
+    }
+    let header = ReadHeader { schema, entries: entries.into_iter().map(entry).collect() };
+    messages(&header, runs, compression)
+}
+
+fn messages(
+    header: &ReadHeader,
+    runs: Vec<Run>,
+    compression: Compression,
+) -> impl Iterator<Item = Result<FlightData, WireError>> + Send + use<> {
     let first = FlightData { app_metadata: header.encode_to_vec().into(), ..FlightData::default() };
     let chunks = runs.into_iter().flat_map(Run::chunks);
-    let compression = ticket.compression();
-    Ok(futures::stream::iter(std::iter::once(Ok(first)).chain(chunks.map(move |chunk| data(chunk, compression)))))
+    std::iter::once(Ok(first)).chain(chunks.map(move |chunk| data(chunk, compression)))
 }
 
 fn check(ticket: &ReadTicket, grant: &Grant) -> Result<(), WireError> {
@@ -94,12 +128,17 @@ fn collect(
         for entry in segment.entries(partition) {
             let messages = entry.messages;
             entries.push(ReadEntry { partition, group, messages, length: entry.length, rows: entry.rows });
-            let (start, end) = (entry.offset, entry.offset + entry.length);
-            match runs[first..].last_mut().filter(|run| run.end == start) {
-                Some(run) => run.end = end,
-                None => runs.push(Run { segment: Arc::clone(segment), start, end }),
-            }
+            extend(runs, first, segment, &entry);
         }
+    }
+}
+
+/// Adds the bytes of an entry to the last run from `first` on, or as a new one.
+fn extend(runs: &mut Vec<Run>, first: usize, segment: &Arc<MappedSegment>, entry: &Entry) {
+    let (start, end) = (entry.offset, entry.offset + entry.length);
+    match runs[first..].last_mut().filter(|run| run.end == start) {
+        Some(run) => run.end = end,
+        None => runs.push(Run { segment: Arc::clone(segment), start, end }),
     }
 }
 

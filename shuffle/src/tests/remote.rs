@@ -15,7 +15,7 @@ use onward_wire::message::{InputAttempt, SegmentRef, StageInputs};
 use onward_wire::{ErrorKind, FunctionId, HostId, QueryId, SegmentId, StageId, WireError};
 
 use super::harness::{Exchange, OPTIONS, hash_of, numbers, reader_of, values};
-use crate::flight::{Destination, GrantKey, HeldSegments, receive, serve};
+use crate::flight::{Destination, GrantKey, HeldSegments, receive_answer, serve};
 use crate::{Fetch, OutputMapping, SegmentSource, WriterOptions};
 
 const PARTITIONS: u32 = 7;
@@ -73,7 +73,7 @@ impl SegmentSource for Hosts {
             compression: self.compression as i32,
         };
         let answer = serve(&held, &self.key, &ticket)?;
-        let segment = receive(answer, &ticket, &self.here).await?;
+        let segment = receive_answer(answer, &ticket, &self.here).await?;
         let mapped = self.here.store.map(segment.id())?;
         self.here.store.remove(segment.id());
         Ok(mapped)
@@ -113,7 +113,7 @@ impl Cluster {
 
     fn inputs(&self, granted: std::ops::Range<u32>) -> StageInputs {
         let partitions = vec![PartitionRange { start: granted.start, end: granted.end }];
-        let grant = Grant { query: 1, stage: 0, partitions, expires_ms: u64::MAX };
+        let grant = Grant { query: 1, stage: 0, partitions, expires_ms: u64::MAX, may_write: false };
         let grant = Some(self.key.sign(&grant));
         StageInputs { stage: 0, attempts: self.attempts.clone(), grant, is_shared: false }
     }
@@ -218,7 +218,7 @@ async fn a_torn_answer_leaves_nothing_behind() {
     let before = here.store.usage().segments;
     for kept in 0..messages.len() {
         let torn = futures::stream::iter(messages[..kept].to_vec());
-        assert!(receive(torn, &ticket, &here).await.is_err(), "{kept} of {} messages", messages.len());
+        assert!(receive_answer(torn, &ticket, &here).await.is_err(), "{kept} of {} messages", messages.len());
     }
     assert_eq!((here.store.usage().segments, here.store.usage().leases), (before, 0));
 }
