@@ -3,6 +3,7 @@
 // Every bench uses a part of it.
 #![allow(dead_code)]
 
+pub mod pair;
 pub mod s3_server;
 
 use std::net::SocketAddr;

@@ -12,7 +12,7 @@
 //! | [`host`] | one per machine: the segment store, the functions and their files; embedded in the coordinator here |
 //! | [`function`] | `main` of a function process: decode, slice, bind, run, write, report |
 //! | [`write`](mod@write) | the plan node that writes files for COPY, INSERT and CREATE TABLE AS |
-//! | `socket` | frames with descriptors between the two |
+//! | [`socket`] | frames with descriptors between the two |
 //!
 //! What it is not: it decides nothing. Which attempt runs where, what is tried again and what is committed is the
 //! coordinator's business; the host carries it out and says what came of it.
@@ -22,7 +22,7 @@
 
 pub mod function;
 pub mod host;
-mod socket;
+pub mod socket;
 pub mod write;
 
 #[cfg(test)]

@@ -130,7 +130,8 @@ pub struct SegmentGroup {
     pub segments: Vec<u64>,
 }
 
-/// The first message of the answer to a [`ReadTicket`]. The entries' messages follow, one after the other.
+/// The first message of the answer to a [`ReadTicket`]. The entries' messages follow, one after the other, from the body of this
+/// message on.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct ReadHeader {
     /// The encapsulated IPC schema message; empty when there are no entries.

@@ -40,7 +40,7 @@ use onward_segment::{MappedSegment, ScratchDir, SegmentStore, StoreOptions};
 use onward_shuffle::flight::GrantKey;
 use onward_wire::exchange::FetchSegments;
 use onward_wire::message::{
-    AttemptDone, CancelAttempt, DefineStage, ForgetQuery, Progress, RunAttempt, Shutdown, ToFunction,
+    AttemptDone, CancelAttempt, DefineStage, ForgetQuery, Progress, RunAttempt, SegmentRef, Shutdown, ToFunction,
 };
 use onward_wire::{AttemptId, Config, ErrorKind, FunctionId, HostId, QueryId, SegmentId, StageId, WireError};
 use parking_lot::Mutex;
@@ -378,6 +378,16 @@ impl Host {
         for segment in segments {
             self.shared.store.remove(*segment);
         }
+    }
+
+    /// Commits a segment that this process wrote into the host's store, as output of `stage`.
+    ///
+    /// # Errors
+    /// When it is not whole.
+    pub fn commit(&self, segment: &SegmentRef, stage: StageId) -> Result<(), WireError> {
+        self.shared.store.commit(segment)?;
+        self.shared.held.note(segment.id(), stage);
+        Ok(())
     }
 
     /// Serves its segments to other hosts.

@@ -20,8 +20,8 @@ use std::sync::Arc;
 use onward_wire::message::{self, MAX_DESCRIPTORS};
 use tokio::net::UnixStream;
 
-pub(crate) use receive::Receiver;
-pub(crate) use send::{Flusher, Sender};
+pub use receive::Receiver;
+pub use send::{Flusher, Sender};
 
 /// Why a connection cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -70,7 +70,7 @@ pub enum SocketError {
 }
 
 /// A message of the protocol.
-pub(crate) trait Message: prost::Message + Default {
+pub trait Message: prost::Message + Default {
     /// Descriptors that ride on it.
     fn descriptors(&self) -> usize;
 }
@@ -96,17 +96,14 @@ impl Message for message::ToFunction {
 
 /// Splits a connected stream into its two directions. The [`Flusher`] must be driven (spawned) for messages to leave
 /// that the socket did not take at once.
-pub(crate) fn split<S: Message, R: Message>(
-    stream: UnixStream,
-    max_message_bytes: u64,
-) -> (Sender<S>, Flusher, Receiver<R>) {
+pub fn split<S: Message, R: Message>(stream: UnixStream, max_message_bytes: u64) -> (Sender<S>, Flusher, Receiver<R>) {
     let stream = Arc::new(stream);
     let (sender, flusher) = send::channel(Arc::clone(&stream), max_message_bytes);
     (sender, flusher, Receiver::new(stream, max_message_bytes))
 }
 
 /// A received message and its descriptors.
-pub(crate) type Received<M> = (M, Vec<OwnedFd>);
+pub type Received<M> = (M, Vec<OwnedFd>);
 
 /// Control-message space for the most descriptors of one message.
 const CONTROL_BYTES: usize = rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS));

@@ -24,7 +24,7 @@ const PREFIX_BYTES: usize = 4;
 const MAX_WAITING_DESCRIPTORS: usize = 64 * MAX_DESCRIPTORS;
 
 /// Receives messages. Cancel-safe: what arrived stays in the receiver.
-pub(crate) struct Receiver<M> {
+pub struct Receiver<M> {
     stream: Arc<UnixStream>,
     max_message_bytes: u64,
     buffer: Box<[u8]>,
@@ -56,12 +56,12 @@ impl<M: Message> Receiver<M> {
     }
 
     /// Changes the largest message, once both sides agreed on another.
-    pub(crate) fn set_limit(&mut self, max_message_bytes: u64) {
+    pub fn set_limit(&mut self, max_message_bytes: u64) {
         self.max_message_bytes = max_message_bytes;
     }
 
     /// The next message; `Closed` at the end of the stream between two frames.
-    pub(crate) async fn receive(&mut self) -> Result<Received<M>, SocketError> {
+    pub async fn receive(&mut self) -> Result<Received<M>, SocketError> {
         loop {
             if let Some(frame) = self.next_frame()? {
                 return self.decode(frame);

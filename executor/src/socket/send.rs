@@ -27,7 +27,7 @@ const MAX_WAITING_MESSAGES: usize = 4096;
 const DESCRIPTORS_IN_FLIGHT_RETRY: Duration = Duration::from_millis(1);
 
 /// Sends messages, in order, from any thread.
-pub(crate) struct Sender<M> {
+pub struct Sender<M> {
     shared: Arc<Shared>,
     message: PhantomData<fn(M)>,
 }
@@ -39,7 +39,7 @@ impl<M> Clone for Sender<M> {
 }
 
 /// Writes what the socket did not take at once. Ends when the connection fails or is closed.
-pub(crate) struct Flusher {
+pub struct Flusher {
     shared: Arc<Shared>,
 }
 
@@ -81,13 +81,13 @@ impl<M: Message> Sender<M> {
     /// Sends `message` now or queues it; never waits.
     ///
     /// Errors with [`SocketError::Full`] when the other side has not read for long: the connection is as good as lost.
-    pub(crate) fn try_send(&self, message: impl Into<M>, descriptors: Vec<OwnedFd>) -> Result<(), SocketError> {
+    pub fn try_send(&self, message: impl Into<M>, descriptors: Vec<OwnedFd>) -> Result<(), SocketError> {
         let frame = self.frame(message.into(), descriptors)?;
         self.shared.push(frame).map_err(|(_, error)| error)
     }
 
     /// Sends `message`, waiting for room while the other side reads.
-    pub(crate) async fn send(&self, message: impl Into<M>, descriptors: Vec<OwnedFd>) -> Result<(), SocketError> {
+    pub async fn send(&self, message: impl Into<M>, descriptors: Vec<OwnedFd>) -> Result<(), SocketError> {
         let mut frame = self.frame(message.into(), descriptors)?;
         loop {
             // Registered before the attempt, so that room made in between is not missed.
@@ -102,12 +102,12 @@ impl<M: Message> Sender<M> {
     }
 
     /// Changes the largest message, once both sides agreed on another.
-    pub(crate) fn set_limit(&self, max_message_bytes: u64) {
+    pub fn set_limit(&self, max_message_bytes: u64) {
         self.shared.max_message_bytes.store(max_message_bytes, Relaxed);
     }
 
     /// Ends both directions: the peer reads the end, waiting senders get [`SocketError::Closed`].
-    pub(crate) fn close(&self) {
+    pub fn close(&self) {
         self.shared.close();
     }
 
@@ -211,7 +211,7 @@ impl Frame {
 
 impl Flusher {
     /// Runs until the connection is closed or fails.
-    pub(crate) async fn run(self) -> Result<(), SocketError> {
+    pub async fn run(self) -> Result<(), SocketError> {
         let shared = self.shared;
         loop {
             shared.work.notified().await;

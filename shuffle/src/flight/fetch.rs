@@ -17,6 +17,9 @@ use super::grant::{GrantKey, now_ms};
 use super::serve::whole;
 use super::status::from_status;
 
+/// Files up to this size are made at once.
+const SMALL_FILE_BYTES: u64 = 256 << 10;
+
 /// Where fetched segments go.
 #[derive(Clone, Debug)]
 pub struct Destination {
@@ -121,22 +124,29 @@ async fn receive(
     to: &Destination,
 ) -> Result<SegmentRef, WireError> {
     let first = messages.next().await.ok_or_else(cut_off)??;
-    let header = ReadHeader::decode(first.app_metadata)
+    let header = ReadHeader::decode(first.app_metadata.clone())
         .map_err(|error| WireError::new(ErrorKind::Internal, format!("the other host's answer: {error}")))?;
     let plan = CopyPlan::new(&header.schema, &header.entries, renumber)?;
     drop(header);
     let bytes = plan.segment_bytes();
     let (store, writer) = (Arc::clone(&to.store), to.writer);
-    // Fresh files are cleared: too long for a thread that others wait for.
     let create = move || {
         let file = store.create(writer, bytes)?;
         Ok::<_, SegmentError>((file.file, Unfinished { store, writer, id: file.id, is_kept: false }))
     };
-    let created = tokio::task::spawn_blocking(create).await;
-    let (file, unfinished) = created.map_err(|error| WireError::new(ErrorKind::Internal, error))??;
+    // Fresh files are cleared: large ones for too long for a thread that others wait for, small ones faster than another
+    // thread wakes up.
+    let (file, unfinished) = match bytes <= SMALL_FILE_BYTES {
+        true => create()?,
+        false => {
+            let created = tokio::task::spawn_blocking(create).await;
+            created.map_err(|error| WireError::new(ErrorKind::Internal, error))??
+        }
+    };
     let id = unfinished.id;
     // Unmapped before the file is given back.
     let mut copy = SegmentCopy::create(id, file, plan)?;
+    copy.write(&first.data_body)?;
     while let Some(message) = messages.next().await {
         let message = message?;
         if compression == Compression::None {

@@ -79,8 +79,10 @@ fn messages(
     runs: Vec<Run>,
     compression: Compression,
 ) -> impl Iterator<Item = Result<FlightData, WireError>> + Send + use<> {
-    let first = FlightData { app_metadata: header.encode_to_vec().into(), ..FlightData::default() };
-    let chunks = runs.into_iter().flat_map(Run::chunks);
+    let mut chunks = runs.into_iter().flat_map(Run::chunks);
+    // A small answer is one message.
+    let data_body = if compression == Compression::None { chunks.next().unwrap_or_default() } else { Bytes::new() };
+    let first = FlightData { app_metadata: header.encode_to_vec().into(), data_body, ..FlightData::default() };
     std::iter::once(Ok(first)).chain(chunks.map(move |chunk| data(chunk, compression)))
 }
 
