@@ -24,7 +24,7 @@ use crate::columns::{
     AbandonColumns, ColumnsFound, FindColumns, ForgetColumns, ObjectTag, OpenColumn, PublishColumn, UseColumns,
 };
 use crate::error::WireError;
-use crate::exchange::{FetchSegments, Signed};
+use crate::exchange::{FetchSegments, PartitionRange, Signed};
 use crate::id::{AttemptId, HostId, QueryId, SegmentId, StageId};
 use crate::ranges::{PrefetchRanges, RangesRead, ReadRanges};
 
@@ -155,6 +155,9 @@ pub struct StageInputs {
     /// Other tasks of the stage read the same partitions.
     #[prost(bool, tag = "4")]
     pub is_shared: bool,
+    /// The partitions that the outputs tell of, ascending; none: all.
+    #[prost(message, repeated, tag = "5")]
+    pub partitions: Vec<PartitionRange>,
 }
 
 /// First message of a function.

@@ -24,7 +24,10 @@ use super::door::{Joining, MemberEvent};
 use super::fleet::{Capacity, Fleet};
 use super::{Reads, Request, Submission};
 use crate::api::QueryProgress;
-use crate::scheduler::{Command, Event, QueryStats, Scheduler, SchedulerLimits};
+use crate::scheduler::{Command, Committed, Event, QueryStats, Scheduler, SchedulerLimits, StageOutput};
+
+/// Sizes of partitions that a task is told without a look at which of them it reads.
+const MOST_SIZES: usize = 4_096;
 
 /// A query that ended well.
 #[derive(Debug)]
@@ -320,13 +323,15 @@ impl Driver {
                 if self.defined.entry(function).or_default().insert(stage) {
                     self.fleet.define_stage(function, query.stages[stage.stage as usize].clone());
                 }
-                let mut inputs = Arc::unwrap_or_clone(inputs);
-                let lifetime_ms = self.grant_lifetime_ms;
-                if let Err(error) = grant(query, stage, here, &partitions, &mut inputs, self.fleet.key(), lifetime_ms) {
-                    // The function has not heard of it.
-                    let error = classify(&error);
-                    return self.caused.push_back(Event::AttemptFailed { function, attempt, error, has_ended: true });
-                }
+                let inputs = match told(query, stage, here, &partitions, &inputs, self.fleet.key(), self.grant_lifetime_ms) {
+                    Ok(inputs) => inputs,
+                    Err(error) => {
+                        // The function has not heard of it.
+                        let error = classify(&error);
+                        self.caused.push_back(Event::AttemptFailed { function, attempt, error, has_ended: true });
+                        return;
+                    }
+                };
                 let run = RunAttempt { attempt: attempt.into(), partitions, inputs, inline_bytes };
                 self.fleet.run_attempt(function, run);
                 self.publish_progress(stage.query);
@@ -389,33 +394,49 @@ impl Driver {
     }
 }
 
-/// Lets a task of `stage` that runs on `here` read its partitions of what lies on other hosts.
-fn grant(
+/// What a task of `stage` that runs on `here` is told of its inputs: of every attempt the partitions that it reads, and what
+/// lets it read them of other hosts.
+fn told(
     query: &Query,
     stage: StageId,
     here: HostId,
     partitions: &[u32],
-    inputs: &mut [StageInputs],
+    outputs: &[StageOutput],
     key: &GrantKey,
     lifetime_ms: u64,
-) -> datafusion::common::Result<()> {
-    let is_elsewhere = |attempt: &InputAttempt| attempt.host() != here && !attempt.output.segments.is_empty();
-    if !inputs.iter().any(|input| input.attempts.iter().any(is_elsewhere)) {
-        return Ok(());
-    }
-    let mut reads = (query.reads)(stage.stage, partitions)?;
-    for input in inputs.iter_mut().filter(|input| input.attempts.iter().any(is_elsewhere)) {
-        let grant = Grant {
-            query: stage.query.0,
-            stage: input.stage,
-            partitions: PartitionRange::cover(reads.remove(&input.stage).unwrap_or_default()),
-            expires_ms: now_ms().saturating_add(lifetime_ms),
-            may_write: false,
+) -> datafusion::common::Result<Vec<StageInputs>> {
+    let is_elsewhere = |committed: &Arc<Committed>| committed.host != here && !committed.segments.is_empty();
+    let is_far = |output: &StageOutput| output.attempts.iter().any(is_elsewhere);
+    let sizes: usize = outputs.iter().flat_map(|output| &output.attempts).map(|output| output.sizes.len()).sum();
+    if sizes <= MOST_SIZES && !outputs.iter().any(is_far) {
+        let all = |output: &StageOutput| StageInputs {
+            stage: output.stage,
+            attempts: output.attempts.iter().map(|committed| committed.input(None)).collect(),
+            ..StageInputs::default()
         };
-        input.grant = Some(key.sign(&grant));
-        input.is_shared = query.stages[input.stage as usize].output.kind() == OutputKind::Single;
+        return Ok(outputs.iter().map(all).collect());
     }
-    Ok(())
+    let reads = (query.reads)(stage.stage, partitions)?;
+    let input = |output: &StageOutput| {
+        let read: Vec<u32> = reads.get(&output.stage).into_iter().flatten().copied().collect();
+        let grant = is_far(output).then(|| {
+            key.sign(&Grant {
+                query: stage.query.0,
+                stage: output.stage,
+                partitions: PartitionRange::cover(read.iter().copied()),
+                expires_ms: now_ms().saturating_add(lifetime_ms),
+                may_write: false,
+            })
+        });
+        StageInputs {
+            stage: output.stage,
+            attempts: output.attempts.iter().map(|committed| committed.input(Some(&read))).collect(),
+            grant,
+            partitions: PartitionRange::cover(read.iter().copied()),
+            is_shared: query.stages[output.stage as usize].output.kind() == OutputKind::Single,
+        }
+    };
+    Ok(outputs.iter().map(input).collect())
 }
 
 async fn sleep_until(deadline: Option<Instant>) {

@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
-use onward_wire::message::{AttemptOutput, InputAttempt, StageInputs};
+use onward_wire::message::{AttemptOutput, InputAttempt};
 use onward_wire::{AttemptId, FunctionId, HostId, QueryId, SegmentId, WireError};
+
+use super::output::StageOutput;
 
 /// Functions of one shape are interchangeable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -149,7 +151,7 @@ pub enum Command {
         /// Partitions of the stage's plan.
         partitions: Vec<u32>,
         /// Committed attempts only, one entry per producer stage, ordered by task. All tasks of a stage share one list.
-        inputs: Arc<Vec<StageInputs>>,
+        inputs: Arc<Vec<StageOutput>>,
         /// Output up to this size may travel inline.
         inline_bytes: u64,
     },

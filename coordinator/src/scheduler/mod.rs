@@ -23,6 +23,7 @@
 //! | `event` | the door: what goes in and out |
 //! | `limits` | what may be used |
 //! | `query`, `stage`, `task` | what is to do, what is done, what was tried |
+//! | `output` | what is kept of what was made |
 //! | `recovery` | what runs again when a host is lost |
 //! | `pool` | functions and hosts |
 //! | `assign` | which task goes to which function |
@@ -33,6 +34,7 @@
 mod assign;
 mod event;
 mod limits;
+mod output;
 mod pool;
 mod query;
 mod recovery;
@@ -48,6 +50,7 @@ use onward_wire::{AttemptId, ErrorKind, FunctionId, HostId, QueryId, SegmentId, 
 
 pub use event::{Command, Event, FunctionShape, QuerySpec, QueryStats, StageSpec};
 pub use limits::SchedulerLimits;
+pub use output::{Committed, PartitionSizes, StageOutput};
 
 use pool::{Activity, Pool};
 use query::{Outcome, Query};

@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use onward_wire::message::{AttemptOutput, InputAttempt, StageInputs};
+use onward_wire::message::{AttemptOutput, InputAttempt};
 use onward_wire::{AttemptId, ErrorKind, FunctionId, HostId, QueryId, SegmentId, StageId, WireError};
 
 use super::event::{Command, FunctionShape, QuerySpec, QueryStats};
 use super::limits::SchedulerLimits;
+use super::output::{Committed, StageOutput};
 use super::stage::Stage;
 use super::task::{State, Task};
 
@@ -104,14 +105,13 @@ impl Query {
         Command::RunAttempt { function, attempt, partitions: task.partitions.clone(), inputs, inline_bytes }
     }
 
-    fn inputs(&mut self, stage: u32) -> Arc<Vec<StageInputs>> {
+    fn inputs(&mut self, stage: u32) -> Arc<Vec<StageOutput>> {
         let consumer = &self.stages[stage as usize];
         if let Some(inputs) = &consumer.bound_inputs {
             return Arc::clone(inputs);
         }
         let inputs = consumer.inputs.iter().map(|input| {
-            let attempts = self.stages[*input as usize].output();
-            StageInputs { stage: *input, attempts, ..StageInputs::default() }
+            StageOutput { stage: *input, attempts: self.stages[*input as usize].output() }
         });
         let inputs = Arc::new(inputs.collect());
         self.stages[stage as usize].bound_inputs = Some(Arc::clone(&inputs));
@@ -122,10 +122,11 @@ impl Query {
     pub(super) fn bytes_by_host(&self, stage: &Stage) -> BTreeMap<HostId, u64> {
         let mut bytes = BTreeMap::new();
         for task in stage.inputs.iter().flat_map(|input| &self.stages[*input as usize].tasks) {
-            if let State::Committed { host, output: Some(output), .. } = &task.state
+            if let State::Committed { output: Some(output) } = &task.state
                 && output.inline.is_empty()
             {
-                *bytes.entry(*host).or_default() += output.bytes();
+                let length = output.segments.iter().map(|segment| segment.length_bytes).sum::<u64>();
+                *bytes.entry(output.host).or_default() += length;
             }
         }
         bytes
@@ -177,8 +178,8 @@ impl Query {
         let stage = &mut self.stages[attempt.task.stage.stage as usize];
         stage.pending.remove(&attempt.task.task);
         stage.committed += 1;
-        stage.tasks[attempt.task.task as usize].state =
-            State::Committed { attempt: attempt.attempt, host, output: Some(output) };
+        let output = Some(Arc::new(Committed::new(attempt, host, output)));
+        stage.tasks[attempt.task.task as usize].state = State::Committed { output };
         Outcome::Committed { cancel: other, release: self.release_read(attempt.task.stage.stage) }
     }
 
@@ -254,7 +255,8 @@ impl Query {
 
     /// The result, once the query is complete.
     pub(super) fn result(&self) -> Vec<InputAttempt> {
-        self.stages.last().map(Stage::output).unwrap_or_default()
+        let output = self.stages.last().map(Stage::output).unwrap_or_default();
+        output.iter().map(|committed| committed.input(None)).collect()
     }
 
     /// Lets go of all committed output that is left: of all stages, and of the last one apart.

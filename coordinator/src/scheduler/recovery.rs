@@ -30,8 +30,8 @@ impl Query {
         let mut again: Vec<(u32, u32)> = Vec::new();
         for (stage, tasks) in (0..).zip(self.stages.iter().map(|stage| &stage.tasks)) {
             let is_lost = |state: &State| {
-                let State::Committed { host: holder, output: Some(output), .. } = state else { return false };
-                *holder == host && !output.segments.is_empty()
+                let State::Committed { output: Some(output) } = state else { return false };
+                output.host == host && !output.segments.is_empty()
             };
             again.extend((0..).zip(tasks).filter(|(_, task)| is_lost(&task.state)).map(|(task, _)| (stage, task)));
         }
@@ -42,7 +42,7 @@ impl Query {
             }
             // What it reads must be there again.
             for input in self.stages[stage as usize].inputs.clone() {
-                let is_gone = |state: &State| matches!(state, State::Committed { output: None, .. });
+                let is_gone = |state: &State| matches!(state, State::Committed { output: None });
                 let tasks = (0..).zip(&self.stages[input as usize].tasks);
                 again.extend(tasks.filter(|(_, task)| is_gone(&task.state)).map(|(task, _)| (input, task)));
             }
@@ -69,16 +69,15 @@ impl Query {
         if !matches!(state, State::Committed { .. }) {
             return false;
         }
-        let State::Committed { host, output, .. } = std::mem::replace(state, State::Pending) else { return false };
+        let State::Committed { output } = std::mem::replace(state, State::Pending) else { return false };
         stage.pending.insert(task);
         stage.committed -= 1;
-        let output = output.unwrap_or_default();
-        let inline_bytes = output.inline.len() as u64;
-        stage.inline_bytes -= inline_bytes;
-        if host != lost {
-            recovery.released.extend(output.segments.iter().map(|segment| (host, segment.id())));
+        if let Some(output) = output {
+            let inline_bytes = output.inline.len() as u64;
+            stage.inline_bytes -= inline_bytes;
+            recovery.released.extend(output.segments().filter(|(host, _)| *host != lost));
+            self.release_inline(inline_bytes);
         }
-        self.release_inline(inline_bytes);
         true
     }
 

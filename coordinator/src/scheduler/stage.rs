@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use onward_wire::message::{InputAttempt, StageInputs};
 use onward_wire::{FunctionId, HostId, SegmentId, StageId};
 
 use super::event::StageSpec;
+use super::output::{Committed, StageOutput};
 use super::task::{State, Task};
 
 #[derive(Debug)]
@@ -24,7 +24,7 @@ pub(super) struct Stage {
     /// Inline output that it holds or that its running attempts may return.
     pub(super) inline_bytes: u64,
     /// What its tasks read; fixed when the first of them starts.
-    pub(super) bound_inputs: Option<Arc<Vec<StageInputs>>>,
+    pub(super) bound_inputs: Option<Arc<Vec<StageOutput>>>,
 }
 
 impl Stage {
@@ -49,12 +49,9 @@ impl Stage {
     }
 
     /// The committed attempts of a complete stage, by task.
-    pub(super) fn output(&self) -> Vec<InputAttempt> {
+    pub(super) fn output(&self) -> Vec<Arc<Committed>> {
         let committed = self.tasks.iter().filter_map(|task| match &task.state {
-            State::Committed { attempt, host, output: Some(output) } => {
-                let attempt = task.id.attempt(*attempt).into();
-                Some(InputAttempt { attempt, output: output.clone(), host: host.0 })
-            }
+            State::Committed { output } => output.clone(),
             _ => None,
         });
         committed.collect()
@@ -64,10 +61,10 @@ impl Stage {
     pub(super) fn take_output(&mut self) -> (Vec<(HostId, SegmentId)>, u64) {
         let (mut segments, mut inline_bytes) = (Vec::new(), 0);
         for task in &mut self.tasks {
-            if let State::Committed { host, output, .. } = &mut task.state
+            if let State::Committed { output } = &mut task.state
                 && let Some(output) = output.take()
             {
-                segments.extend(output.segments.iter().map(|segment| (*host, segment.id())));
+                segments.extend(output.segments());
                 inline_bytes += output.inline.len() as u64;
             }
         }

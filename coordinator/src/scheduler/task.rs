@@ -1,9 +1,11 @@
 //! One task: its tries, and which of them counts.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
-use onward_wire::message::AttemptOutput;
-use onward_wire::{ErrorKind, FunctionId, HostId, TaskId, WireError};
+use onward_wire::{ErrorKind, FunctionId, TaskId, WireError};
+
+use super::output::Committed;
 
 /// Tries that end without counting as a failure (a function was told to leave) may be this many times `max_attempts`:
 /// everything has a limit.
@@ -16,8 +18,8 @@ pub(super) enum State {
     Pending,
     /// This attempt runs, and may return this much inline.
     Running { attempt: u32, function: FunctionId, inline_bytes: u64 },
-    /// The task's output and where it lies; `None` once it is not needed any more.
-    Committed { attempt: u32, host: HostId, output: Option<AttemptOutput> },
+    /// The task's output; `None` once it is not needed any more.
+    Committed { output: Option<Arc<Committed>> },
 }
 
 #[derive(Debug)]

@@ -68,6 +68,15 @@ pub(super) fn pieces(
     here: HostId,
     fetch_bytes: u64,
 ) -> Result<Vec<VecDeque<Piece>>, WireError> {
+    let is_told = |partition: u32| {
+        let range = PartitionRange { start: partition, end: partition + 1 };
+        inputs.partitions.is_empty() || range.is_within(&inputs.partitions)
+    };
+    // Taken for one without rows it would be lost without a word.
+    if let Some(partition) = partitions.iter().find(|partition| !is_told(**partition)) {
+        let message = format!("the task was told nothing of partition {partition} of stage {}", inputs.stage);
+        return Err(WireError::new(ErrorKind::Internal, message));
+    }
     let mut pieces: Vec<BTreeMap<(usize, usize), Piece>> = partitions.iter().map(|_| BTreeMap::new()).collect();
     let mut remote: BTreeMap<HostId, Vec<usize>> = BTreeMap::new();
     for (position, attempt) in inputs.attempts.iter().enumerate() {

@@ -115,7 +115,7 @@ impl Cluster {
         let partitions = vec![PartitionRange { start: granted.start, end: granted.end }];
         let grant = Grant { query: 1, stage: 0, partitions, expires_ms: u64::MAX, may_write: false };
         let grant = Some(self.key.sign(&grant));
-        StageInputs { stage: 0, attempts: self.attempts.clone(), grant, is_shared: false }
+        StageInputs { stage: 0, attempts: self.attempts.clone(), grant, ..StageInputs::default() }
     }
 
     /// By decoding every attempt where it lies.
@@ -187,6 +187,7 @@ async fn a_grant_opens_its_partitions_and_no_other() {
         stage,
         partitions: vec![PartitionRange { start: 0, end: 9 }],
         expires_ms: u64::MAX,
+        may_write: false,
     };
     for grant in [of(1, 1), of(2, 0)] {
         let inputs = StageInputs { grant: Some(cluster.key.sign(&grant)), ..cluster.inputs(0..1) };

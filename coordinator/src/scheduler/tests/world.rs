@@ -251,7 +251,8 @@ impl World {
                 let stage = &query.spec.stages[attempt.task.stage.stage as usize];
                 assert_eq!(inputs.iter().map(|input| input.stage).collect::<Vec<_>>(), stage.inputs);
                 for input in inputs.iter() {
-                    self.check_output(StageId::new(attempt.query(), input.stage), &input.attempts);
+                    let attempts: Vec<_> = input.attempts.iter().map(|committed| committed.input(None)).collect();
+                    self.check_output(StageId::new(attempt.query(), input.stage), &attempts);
                 }
                 let doing = Doing::Running { attempt: *attempt, inline_bytes: *inline_bytes, cancelled_ms: None };
                 self.functions.get_mut(function).expect("known").1 = doing;

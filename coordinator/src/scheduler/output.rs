@@ -1,0 +1,170 @@
+//! What the scheduler keeps of an attempt's output. Of every partition one byte: ten thousand producers of ten thousand
+//! partitions are a hundred megabytes.
+
+use bytes::Bytes;
+use onward_wire::message::{AttemptOutput, InputAttempt, PartitionStats, SegmentRef};
+use onward_wire::{AttemptId, HostId, SegmentId};
+
+/// A committed attempt.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Committed {
+    /// Which.
+    pub attempt: AttemptId,
+    /// The host whose store has its segments.
+    pub host: HostId,
+    /// A whole segment, when the output is small; else empty.
+    pub inline: Bytes,
+    /// Segment files, in write order.
+    pub segments: Vec<SegmentRef>,
+    /// How large its partitions are.
+    pub sizes: PartitionSizes,
+}
+
+impl Committed {
+    /// The output that lies on `host`.
+    pub(super) fn new(attempt: AttemptId, host: HostId, output: AttemptOutput) -> Self {
+        let AttemptOutput { inline, segments, partitions } = output;
+        Self { attempt, host, inline, segments, sizes: PartitionSizes::new(&partitions) }
+    }
+
+    /// Its segments and where they lie.
+    pub(super) fn segments(&self) -> impl Iterator<Item = (HostId, SegmentId)> + '_ {
+        self.segments.iter().map(|segment| (self.host, segment.id()))
+    }
+
+    /// It as a consumer is told, who reads `partitions` of it (ascending); `None`: all.
+    pub fn input(&self, partitions: Option<&[u32]>) -> InputAttempt {
+        let stats = |(partition, bytes)| PartitionStats { partition, rows: 0, bytes };
+        let partitions = match partitions {
+            None => self.sizes.iter().map(stats).collect(),
+            Some(read) => read.iter().filter_map(|at| Some(stats((*at, self.sizes.get(*at)?)))).collect(),
+        };
+        let output = AttemptOutput { inline: self.inline.clone(), segments: self.segments.clone(), partitions };
+        InputAttempt { attempt: self.attempt.into(), output, host: self.host.0 }
+    }
+}
+
+/// All committed attempts of a stage, by task.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StageOutput {
+    /// The stage.
+    pub stage: u32,
+    /// One per task.
+    pub attempts: Vec<std::sync::Arc<Committed>>,
+}
+
+/// Sizes of partitions, each within a tenth: the power of 1.1 that is not below it.
+#[derive(Clone, Debug, PartialEq)]
+pub enum PartitionSizes {
+    /// From the first partition with rows to the last one; 0 = no rows.
+    Dense {
+        /// Number of the first.
+        first: u32,
+        /// A code for each.
+        codes: Box<[u8]>,
+    },
+    /// Those that have rows, where they are few.
+    Sparse {
+        /// Their numbers, ascending.
+        partitions: Box<[u32]>,
+        /// A code for each.
+        codes: Box<[u8]>,
+    },
+}
+
+const BASE: f64 = 1.1;
+
+fn encode(bytes: u64) -> u8 {
+    let power = (bytes.max(1) as f64).log(BASE).ceil();
+    (power + 1.0).clamp(1.0, 255.0) as u8
+}
+
+fn decode(code: u8) -> Option<u64> {
+    (code > 0).then(|| BASE.powi(i32::from(code) - 1).ceil() as u64)
+}
+
+impl PartitionSizes {
+    /// Of partitions with rows, ascending.
+    pub fn new(stats: &[PartitionStats]) -> Self {
+        let (Some(first), Some(last)) = (stats.first(), stats.last()) else {
+            return Self::Sparse { partitions: Box::default(), codes: Box::default() };
+        };
+        let span = (last.partition - first.partition) as usize + 1;
+        // A number takes four bytes.
+        if span > stats.len() * 5 {
+            let partitions = stats.iter().map(|stats| stats.partition).collect();
+            return Self::Sparse { partitions, codes: stats.iter().map(|stats| encode(stats.bytes)).collect() };
+        }
+        let mut codes = vec![0; span].into_boxed_slice();
+        for stats in stats {
+            codes[(stats.partition - first.partition) as usize] = encode(stats.bytes);
+        }
+        Self::Dense { first: first.partition, codes }
+    }
+
+    /// About as many bytes as the partition has; `None` when it has no rows.
+    pub fn get(&self, partition: u32) -> Option<u64> {
+        match self {
+            Self::Dense { first, codes } => decode(*codes.get(partition.checked_sub(*first)? as usize)?),
+            Self::Sparse { partitions, codes } => decode(codes[partitions.binary_search(&partition).ok()?]),
+        }
+    }
+
+    /// Partitions that have rows, and about how many bytes.
+    pub fn iter(&self) -> Box<dyn Iterator<Item = (u32, u64)> + '_> {
+        match self {
+            Self::Dense { first, codes } => {
+                Box::new((*first..).zip(codes).filter_map(|(partition, code)| Some((partition, decode(*code)?))))
+            }
+            Self::Sparse { partitions, codes } => {
+                Box::new(partitions.iter().zip(codes).filter_map(|(partition, code)| Some((*partition, decode(*code)?))))
+            }
+        }
+    }
+
+    /// Partitions between the first and the last one that has rows.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Dense { codes, .. } | Self::Sparse { codes, .. } => codes.len(),
+        }
+    }
+
+    /// No partition has rows.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Bytes that this takes.
+    pub fn memory_bytes(&self) -> usize {
+        let own = size_of::<Self>();
+        match self {
+            Self::Dense { codes, .. } => own + codes.len(),
+            Self::Sparse { partitions, codes } => own + partitions.len() * 4 + codes.len(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_kept_within_a_tenth_in_a_byte_each() {
+        let stats = |partitions: &mut dyn Iterator<Item = (u32, u64)>| {
+            partitions.map(|(partition, bytes)| PartitionStats { partition, rows: 1, bytes }).collect::<Vec<_>>()
+        };
+        let many = stats(&mut (3..1_003).filter(|at| at % 7 != 0).map(|at| (at, u64::from(at).pow(3))));
+        let few = stats(&mut [(0, 1), (500, 1 << 33), (100_000, 64)].into_iter());
+        for stats in [many, few] {
+            let sizes = PartitionSizes::new(&stats);
+            assert_eq!(sizes.iter().map(|(at, _)| at).collect::<Vec<_>>(), stats.iter().map(|s| s.partition).collect::<Vec<_>>());
+            for stats in &stats {
+                let kept = sizes.get(stats.partition).unwrap();
+                assert!(kept >= stats.bytes && kept as f64 <= stats.bytes as f64 * 1.1 + 1.0, "{kept} for {stats:?}");
+            }
+            assert_eq!([7, 2_000, u32::MAX].map(|none| sizes.get(none)), [None; 3]);
+            assert!(sizes.memory_bytes() < 50 + stats.len() * 5);
+        }
+        assert!(PartitionSizes::new(&[]).is_empty());
+    }
+}
