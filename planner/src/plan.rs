@@ -13,7 +13,7 @@ use datafusion::physical_plan::union::UnionExec;
 use crate::codec;
 use crate::cut::{cut, whole};
 use crate::graph::{Sizing, Stage, StageGraph};
-use crate::session::{OnwardOptions, PlanExtensions, changed_settings};
+use crate::session::{OnwardOptions, PlanExtensions, changed_settings, onward_options};
 use crate::sizing::{scan_bytes, size};
 
 /// The most bytes of an encoded stage. Larger ones (literal tables, mostly) run in the coordinator, where their data is.
@@ -71,7 +71,7 @@ pub async fn plan_query(state: &SessionState, logical: &LogicalPlan, request: &P
     }
     if let Some(functions) = request.functions {
         let sizing = size(request, None);
-        if functions > 1 {
+        if functions > 1 || stage_tasks(state) > 1 {
             return distributed(state, &optimized, sizing, true).await;
         }
         let plan = physical(state, &optimized).await?;
@@ -87,7 +87,7 @@ pub async fn plan_query(state: &SessionState, logical: &LogicalPlan, request: &P
         return Ok(Planned::Coordinator { plan, reason });
     }
     let sizing = size(request, input);
-    if sizing.functions > 1 {
+    if sizing.functions > 1 || stage_tasks(state) > 1 {
         return distributed(state, &optimized, sizing, false).await;
     }
     Ok(single(state, plan, sizing))
@@ -147,7 +147,8 @@ async fn distributed(
     let spread = spread_state(state, &sizing, is_forced);
     let plan = physical(&spread, optimized).await?;
     let extensions = extensions(state);
-    let stages = cut(&plan, sizing.functions, spread.config_options(), &extensions.partition_wise);
+    let tasks = onward_options(spread.config_options()).tasks;
+    let stages = cut(&plan, tasks, spread.config_options(), &extensions.partition_wise);
     match stages.and_then(|stages| encoded(stages, &spread, &extensions)) {
         Ok(stages) => {
             let settings = changed_settings(spread.config_options());
@@ -184,13 +185,19 @@ fn encoded(mut stages: Vec<Stage>, state: &SessionState, extensions: &PlanExtens
     Ok(stages)
 }
 
+/// Tasks of a stage, as the session wants them; 0: as many as functions.
+fn stage_tasks(state: &SessionState) -> usize {
+    onward_options(state.config_options()).stage_tasks
+}
+
 /// The session as it plans for several functions.
 fn spread_state(state: &SessionState, sizing: &Sizing, is_forced: bool) -> SessionState {
     let mut state = state.clone();
     let session_partitions = state.config().target_partitions();
     let default_partitions = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let tasks = sizing.functions.max(stage_tasks(&state));
     let options = state.config_mut().options_mut();
-    let spread = sizing.functions * sizing.threads;
+    let spread = (sizing.functions * sizing.threads).max(tasks);
     // A session that asked for more partitions than the machine has cores gets them.
     let asked = if session_partitions > default_partitions { session_partitions } else { 0 };
     options.execution.target_partitions = spread.max(asked);
@@ -199,7 +206,7 @@ fn spread_state(state: &SessionState, sizing: &Sizing, is_forced: bool) -> Sessi
     options.optimizer.enable_round_robin_repartition = false;
     options.optimizer.repartition_file_scans = true;
     let mut onward = options.extensions.get::<OnwardOptions>().cloned().unwrap_or_default();
-    onward.tasks = sizing.functions;
+    onward.tasks = tasks;
     if is_forced {
         let unforced = std::mem::replace(&mut options.optimizer.repartition_file_min_size, 1);
         onward.unforced_split_bytes = Some(unforced);

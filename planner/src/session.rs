@@ -26,6 +26,8 @@ pub struct OnwardOptions {
     pub statement_timeout_ms: u64,
     /// Scans read the column cache.
     pub cache: bool,
+    /// Tasks of a stage, which the functions work off one after the other; 0 is one for each function.
+    pub stage_tasks: usize,
     /// Tasks of a stage in a plan for more than one function, else 0. Set by [`crate::plan_query`] on its copy of the
     /// session, never by users.
     pub(crate) tasks: usize,
@@ -36,7 +38,7 @@ pub struct OnwardOptions {
 
 impl Default for OnwardOptions {
     fn default() -> Self {
-        Self { functions: 0, statement_timeout_ms: 0, cache: true, tasks: 0, unforced_split_bytes: None }
+        Self { functions: 0, statement_timeout_ms: 0, cache: true, stage_tasks: 0, tasks: 0, unforced_split_bytes: None }
     }
 }
 
@@ -61,6 +63,7 @@ impl ExtensionOptions for OnwardOptions {
         match key {
             "functions" if value.eq_ignore_ascii_case("auto") => self.functions = 0,
             "functions" => self.functions = parse(key, value)?,
+            "tasks" => self.stage_tasks = parse(key, value)?,
             "statement_timeout_ms" => self.statement_timeout_ms = parse(key, value)?,
             "cache" => {
                 self.cache = match value.trim().to_ascii_lowercase().as_str() {
@@ -71,7 +74,8 @@ impl ExtensionOptions for OnwardOptions {
             }
             _ => {
                 return config_err!(
-                    "`onward.{key}` is not a setting; there are onward.functions, onward.cache and onward.statement_timeout_ms"
+                    "`onward.{key}` is not a setting; there are onward.functions, onward.tasks, onward.cache and \
+                     onward.statement_timeout_ms"
                 );
             }
         }
@@ -84,6 +88,11 @@ impl ExtensionOptions for OnwardOptions {
                 key: "onward.functions".to_owned(),
                 value: Some(self.functions.to_string()),
                 description: "Functions a query uses; 0 or `auto` lets the planner choose from statistics.",
+            },
+            ConfigEntry {
+                key: "onward.tasks".to_owned(),
+                value: Some(self.stage_tasks.to_string()),
+                description: "Tasks of a stage, worked off by the functions one after the other; 0 is one for each function.",
             },
             ConfigEntry {
                 key: "onward.cache".to_owned(),

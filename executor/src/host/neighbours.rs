@@ -5,13 +5,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use onward_segment::SegmentStore;
-use onward_shuffle::flight::{ClusterTls, Connector, Destination, GrantKey, fetch, now_ms, parse_compression, put};
+use onward_shuffle::flight::{ClusterTls, Connector, Destination, GrantKey, fetch, gather, now_ms, parse_compression, put};
 use onward_wire::exchange::{Compression, FetchSegments, Grant, ReadTicket};
 use onward_wire::message::SegmentRef;
 use onward_wire::{AttemptId, Config, ErrorKind, FunctionId, HostId, QueryId, StageId, WireError};
 use parking_lot::{Mutex, RwLock};
 use prost::Message;
 use tokio::sync::{OnceCell, Semaphore};
+
+use super::held::Held;
 
 /// Who writes what is fetched. Functions are numbered from 0, the host's own mappings from the other end.
 const FETCHER: FunctionId = FunctionId(u64::MAX - 1);
@@ -21,6 +23,7 @@ const GIVE_TIME_MS: u64 = 600_000;
 /// The other hosts, as this one sees them.
 pub(super) struct Neighbours {
     store: Arc<SegmentStore>,
+    held: Arc<Held>,
     connector: Connector,
     compression: Compression,
     at_once: usize,
@@ -50,13 +53,19 @@ pub(super) struct Brought {
 
 impl Neighbours {
     /// A host that is alone: the coordinator's own, or one that has not joined yet.
-    pub(super) fn new(config: &Config, store: Arc<SegmentStore>, key: GrantKey) -> Result<Self, WireError> {
+    pub(super) fn new(
+        config: &Config,
+        store: Arc<SegmentStore>,
+        held: Arc<Held>,
+        key: GrantKey,
+    ) -> Result<Self, WireError> {
         let tls = match config.cluster_dir.as_str() {
             "" => None,
             dir => Some(ClusterTls::load(dir.as_ref())?),
         };
         Ok(Self {
             store,
+            held,
             connector: Connector::new(tls, config.max_message_bytes),
             compression: parse_compression(&config.compression)?,
             at_once: config.fetches_per_host.max(1) as usize,
@@ -175,6 +184,15 @@ impl Neighbours {
     }
 
     async fn fetch_now(&self, asked: &FetchSegments) -> Result<SegmentRef, WireError> {
+        if HostId(asked.host) == self.id() {
+            let ticket = ReadTicket {
+                grant: asked.grant.clone(),
+                groups: asked.groups.clone(),
+                partitions: asked.partitions.clone(),
+                compression: Compression::None as i32,
+            };
+            return gather(self.held.as_ref(), &self.key(), &ticket, &self.destination()).await;
+        }
         let peer = self.peer(HostId(asked.host))?;
         let _permit = peer.permits.acquire().await.map_err(|error| WireError::new(ErrorKind::Internal, error))?;
         let ticket = ReadTicket {

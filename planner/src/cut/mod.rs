@@ -47,15 +47,15 @@ use crate::rules::DynamicFilters;
 use crate::sizing::estimate;
 use crate::stage_input::StageInputExec;
 
-/// Cuts `plan` into stages whose tasks are spread over at most `functions` functions. The last stage is the result.
+/// Cuts `plan` into stages of at most `tasks` tasks. The last stage is the result.
 /// `partition_wise` names nodes of other crates that [`fragment::is_sliceable`] may take for partition-wise.
 pub(crate) fn cut(
     plan: &Arc<dyn ExecutionPlan>,
-    functions: usize,
+    tasks: usize,
     config: &ConfigOptions,
     partition_wise: &[&str],
 ) -> Result<Vec<Stage>> {
-    let mut cutter = Cutter { stages: Vec::new(), functions: functions.max(1), config, partition_wise };
+    let mut cutter = Cutter { stages: Vec::new(), tasks: tasks.max(1), config, partition_wise };
     let result = cutter.fragment(plan)?;
     let partitions = result.output_partitioning().partition_count();
     cutter.finish(result, OutputKind::Preserve, partitions, estimate(plan))?;
@@ -84,7 +84,7 @@ pub(crate) fn whole(plan: Arc<dyn ExecutionPlan>) -> Result<Vec<Stage>> {
 
 struct Cutter<'a> {
     stages: Vec<Stage>,
-    functions: usize,
+    tasks: usize,
     config: &'a ConfigOptions,
     partition_wise: &'a [&'a str],
 }
@@ -184,7 +184,7 @@ impl Cutter<'_> {
         let id = self.stages.len() as u32;
         let runs = if output == OutputKind::Hash { plan.children()[0] } else { &plan };
         let is_sliceable = is_sliceable(runs, self.partition_wise);
-        let tasks = tasks(runs.output_partitioning().partition_count(), if is_sliceable { self.functions } else { 1 });
+        let tasks = tasks(runs.output_partitioning().partition_count(), if is_sliceable { self.tasks } else { 1 });
         let keep_join_filters = tasks.len() == 1 || !has_partitioned_join(&plan)?;
         let plan = DynamicFilters::push_down(plan, self.config, keep_join_filters)?;
 
@@ -232,9 +232,9 @@ fn own_limit(plan: &Arc<dyn ExecutionPlan>) -> Option<usize> {
     }
 }
 
-/// `partitions` in at most `functions` contiguous ranges whose sizes differ by one at most.
-fn tasks(partitions: usize, functions: usize) -> Vec<Vec<u32>> {
-    let count = functions.min(partitions).max(1);
+/// `partitions` in at most `most` contiguous ranges whose sizes differ by one at most.
+fn tasks(partitions: usize, most: usize) -> Vec<Vec<u32>> {
+    let count = most.min(partitions).max(1);
     (0..count)
         .map(|task| (task * partitions / count) as u32..((task + 1) * partitions / count) as u32)
         .map(Iterator::collect)

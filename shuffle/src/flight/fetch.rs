@@ -14,7 +14,7 @@ use tonic::transport::Channel;
 
 use super::compression::decompress;
 use super::grant::{GrantKey, now_ms};
-use super::serve::whole;
+use super::serve::{HeldSegments, serve, whole};
 use super::status::from_status;
 
 /// Files up to this size are made at once.
@@ -45,6 +45,19 @@ pub async fn fetch(
     let messages = client.do_get(asked).await.map_err(failed)?.into_inner();
     let messages = messages.map(move |message| message.map_err(|status| from_status(peer, &status)));
     receive_answer(messages, ticket, to).await
+}
+
+/// What `ticket` names of this host's own segments, copied together into one.
+///
+/// # Errors
+/// As [`serve`], and the store's.
+pub async fn gather(
+    held: &dyn HeldSegments,
+    key: &GrantKey,
+    ticket: &ReadTicket,
+    to: &Destination,
+) -> Result<SegmentRef, WireError> {
+    receive_answer(serve(held, key, ticket)?, ticket, to).await
 }
 
 /// Puts the messages of the answer to `ticket` into a segment.

@@ -26,7 +26,7 @@ pub use compression::parse_compression;
 pub use connect::{Connector, parse_address};
 #[cfg(test)]
 pub(crate) use fetch::receive_answer;
-pub use fetch::{Destination, fetch, put, take};
+pub use fetch::{Destination, fetch, gather, put, take};
 pub use grant::{GrantKey, now_ms};
 pub use serve::{HeldSegments, serve};
 pub use status::{from_status, to_status};

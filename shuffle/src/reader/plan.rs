@@ -6,6 +6,8 @@
 //!   partition 5                Here       Fetched   -         Fetched        (as many partitions as fetch_bytes hold)
 //! ```
 //!
+//! The own host is asked like another one when there is little in each of many segments: it copies that together.
+//!
 //! A host is asked for all partitions of the task at once, in parts of `fetch_bytes`: requests grow with hosts and bytes, not
 //! with producers or partitions. A part is asked for when the first partition comes to it, by which time the one before it
 //! is being read, and its memory goes when the last partition has passed it.
@@ -21,6 +23,11 @@ use tokio::sync::OnceCell;
 
 use crate::flight::{MAX_PAIRS, MAX_SEGMENTS};
 use crate::transport::{Fetch, SegmentSource};
+
+/// Fewer segments are mapped, however little is read of them.
+const SCATTERED_SEGMENTS: u64 = 64;
+/// A mapping and its page faults cost about as much as copying this.
+const SCATTERED_BYTES: u64 = 32 << 10;
 
 /// What a partition reads next.
 #[derive(Debug)]
@@ -79,8 +86,9 @@ pub(super) fn pieces(
     }
     let mut pieces: Vec<BTreeMap<(usize, usize), Piece>> = partitions.iter().map(|_| BTreeMap::new()).collect();
     let mut remote: BTreeMap<HostId, Vec<usize>> = BTreeMap::new();
+    let is_scattered = is_scattered(inputs, partitions, here);
     for (position, attempt) in inputs.attempts.iter().enumerate() {
-        if attempt.output.inline.is_empty() && attempt.host() != here {
+        if attempt.output.inline.is_empty() && (is_scattered || attempt.host() != here) {
             if !attempt.output.segments.is_empty() {
                 remote.entry(attempt.host()).or_default().push(position);
             }
@@ -101,6 +109,17 @@ pub(super) fn pieces(
         plan.fetch_all(&mut pieces);
     }
     Ok(pieces.into_iter().map(|pieces| pieces.into_values().collect()).collect())
+}
+
+/// What lies here lies in so many segments, with so little of the task's partitions in each, that mapping them costs more
+/// than having the host copy it together.
+fn is_scattered(inputs: &StageInputs, partitions: &[u32], here: HostId) -> bool {
+    let (mut segments, mut bytes) = (0, 0);
+    for attempt in inputs.attempts.iter().filter(|attempt| attempt.host() == here) {
+        segments += attempt.output.segments.len() as u64;
+        bytes += partitions.iter().filter_map(|partition| bytes_of(&attempt.output, *partition)).sum::<u64>();
+    }
+    inputs.grant.is_some() && segments >= SCATTERED_SEGMENTS && bytes / segments < SCATTERED_BYTES
 }
 
 /// Encoded bytes of the partition; `None` when it has no rows.
