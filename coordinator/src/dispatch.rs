@@ -68,6 +68,7 @@ pub(crate) fn submit(
         },
         timeout_ms,
         first_attempt,
+        task_bytes: if graph.sizing.is_forced { 0 } else { config.bytes_per_task },
         stages: graph.stages.iter().map(stage_spec).collect(),
     };
     let plans: Vec<_> = graph.stages.iter().map(|stage| Arc::clone(&stage.plan)).collect();
@@ -77,7 +78,12 @@ pub(crate) fn submit(
 }
 
 fn stage_spec(stage: &onward_planner::Stage) -> StageSpec {
-    StageSpec { inputs: stage.inputs.clone(), tasks: stage.tasks.clone(), is_indeterminate: stage.is_indeterminate }
+    StageSpec {
+        inputs: stage.inputs.clone(),
+        tasks: stage.tasks.clone(),
+        enough_rows: stage.enough_rows,
+        is_indeterminate: stage.is_indeterminate,
+    }
 }
 
 /// Waits for the outcome and writes what the query took into `history`.

@@ -40,6 +40,8 @@ pub struct Sizing {
     pub functions: usize,
     /// Threads of each function, at least 1.
     pub threads: usize,
+    /// The number of functions or tasks is the user's word: no stage runs on fewer.
+    pub is_forced: bool,
     /// One line for EXPLAIN: `forced by onward.functions`, `input 1.2 GiB fits one function (8.0 GiB each)`.
     pub reason: String,
 }
@@ -62,6 +64,8 @@ pub struct Stage {
     /// The partitions of the fragment (of the root's child for `Hash`) that each task runs: ascending ranges that cover
     /// `0..n`. One entry = the fragment must run as one task, or is worth no more.
     pub tasks: Vec<Vec<u32>>,
+    /// Rows, from any of its tasks, after which its consumer wants no more: the rest need not run. `None`: it wants all.
+    pub enough_rows: Option<u64>,
     /// Two runs of a task may give different rows (LIMIT without order, `random()`): see DESIGN.md, Scheduling.
     pub is_indeterminate: bool,
     /// Estimated output, for EXPLAIN and sizing; `None` where statistics say nothing.

@@ -38,7 +38,14 @@ pub struct OnwardOptions {
 
 impl Default for OnwardOptions {
     fn default() -> Self {
-        Self { functions: 0, statement_timeout_ms: 0, cache: true, stage_tasks: 0, tasks: 0, unforced_split_bytes: None }
+        Self {
+            functions: 0,
+            statement_timeout_ms: 0,
+            cache: true,
+            stage_tasks: 0,
+            tasks: 0,
+            unforced_split_bytes: None,
+        }
     }
 }
 

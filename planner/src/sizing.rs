@@ -117,7 +117,7 @@ pub(crate) fn size(request: &PlanRequest, input: Option<u64>) -> Sizing {
     let (vcpus, hosts) = (request.vcpus.max(1), request.hosts.max(1));
     let sizing = |functions: usize, reason| {
         let threads = (vcpus / functions.div_ceil(hosts)).max(1);
-        Sizing { functions, threads, reason }
+        Sizing { functions, threads, is_forced: request.functions.is_some(), reason }
     };
     if let Some(functions) = request.functions {
         return sizing(functions.max(1), "forced by onward.functions".to_owned());

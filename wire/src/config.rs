@@ -101,6 +101,8 @@ settings! {
     tiny_query_bytes: u64 = 4 * MIB;
     /// Input bytes that are worth one more function (sizing).
     bytes_per_function: u64 = 8 * GIB;
+    /// A stage whose inputs turn out to be small runs as fewer tasks, each of at least this many bytes; 0 leaves the plan's.
+    bytes_per_task: u64 = 4 * MIB;
     /// Output of one attempt up to this size travels inside its completion message.
     inline_attempt_bytes: u64 = 64 * KIB;
     /// Inline output of one exchange; past it the store is used.

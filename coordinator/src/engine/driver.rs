@@ -326,15 +326,16 @@ impl Driver {
                 if self.defined.entry(function).or_default().insert(stage) {
                     self.fleet.define_stage(function, query.stages[stage.stage as usize].clone());
                 }
-                let inputs = match told(query, stage, here, &partitions, &inputs, self.fleet.key(), self.grant_lifetime_ms) {
-                    Ok(inputs) => inputs,
-                    Err(error) => {
-                        // The function has not heard of it.
-                        let error = classify(&error);
-                        self.caused.push_back(Event::AttemptFailed { function, attempt, error, has_ended: true });
-                        return;
-                    }
-                };
+                let inputs =
+                    match told(query, stage, here, &partitions, &inputs, self.fleet.key(), self.grant_lifetime_ms) {
+                        Ok(inputs) => inputs,
+                        Err(error) => {
+                            // The function has not heard of it.
+                            let error = classify(&error);
+                            self.caused.push_back(Event::AttemptFailed { function, attempt, error, has_ended: true });
+                            return;
+                        }
+                    };
                 let run = RunAttempt { attempt: attempt.into(), partitions, inputs, inline_bytes };
                 self.fleet.run_attempt(function, run);
                 self.publish_progress(stage.query);
@@ -491,8 +492,17 @@ mod tests {
         timeout_ms: Option<u64>,
     ) -> (oneshot::Receiver<Result<Outcome, WireError>>, watch::Receiver<QueryProgress>) {
         let shape = FunctionShape { vcpus: 1, memory_bytes: 1 };
-        let stages = vec![StageSpec { inputs: vec![], tasks: vec![vec![0]], is_indeterminate: false }];
-        let spec = QuerySpec { query: QueryId(query), functions: 1, shape, timeout_ms, first_attempt: 0, stages };
+        let stages =
+            vec![StageSpec { inputs: vec![], tasks: vec![vec![0]], enough_rows: None, is_indeterminate: false }];
+        let spec = QuerySpec {
+            query: QueryId(query),
+            functions: 1,
+            shape,
+            timeout_ms,
+            first_attempt: 0,
+            task_bytes: 0,
+            stages,
+        };
         let (progress, watcher) = watch::channel(QueryProgress::default());
         let (reply, outcome) = oneshot::channel();
         let stages = vec![DefineStage { query, ..DefineStage::default() }];

@@ -30,6 +30,8 @@ pub struct QuerySpec {
     /// Attempts of each task are numbered from here: a query that is planned again under its id gets numbers that its first
     /// plan never had, whose outcomes may still come.
     pub first_attempt: u32,
+    /// A stage whose inputs turn out small runs as fewer tasks, each of at least this many bytes; 0: as many as planned.
+    pub task_bytes: u64,
     /// In topological order; the last one's output is the result.
     pub stages: Vec<StageSpec>,
 }
@@ -41,6 +43,8 @@ pub struct StageSpec {
     pub inputs: Vec<u32>,
     /// The partitions each task runs. A stage without tasks has no rows and is complete at once.
     pub tasks: Vec<Vec<u32>>,
+    /// Committed rows after which the tasks that are left need not run.
+    pub enough_rows: Option<u64>,
     /// Two runs of a task may give different rows. Decides what re-runs when output is lost with a host.
     pub is_indeterminate: bool,
 }

@@ -209,7 +209,7 @@ impl Scheduler {
             Outcome::Superseded(segments) => self.release(segments),
             Outcome::Committed { cancel, release } => {
                 self.commands.push(Command::AttemptCommitted { attempt });
-                if let Some((function, attempt)) = cancel {
+                for (function, attempt) in cancel {
                     self.cancel(function, attempt);
                 }
                 self.release(release);

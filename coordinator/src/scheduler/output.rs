@@ -16,6 +16,10 @@ pub struct Committed {
     pub inline: Bytes,
     /// Segment files, in write order.
     pub segments: Vec<SegmentRef>,
+    /// Rows of all partitions.
+    pub rows: u64,
+    /// Encoded bytes of all partitions.
+    pub bytes: u64,
     /// How large its partitions are.
     pub sizes: PartitionSizes,
 }
@@ -23,8 +27,9 @@ pub struct Committed {
 impl Committed {
     /// The output that lies on `host`.
     pub(super) fn new(attempt: AttemptId, host: HostId, output: AttemptOutput) -> Self {
+        let (rows, bytes) = (output.rows(), output.bytes());
         let AttemptOutput { inline, segments, partitions } = output;
-        Self { attempt, host, inline, segments, sizes: PartitionSizes::new(&partitions) }
+        Self { attempt, host, inline, segments, rows, bytes, sizes: PartitionSizes::new(&partitions) }
     }
 
     /// Its segments and where they lie.
@@ -116,9 +121,9 @@ impl PartitionSizes {
             Self::Dense { first, codes } => {
                 Box::new((*first..).zip(codes).filter_map(|(partition, code)| Some((partition, decode(*code)?))))
             }
-            Self::Sparse { partitions, codes } => {
-                Box::new(partitions.iter().zip(codes).filter_map(|(partition, code)| Some((*partition, decode(*code)?))))
-            }
+            Self::Sparse { partitions, codes } => Box::new(
+                partitions.iter().zip(codes).filter_map(|(partition, code)| Some((*partition, decode(*code)?))),
+            ),
         }
     }
 
@@ -157,7 +162,10 @@ mod tests {
         let few = stats(&mut [(0, 1), (500, 1 << 33), (100_000, 64)].into_iter());
         for stats in [many, few] {
             let sizes = PartitionSizes::new(&stats);
-            assert_eq!(sizes.iter().map(|(at, _)| at).collect::<Vec<_>>(), stats.iter().map(|s| s.partition).collect::<Vec<_>>());
+            assert_eq!(
+                sizes.iter().map(|(at, _)| at).collect::<Vec<_>>(),
+                stats.iter().map(|s| s.partition).collect::<Vec<_>>()
+            );
             for stats in &stats {
                 let kept = sizes.get(stats.partition).unwrap();
                 assert!(kept >= stats.bytes && kept as f64 <= stats.bytes as f64 * 1.1 + 1.0, "{kept} for {stats:?}");

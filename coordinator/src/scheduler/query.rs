@@ -19,6 +19,8 @@ pub(super) struct Query {
     /// Functions it may use at once.
     pub(super) functions: usize,
     pub(super) deadline_ms: Option<u64>,
+    /// See [`QuerySpec::task_bytes`].
+    task_bytes: u64,
     /// When it was last given a function, as a count of such events: the least recent one is served first.
     pub(super) turn: u64,
     pub(super) stages: Vec<Stage>,
@@ -38,8 +40,9 @@ pub(super) enum Outcome {
     Known,
     /// Nobody reads it: another attempt won.
     Superseded(Vec<(HostId, SegmentId)>),
-    /// It counts. The task's other attempt, if one runs, must stop; these segments were read for the last time.
-    Committed { cancel: Option<(FunctionId, AttemptId)>, release: Vec<(HostId, SegmentId)> },
+    /// It counts. The task's other attempt, if one runs, must stop, and those whose rows nobody wants any more; these segments
+    /// were read for the last time.
+    Committed { cancel: Vec<(FunctionId, AttemptId)>, release: Vec<(HostId, SegmentId)> },
 }
 
 impl Query {
@@ -65,6 +68,7 @@ impl Query {
             shape: spec.shape,
             functions: spec.functions.max(1),
             deadline_ms,
+            task_bytes: spec.task_bytes,
             turn,
             stages,
             used: BTreeSet::new(),
@@ -110,9 +114,10 @@ impl Query {
         if let Some(inputs) = &consumer.bound_inputs {
             return Arc::clone(inputs);
         }
-        let inputs = consumer.inputs.iter().map(|input| {
-            StageOutput { stage: *input, attempts: self.stages[*input as usize].output() }
-        });
+        let inputs = consumer
+            .inputs
+            .iter()
+            .map(|input| StageOutput { stage: *input, attempts: self.stages[*input as usize].output() });
         let inputs = Arc::new(inputs.collect());
         self.stages[stage as usize].bound_inputs = Some(Arc::clone(&inputs));
         inputs
@@ -180,7 +185,51 @@ impl Query {
         stage.committed += 1;
         let output = Some(Arc::new(Committed::new(attempt, host, output)));
         stage.tasks[attempt.task.task as usize].state = State::Committed { output };
-        Outcome::Committed { cancel: other, release: self.release_read(attempt.task.stage.stage) }
+        let mut cancel: Vec<_> = other.into_iter().collect();
+        cancel.extend(self.cut_short(attempt.task.stage.stage));
+        self.coalesce_consumers(attempt.task.stage.stage);
+        Outcome::Committed { cancel, release: self.release_read(attempt.task.stage.stage) }
+    }
+
+    /// Ends a stage whose consumer wants no more rows; its attempts that still run.
+    fn cut_short(&mut self, id: u32) -> Vec<(FunctionId, AttemptId)> {
+        if !self.stages[id as usize].has_enough() {
+            return Vec::new();
+        }
+        let stage = &mut self.stages[id as usize];
+        let (mut running, mut reserved) = (Vec::new(), 0);
+        for task in &mut stage.tasks {
+            if let State::Running { attempt, function, inline_bytes } = task.state {
+                running.push((function, task.id.attempt(attempt)));
+                reserved += inline_bytes;
+            }
+            if !matches!(task.state, State::Committed { .. }) {
+                task.state = State::Committed { output: None };
+            }
+        }
+        stage.pending.clear();
+        stage.committed = stage.tasks.len();
+        stage.inline_bytes -= reserved;
+        self.inline_bytes -= reserved;
+        self.running -= running.len();
+        running
+    }
+
+    /// Consumers of a stage that is complete now, and so are their other inputs, run as fewer tasks if there is little to
+    /// read.
+    fn coalesce_consumers(&mut self, producer: u32) {
+        if self.task_bytes == 0 || !self.stages[producer as usize].is_complete() {
+            return;
+        }
+        for consumer in self.stages[producer as usize].consumers.clone() {
+            let inputs = &self.stages[consumer as usize].inputs;
+            if inputs.iter().all(|input| self.stages[*input as usize].is_complete()) {
+                let bytes = inputs.iter().flat_map(|input| self.stages[*input as usize].output());
+                let bytes = bytes.map(|output| output.bytes).sum();
+                let id = StageId::new(self.id, consumer);
+                self.stages[consumer as usize].coalesce(id, bytes, self.task_bytes);
+            }
+        }
     }
 
     /// When `consumer` is complete, lets go of the inputs that no other stage still reads.

@@ -53,6 +53,15 @@ impl Task {
         }
     }
 
+    /// No attempt of it ever began.
+    pub(super) fn is_new(&self) -> bool {
+        self.attempts == 0 && matches!(self.state, State::Pending)
+    }
+
+    pub(super) fn first_attempt(&self) -> u32 {
+        self.first_attempt
+    }
+
     pub(super) fn is_retry(&self) -> bool {
         self.attempts > 0
     }

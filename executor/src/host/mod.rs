@@ -218,7 +218,8 @@ impl Host {
         let directory = directory.map_err(|source| HostError::Directory { path: root, source })?;
         let store = SegmentStore::open(StoreOptions::from_config(&config))?;
         let held = Arc::new(Held::new(Arc::clone(&store)));
-        let neighbours = Neighbours::new(&config, Arc::clone(&store), Arc::clone(&held), key).map_err(HostError::Cluster)?;
+        let neighbours =
+            Neighbours::new(&config, Arc::clone(&store), Arc::clone(&held), key).map_err(HostError::Cluster)?;
         let neighbours = Arc::new(neighbours);
         let data_plane = DataPlane::new(Arc::clone(&held), Arc::clone(&neighbours));
         // Bounded by what evicts: a column for every one that is published.

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use onward_segment::SegmentStore;
-use onward_shuffle::flight::{ClusterTls, Connector, Destination, GrantKey, fetch, gather, now_ms, parse_compression, put};
+use onward_shuffle::flight::{
+    ClusterTls, Connector, Destination, GrantKey, fetch, gather, now_ms, parse_compression, put,
+};
 use onward_wire::exchange::{Compression, FetchSegments, Grant, ReadTicket};
 use onward_wire::message::SegmentRef;
 use onward_wire::{AttemptId, Config, ErrorKind, FunctionId, HostId, QueryId, StageId, WireError};

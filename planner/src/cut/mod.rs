@@ -75,6 +75,7 @@ pub(crate) fn whole(plan: Arc<dyn ExecutionPlan>) -> Result<Vec<Stage>> {
         output: OutputKind::Preserve,
         output_partitions: partitions,
         tasks: vec![(0..partitions as u32).collect()],
+        enough_rows: None,
         is_indeterminate,
         estimate: estimate(&plan),
         plan,
@@ -142,6 +143,12 @@ impl Cutter<'_> {
         }
         let estimate = estimate(node.children()[0]);
         let input = self.finish(limited(child, node.fetch()), OutputKind::Preserve, partitions, estimate)?;
+        // Without an order any rows will do.
+        if node.is::<CoalescePartitionsExec>()
+            && let Some(producer) = self.stages.last_mut()
+        {
+            producer.enough_rows = node.fetch().map(|rows| rows as u64);
+        }
         replace_children_if_necessary(Arc::clone(node), vec![input])
     }
 
@@ -204,6 +211,7 @@ impl Cutter<'_> {
             output,
             output_partitions,
             tasks,
+            enough_rows: None,
             is_indeterminate: indeterminate::is_indeterminate(&plan)?,
             estimate,
             plan,

@@ -331,3 +331,49 @@ fn the_output_of_a_lost_host_is_made_again() {
     world.send(Event::ResultReleased { query: QueryId(1) });
     assert!(world.segments.values().all(|(_, released)| *released));
 }
+
+/// A LIMIT that is satisfied stops who works for it, and who waits to.
+#[test]
+fn enough_rows_end_a_stage() {
+    let mut world = warm(2, limits());
+    let mut spec = query(2, 2, &[(&[], 6), (&[0], 1)]);
+    spec.stages[0].enough_rows = Some(2);
+    world.submit(spec);
+    world.finish(FunctionId(1), 1);
+    let commands = world.finish(FunctionId(2), 1);
+    let cancelled = |command: &Command| matches!(command, Command::CancelAttempt { function: FunctionId(1), .. });
+    assert!(commands.iter().any(cancelled), "the third task runs in vain: {commands:?}");
+    world.fail(FunctionId(1), WireError::new(ErrorKind::Cancelled, "as told"));
+    let (_, attempt) = world.running().next().expect("the consumer");
+    assert_eq!(attempt.task.stage.stage, 1);
+    super::random::settle(&mut world);
+    assert!(matches!(world.queries[&QueryId(2)].end, Some((End::Done, _))));
+}
+
+/// Tasks are planned before anybody knows how little there is to read.
+#[test]
+fn small_inputs_are_read_by_fewer_tasks() {
+    for (task_bytes, tasks) in [(0, 4), (100, 2), (150, 2), (1_000, 1)] {
+        let mut world = warm(2, limits());
+        let spec = QuerySpec { task_bytes, ..query(2, 2, &[(&[], 2), (&[0], 4)]) };
+        world.scheduler.handle(world.now_ms, Event::SubmitQuery(spec));
+        let mut partitions = Vec::new();
+        for task in 0..2 {
+            let attempt = StageId::new(QueryId(2), 0).task(task).attempt(0);
+            let output = onward_wire::message::AttemptOutput {
+                partitions: vec![onward_wire::message::PartitionStats { partition: 0, rows: 1, bytes: 100 }],
+                ..Default::default()
+            };
+            let (function, host) = (FunctionId(u64::from(task) + 1), HostId::EMBEDDED);
+            let commands = world.scheduler.handle(world.now_ms, Event::Prepared { function, host, attempt, output });
+            partitions.extend(commands.into_iter().filter_map(|command| match command {
+                Command::RunAttempt { partitions, .. } => Some(partitions),
+                _ => None,
+            }));
+        }
+        let stats = world.scheduler.stats(QueryId(2)).expect("it runs");
+        assert_eq!(stats.tasks, 2 + tasks, "{task_bytes} bytes each: {partitions:?}");
+        let whole: Vec<u32> = (0..4).collect();
+        assert!(tasks > 1 || partitions == [whole], "{partitions:?}");
+    }
+}
