@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use onward_shuffle::flight::ClusterTls;
+use onward_shuffle::flight::{ClusterTls, parse_address};
 use onward_wire::{Config, ErrorKind, WireError};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -47,6 +47,14 @@ impl ClusterServer {
     pub(crate) async fn start(engine: &Engine, config: &Config, options: ClusterOptions) -> Result<Self, WireError> {
         let ClusterOptions { listen, advertise, insecure } = options;
         refuse_exposure(listen, config, insecure)?;
+        match &advertise {
+            Some(advertise) => drop(parse_address(advertise)?),
+            None if listen.ip().is_unspecified() => {
+                let message = format!("{listen} is no address that hosts can come to: give --cluster-advertise, too");
+                return Err(WireError::new(ErrorKind::InvalidQuery, message));
+            }
+            None => {}
+        }
         let tls = match config.cluster_dir.as_str() {
             "" => None,
             dir => Some(ClusterTls::load(dir.as_ref())?),

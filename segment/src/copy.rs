@@ -40,6 +40,7 @@ impl CopyPlan {
         for entry in entries {
             let length = usize::try_from(entry.length).ok().filter(|length| length.is_multiple_of(ALIGNMENT));
             let end = length.and_then(|length| plan.message_bytes.checked_add(length));
+            let end = end.filter(|end| *end <= MOST_BYTES);
             let end = end.ok_or_else(|| corrupt("an entry of an impossible length was announced"))?;
             let partition = renumber(entry).ok_or_else(|| corrupt("an entry that was not asked for was announced"))?;
             let offset = (HEADER_BYTES + plan.message_bytes) as u64;
@@ -66,6 +67,9 @@ impl CopyPlan {
         (HEADER_BYTES + self.message_bytes + tail_bytes(self.schema.len(), self.entries.len(), partitions)) as u64
     }
 }
+
+/// No segment is larger: what comes beside the messages fits in the rest of the address space.
+const MOST_BYTES: usize = isize::MAX as usize / 4;
 
 /// A segment that is being copied. Dropping it leaves a file without footer, which no reader takes for a segment.
 #[derive(Debug)]
@@ -117,7 +121,7 @@ impl SegmentCopy {
         let tail = tail(self.id, self.position, &self.plan.schema, &mut self.plan.entries);
         let end = self.position + tail.len();
         self.mapping.bytes_mut()[self.position..end].copy_from_slice(&tail);
-        let rows = self.plan.entries.iter().map(|entry| entry.rows).sum();
+        let rows = self.plan.entries.iter().fold(0_u64, |rows, entry| rows.saturating_add(entry.rows));
         Ok(Finished { length_bytes: end as u64, rows, partitions: Vec::new() })
     }
 }
@@ -205,6 +209,8 @@ mod tests {
         assert!(matches!(copy.finish(), Err(SegmentError::Torn { .. })));
         let odd = [ReadEntry { length: 63, ..entries[0] }];
         assert!(CopyPlan::new(first.schema_message(), &odd, |_| Some(0)).is_err());
+        let huge = [ReadEntry { length: u64::MAX - 63, ..entries[0] }];
+        assert!(CopyPlan::new(first.schema_message(), &huge, |_| Some(0)).is_err());
         assert!(CopyPlan::new(first.schema_message(), &entries, |_| None).is_err());
     }
 }

@@ -124,7 +124,7 @@ pub(crate) fn tail(id: SegmentId, offset: usize, schema: &[u8], entries: &mut [E
     }
     let index_bytes = out.len();
     out.resize(align(index_bytes), 0);
-    let rows: u64 = entries.iter().map(|entry| entry.rows).sum();
+    let rows = entries.iter().fold(0_u64, |rows, entry| rows.saturating_add(entry.rows));
     let mut footer = [0; FOOTER_BYTES];
     footer[..8].copy_from_slice(&MAGIC);
     footer[8..12].copy_from_slice(&VERSION.to_le_bytes());

@@ -113,6 +113,11 @@ async fn listen(
         None => resolve(advertised).await?,
     };
     refuse_exposure(listen, config, args.insecure)?;
+    if args.listen.is_none() && listen.ip().is_unspecified() {
+        let message =
+            format!("--advertise {advertise} is no address that others can come to: --listen {listen} is meant");
+        return Err(Failure::Message(message));
+    }
     let taken = |error| Failure::Message(format!("cannot listen on {listen}: {error}; --listen takes another address"));
     let listener = TcpListener::bind(listen).await.map_err(taken)?;
     let port = listener.local_addr()?.port();

@@ -40,8 +40,8 @@ pub(super) enum MemberEvent {
     Heartbeat(Heartbeat),
     /// A function there began an upload.
     Upload(QueryId, String, String),
-    /// No function there works for the query any more.
-    QueryEnded(QueryId),
+    /// No function there works for the query of this request any more.
+    QueryEnded(u64),
     /// Its stream ended.
     Left(String),
 }
@@ -140,7 +140,7 @@ fn understand(message: to_coordinator::Body) -> Option<MemberEvent> {
             }
         }
         to_coordinator::Body::UploadNoted(noted) => MemberEvent::Upload(QueryId(noted.query), noted.path, noted.upload),
-        to_coordinator::Body::QueryEnded(ended) => MemberEvent::QueryEnded(QueryId(ended.request)),
+        to_coordinator::Body::QueryEnded(ended) => MemberEvent::QueryEnded(ended.request),
         to_coordinator::Body::Join(_) => return None,
     })
 }

@@ -16,7 +16,7 @@ use onward_wire::exchange::{Grant, PartitionRange};
 use onward_wire::message::{
     AttemptDone, DefineStage, InputAttempt, OutputKind, Progress, RunAttempt, StageInputs, StoreRequests,
 };
-use onward_wire::{AttemptId, Config, FunctionId, HostId, QueryId, SegmentId, StageId, WireError};
+use onward_wire::{AttemptId, Config, ErrorKind, FunctionId, HostId, QueryId, SegmentId, StageId, WireError};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 
@@ -97,10 +97,12 @@ struct Query {
 }
 
 /// A query that is over, but for functions on other hosts that may still work for it.
+#[derive(Default)]
 struct Ending {
-    hosts: BTreeSet<HostId>,
+    /// Requests that are not answered yet.
+    open: usize,
     /// Dropped with it.
-    _waiting: Vec<oneshot::Sender<()>>,
+    waiting: Vec<oneshot::Sender<()>>,
 }
 
 pub(super) struct Driver {
@@ -116,6 +118,9 @@ pub(super) struct Driver {
     started: Instant,
     queries: HashMap<QueryId, Query>,
     ending: HashMap<QueryId, Ending>,
+    /// Who was asked to say when a query has ended there.
+    end_requests: HashMap<u64, (QueryId, HostId)>,
+    last_end_request: u64,
     /// Stages each function knows. A stage is sent once per function.
     defined: HashMap<FunctionId, HashSet<StageId>>,
 }
@@ -138,6 +143,8 @@ impl Driver {
             started: Instant::now(),
             queries: HashMap::new(),
             ending: HashMap::new(),
+            end_requests: HashMap::new(),
+            last_end_request: 0,
             defined: HashMap::new(),
         }
     }
@@ -175,14 +182,25 @@ impl Driver {
             return;
         }
         match event {
-            MemberEvent::Host(event) => self.on_host_event(host, event),
-            MemberEvent::Given(function, home, done) => self.on_prepared(function, home, *done),
+            MemberEvent::Host(event) if self.fleet.place_of(event.function()) == host => {
+                self.on_host_event(host, event)
+            }
+            // Of a function that this coordinator did not start there.
+            MemberEvent::Host(_) => {}
+            MemberEvent::Given(function, home, done) if self.fleet.is_there(home) => {
+                self.on_prepared(function, home, *done);
+            }
+            MemberEvent::Given(function, home, done) => {
+                let message = format!("host {home}, which the output was given to, is gone");
+                let (attempt, error) = (done.attempt.into(), WireError::new(ErrorKind::Unavailable, message));
+                self.on_host_event(host, HostEvent::AttemptFailed { function, attempt, error, has_ended: true });
+            }
             MemberEvent::Heartbeat(heartbeat) => self.fleet.record_heartbeat(host, heartbeat),
             MemberEvent::Upload(query, path, upload) => match store_path(&path) {
                 Ok(path) => self.uploads.note(query, path, upload),
                 Err(error) => tracing::warn!(%host, %query, %error, "an upload to no object"),
             },
-            MemberEvent::QueryEnded(query) => self.ended_on(query, host),
+            MemberEvent::QueryEnded(request) => self.ended(request),
             MemberEvent::Left(reason) => self.lose_host(host, reason),
         }
     }
@@ -195,15 +213,18 @@ impl Driver {
             self.forget_function(function);
         }
         self.capacity.send_replace(self.fleet.capacity());
-        let queries: Vec<QueryId> = self.ending.keys().copied().collect();
-        queries.into_iter().for_each(|query| self.ended_on(query, host));
+        let there = |(request, (_, on)): (&u64, &(QueryId, HostId))| (*on == host).then_some(*request);
+        let requests: Vec<u64> = self.end_requests.iter().filter_map(there).collect();
+        requests.into_iter().for_each(|request| self.ended(request));
         self.handle(Event::HostLost { host, reason });
     }
 
-    fn ended_on(&mut self, query: QueryId, host: HostId) {
+    /// A host has nothing more to do for a query that is over.
+    fn ended(&mut self, request: u64) {
+        let Some((query, _)) = self.end_requests.remove(&request) else { return };
         if let Some(ending) = self.ending.get_mut(&query) {
-            ending.hosts.remove(&host);
-            if ending.hosts.is_empty() {
+            ending.open -= 1;
+            if ending.open == 0 {
                 self.ending.remove(&query);
             }
         }
@@ -232,7 +253,7 @@ impl Driver {
                 if let Some(query) = self.queries.get_mut(&query) {
                     query.waiting.push(waiting);
                 } else if let Some(ending) = self.ending.get_mut(&query) {
-                    ending._waiting.push(waiting);
+                    ending.waiting.push(waiting);
                 }
             }
             Request::ReleaseResult(query) => self.handle(Event::ResultReleased { query }),
@@ -240,6 +261,10 @@ impl Driver {
                 let Joining { join, say, reply } = *joining;
                 let (vcpus, max_functions) = (join.vcpus.max(1), join.max_functions as usize);
                 let (name, address) = (join.name.clone(), join.address.clone());
+                // One that is there again before its old stream was seen to end.
+                for (before, reason) in self.fleet.at_address(&address) {
+                    self.lose_host(before, reason);
+                }
                 let host = self.fleet.join(join, say);
                 tracing::info!(%host, name, address, vcpus, "a host joined");
                 self.capacity.send_replace(self.fleet.capacity());
@@ -373,10 +398,16 @@ impl Driver {
         }
         let mut forgotten = self.queries.remove(&query)?;
         self.fleet.forget_query(query, &forgotten.hosts, kept);
-        let mut hosts = std::mem::take(&mut forgotten.hosts);
-        hosts.retain(|host| self.fleet.await_query_end(*host, query));
-        if !hosts.is_empty() {
-            self.ending.insert(query, Ending { hosts, _waiting: std::mem::take(&mut forgotten.waiting) });
+        for host in std::mem::take(&mut forgotten.hosts) {
+            self.last_end_request += 1;
+            if self.fleet.await_query_end(host, query, self.last_end_request) {
+                self.end_requests.insert(self.last_end_request, (query, host));
+                // A query that is planned again ends more than once.
+                self.ending.entry(query).or_default().open += 1;
+            }
+        }
+        if let Some(ending) = self.ending.get_mut(&query) {
+            ending.waiting.append(&mut forgotten.waiting);
         }
         Some(forgotten)
     }

@@ -143,6 +143,18 @@ impl Fleet {
         Some(functions)
     }
 
+    /// The host is the coordinator's own, or a member.
+    pub(super) fn is_there(&self, host: HostId) -> bool {
+        host == HostId::EMBEDDED || self.members.contains_key(&host)
+    }
+
+    /// Members that say they are at `address`.
+    pub(super) fn at_address(&self, address: &str) -> Vec<(HostId, String)> {
+        let there =
+            self.members.iter().filter(|(_, member)| !member.join.is_outbound && member.join.address == address);
+        there.map(|(id, _)| (*id, "another host joined at its address".to_owned())).collect()
+    }
+
     /// A host was heard of; false when it is not one of ours any more.
     pub(super) fn heard(&mut self, host: HostId) -> bool {
         match self.members.get_mut(&host) {
@@ -257,9 +269,9 @@ impl Fleet {
     }
 
     /// `QueryEnded` follows, or the host is lost. False: the host is gone.
-    pub(super) fn await_query_end(&mut self, host: HostId, query: QueryId) -> bool {
+    pub(super) fn await_query_end(&mut self, host: HostId, query: QueryId, request: u64) -> bool {
         let is_there = self.members.contains_key(&host);
-        self.say(host, AwaitQueryEnd { request: query.0, query: query.0 });
+        self.say(host, AwaitQueryEnd { request, query: query.0 });
         is_there
     }
 

@@ -7,9 +7,9 @@ use futures::{FutureExt, StreamExt, stream};
 use onward_executor::host::Host;
 use onward_segment::MappedSegment;
 use onward_shuffle::flight::{GrantKey, now_ms};
-use onward_wire::exchange::{FetchSegments, Grant, PartitionRange, SegmentGroup, Signed};
+use onward_wire::exchange::{FetchSegments, Grant, PartitionRange, SegmentGroup};
 use onward_wire::message::InputAttempt;
-use onward_wire::{AttemptId, Config, ErrorKind, HostId, WireError};
+use onward_wire::{AttemptId, ErrorKind, HostId, WireError};
 
 use super::Engine;
 use crate::api::{QueryError, ResultStream};
@@ -22,10 +22,12 @@ const PARTS_AHEAD: usize = 2;
 pub fn read_result(engine: &Engine, result: Vec<InputAttempt>) -> ResultStream {
     let host = Arc::clone(engine.host());
     let parts = result.into_iter().flat_map({
-        let (config, key) = (Arc::clone(&engine.config), engine.key.clone());
-        move |attempt| parts(attempt, &config, &key)
+        let fetch_bytes = engine.config.fetch_bytes;
+        move |attempt| parts(attempt, fetch_bytes)
     });
-    let parts = stream::iter(parts).map(move |part| part.read(Arc::clone(&host)).boxed()).buffered(PARTS_AHEAD);
+    let (key, lifetime_ms) = (engine.key.clone(), engine.config.grant_lifetime_ms);
+    let read = move |part: Part| part.read(Arc::clone(&host), key.clone(), lifetime_ms).boxed();
+    let parts = stream::iter(parts).map(read).buffered(PARTS_AHEAD);
     let rows = parts.flat_map(|part| match part {
         Ok(batches) => stream::iter(batches).boxed(),
         Err(error) => stream::iter([Err(QueryError { error, query: None })]).boxed(),
@@ -40,38 +42,28 @@ enum Part {
     /// Of an attempt whose output lies here.
     Here(InputAttempt),
     /// Of partitions that another host has.
-    There { attempt: InputAttempt, grant: Signed, segments: Vec<u64>, partitions: Vec<u32> },
+    There { attempt: InputAttempt, segments: Vec<u64>, partitions: Vec<u32> },
 }
 
 /// An attempt's output in parts of about `fetch_bytes`.
-fn parts(attempt: InputAttempt, config: &Config, key: &GrantKey) -> Vec<Part> {
+fn parts(attempt: InputAttempt, fetch_bytes: u64) -> Vec<Part> {
     let output = &attempt.output;
     if attempt.host() == HostId::EMBEDDED || !output.inline.is_empty() {
         return vec![Part::Here(attempt)];
     }
-    let id = AttemptId::from(attempt.attempt);
-    let numbers = || output.partitions.iter().map(|stats| stats.partition);
-    let grant = key.sign(&Grant {
-        query: id.query().0,
-        stage: id.task.stage.stage,
-        partitions: PartitionRange::cover(numbers()),
-        expires_ms: now_ms().saturating_add(config.grant_lifetime_ms),
-        may_write: false,
-    });
     let all: Vec<u64> = output.segments.iter().map(|segment| segment.segment).collect();
     let part = |segments: &[u64], partitions: Vec<u32>| Part::There {
         attempt: InputAttempt { output: Default::default(), ..attempt.clone() },
-        grant: grant.clone(),
         segments: segments.to_vec(),
         partitions,
     };
     let (mut parts, mut together, mut bytes) = (Vec::new(), Vec::new(), 0);
     for stats in &output.partitions {
-        if bytes + stats.bytes > config.fetch_bytes && !together.is_empty() {
+        if bytes + stats.bytes > fetch_bytes && !together.is_empty() {
             parts.push(part(&all, std::mem::take(&mut together)));
             bytes = 0;
         }
-        if stats.bytes > config.fetch_bytes {
+        if stats.bytes > fetch_bytes {
             parts.extend(all.iter().map(|segment| part(&[*segment], vec![stats.partition])));
         } else {
             together.push(stats.partition);
@@ -85,10 +77,19 @@ fn parts(attempt: InputAttempt, config: &Config, key: &GrantKey) -> Vec<Part> {
 }
 
 impl Part {
-    async fn read(self, host: Arc<Host>) -> Result<Batches, WireError> {
+    async fn read(self, host: Arc<Host>, key: GrantKey, lifetime_ms: u64) -> Result<Batches, WireError> {
         match self {
             Self::Here(attempt) => read_here(&host, &attempt),
-            Self::There { attempt, grant, segments, partitions } => {
+            Self::There { attempt, segments, partitions } => {
+                let id = AttemptId::from(attempt.attempt);
+                // Signed when it is read: a client may take its time.
+                let grant = key.sign(&Grant {
+                    query: id.query().0,
+                    stage: id.task.stage.stage,
+                    partitions: PartitionRange::cover(partitions.iter().copied()),
+                    expires_ms: now_ms().saturating_add(lifetime_ms),
+                    may_write: false,
+                });
                 let asked = FetchSegments {
                     request: 0,
                     attempt: attempt.attempt,

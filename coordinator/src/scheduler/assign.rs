@@ -137,10 +137,9 @@ impl Scheduler {
             if has_unclaimed && preferred.is_some_and(is_better) {
                 return Some(Placement::Claim(shape));
             }
-            if !self.pool.is_crowded(function) || !self.start_function(shape, preferred) {
-                return Some(Placement::Run(function));
-            }
-            return Some(Placement::Claim(shape));
+            let goes_elsewhere =
+                self.pool.is_crowded(function) && (has_unclaimed || self.start_function(shape, preferred));
+            return Some(if goes_elsewhere { Placement::Claim(shape) } else { Placement::Run(function) });
         }
         if has_unclaimed {
             return Some(Placement::Claim(shape));
@@ -162,7 +161,8 @@ impl Scheduler {
         if self.starts_fail() {
             return false;
         }
-        let Some((function, host, evicted)) = self.pool.start(shape, preferred) else { return false };
+        let most_failed = self.limits.max_attempts.max(1);
+        let Some((function, host, evicted)) = self.pool.start(shape, preferred, most_failed) else { return false };
         self.commands.extend(evicted.map(|function| Command::StopFunction { function }));
         self.commands.push(Command::StartFunction { function, host, shape });
         true

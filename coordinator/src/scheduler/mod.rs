@@ -72,8 +72,7 @@ pub struct Scheduler {
     /// Segments of results that clients may still read.
     results: BTreeMap<QueryId, Vec<(HostId, SegmentId)>>,
     turn: u64,
-    /// Starts that failed since one succeeded or a query was admitted, and the reason of the last.
-    failed_starts: u32,
+    /// Why a function did not start, the last time.
     start_failure: String,
     commands: Vec<Command>,
 }
@@ -91,7 +90,6 @@ impl Scheduler {
             running: BTreeMap::new(),
             results: BTreeMap::new(),
             turn: 0,
-            failed_starts: 0,
             start_failure: String::new(),
             commands: Vec::new(),
         }
@@ -108,13 +106,10 @@ impl Scheduler {
                 self.release(segments);
             }
             Event::FunctionReady { function } => {
-                if self.pool.ready(function, self.now_ms) {
-                    self.failed_starts = 0;
-                }
+                self.pool.ready(function, self.now_ms);
             }
             Event::FunctionLost { function, reason } => self.function_lost(function, reason),
             Event::HostJoined { host, vcpus, max_functions } => {
-                self.failed_starts = 0;
                 self.pool.add_host(host, vcpus, max_functions, false);
             }
             Event::HostLost { host, reason } => self.host_lost(host, &reason),
@@ -176,7 +171,7 @@ impl Scheduler {
 
     fn start_query(&mut self, spec: QuerySpec, deadline: Option<u64>) {
         let id = spec.query;
-        self.failed_starts = 0;
+        self.pool.forgive();
         self.turn += 1;
         self.commands.push(Command::QueryStarted { query: id });
         match Query::new(spec, deadline, self.turn) {
@@ -231,9 +226,10 @@ impl Scheduler {
     }
 
     fn function_lost(&mut self, function: FunctionId, reason: String) {
+        let host = self.pool.host_of(function);
         match self.pool.remove(function) {
             Some(Activity::Starting) => {
-                self.failed_starts += 1;
+                host.into_iter().for_each(|host| self.pool.start_failed(host));
                 self.start_failure = reason;
             }
             Some(Activity::Running { attempt, .. }) => self.give_up(function, attempt, &reason),
@@ -273,9 +269,9 @@ impl Scheduler {
         }
     }
 
-    /// No function is started any more until one succeeds or a new query tries.
+    /// No function is started on any host any more until one succeeds or a new query tries.
     fn starts_fail(&self) -> bool {
-        self.failed_starts >= self.limits.max_attempts.max(1)
+        self.pool.failed_starts() >= self.limits.max_attempts.max(1)
     }
 
     /// Queries that could only wait for functions that do not start.
@@ -285,8 +281,11 @@ impl Scheduler {
         }
         let stuck = self.running.values().filter(|query| !self.pool.has(query.shape) && !query.is_complete());
         let stuck: Vec<_> = stuck.map(|query| query.id).collect();
-        let message =
-            format!("functions do not start ({} tries in a row), last: {}", self.failed_starts, self.start_failure);
+        let message = format!(
+            "functions do not start ({} tries in a row), last: {}",
+            self.pool.failed_starts(),
+            self.start_failure
+        );
         for query in stuck {
             self.fail(query, WireError::new(ErrorKind::Unavailable, &message));
         }

@@ -89,8 +89,14 @@ fn decode(code: u8) -> Option<u64> {
 }
 
 impl PartitionSizes {
-    /// Of partitions with rows, ascending.
+    /// Of partitions with rows; ascending, as their writer gives them.
     pub fn new(stats: &[PartitionStats]) -> Self {
+        if !stats.is_sorted_by(|a, b| a.partition < b.partition) {
+            let mut sorted = stats.to_vec();
+            sorted.sort_by_key(|stats| stats.partition);
+            sorted.dedup_by_key(|stats| stats.partition);
+            return Self::new(&sorted);
+        }
         let (Some(first), Some(last)) = (stats.first(), stats.last()) else {
             return Self::Sparse { partitions: Box::default(), codes: Box::default() };
         };

@@ -33,6 +33,8 @@ struct Host {
     is_reserve: bool,
     functions: usize,
     running_vcpus: u32,
+    /// Starts that failed in a row.
+    failed_starts: u32,
 }
 
 /// All functions that are alive or starting. Iteration is by id, so the oldest idle function is reused first and the
@@ -49,7 +51,8 @@ impl Pool {
     /// A host joined.
     pub(super) fn add_host(&mut self, host: HostId, vcpus: u32, max_functions: usize, is_reserve: bool) {
         let max_functions = max_functions.max(1);
-        self.hosts.insert(host, Host { vcpus, max_functions, is_reserve, functions: 0, running_vcpus: 0 });
+        self.hosts
+            .insert(host, Host { vcpus, max_functions, is_reserve, functions: 0, running_vcpus: 0, failed_starts: 0 });
     }
 
     /// A host is gone; its functions, and what they did.
@@ -59,6 +62,23 @@ impl Pool {
         let lost = there.into_iter().filter_map(|function| Some((function, self.remove(function)?))).collect();
         self.hosts.remove(&host);
         lost
+    }
+
+    /// A function did not start on `host`.
+    pub(super) fn start_failed(&mut self, host: HostId) {
+        if let Some(host) = self.hosts.get_mut(&host) {
+            host.failed_starts += 1;
+        }
+    }
+
+    /// Starts are tried again everywhere.
+    pub(super) fn forgive(&mut self) {
+        self.hosts.values_mut().for_each(|host| host.failed_starts = 0);
+    }
+
+    /// Starts that failed in a row on the host where the fewest did.
+    pub(super) fn failed_starts(&self) -> u32 {
+        self.usable().map(|(_, host)| host.failed_starts).min().unwrap_or(0)
     }
 
     /// Hosts that functions are placed on, by id.
@@ -152,8 +172,10 @@ impl Pool {
         &mut self,
         shape: FunctionShape,
         preferred: Option<HostId>,
+        most_failed: u32,
     ) -> Option<(FunctionId, HostId, Option<FunctionId>)> {
-        let with_room = self.usable().filter(|(_, host)| host.functions < host.max_functions);
+        let starts = |host: &Host| host.failed_starts < most_failed;
+        let with_room = self.usable().filter(|(_, host)| starts(host) && host.functions < host.max_functions);
         let is_full =
             |id: HostId| self.starting_or_running_vcpus(id).saturating_add(shape.vcpus) > self.hosts[&id].vcpus;
         let best = with_room.map(|(id, host)| {
@@ -162,7 +184,7 @@ impl Pool {
         let (host, evicted) = match best.min() {
             Some((.., host)) => (host, None),
             None => {
-                let evicted = self.longest_idle_except(shape)?;
+                let evicted = self.longest_idle_except(shape, most_failed)?;
                 (self.host_of(evicted)?, Some(evicted))
             }
         };
@@ -183,9 +205,13 @@ impl Pool {
         self.functions.values().filter(is_busy).map(|function| function.shape.vcpus).sum()
     }
 
-    fn longest_idle_except(&self, shape: FunctionShape) -> Option<FunctionId> {
+    fn longest_idle_except(&self, shape: FunctionShape, most_failed: u32) -> Option<FunctionId> {
+        let starts = |function: FunctionId| {
+            let host = self.host_of(function).and_then(|host| self.hosts.get(&host));
+            host.is_some_and(|host| host.failed_starts < most_failed)
+        };
         self.activities()
-            .filter(|(_, s, _)| *s != shape)
+            .filter(|(id, s, _)| *s != shape && starts(*id))
             .filter_map(|(id, _, activity)| match activity {
                 Activity::Idle { since_ms } => Some((since_ms, id)),
                 _ => None,
@@ -199,6 +225,9 @@ impl Pool {
         match self.functions.get_mut(&function) {
             Some(function) if function.activity == Activity::Starting => {
                 function.activity = Activity::Idle { since_ms: now_ms };
+                if let Some(host) = self.hosts.get_mut(&function.host) {
+                    host.failed_starts = 0;
+                }
                 true
             }
             _ => false,

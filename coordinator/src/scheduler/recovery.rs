@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use onward_wire::{AttemptId, FunctionId, HostId, SegmentId};
 
 use super::query::Query;
-use super::task::State;
+use super::task::{State, Task};
 
 /// What the loss of a host costs a query.
 #[derive(Debug, Default)]
@@ -45,6 +45,12 @@ impl Query {
                 let is_gone = |state: &State| matches!(state, State::Committed { output: None });
                 let tasks = (0..).zip(&self.stages[input as usize].tasks);
                 again.extend(tasks.filter(|(_, task)| is_gone(&task.state)).map(|(task, _)| (input, task)));
+            }
+            if self.stages[stage as usize].enough_rows.is_some() {
+                // What was not needed because of its rows may be needed now.
+                let is_spared = |state: &State| matches!(state, State::Committed { output: None });
+                let tasks = (0..).zip(&self.stages[stage as usize].tasks);
+                again.extend(tasks.filter(|(_, task)| is_spared(&task.state)).map(|(task, _)| (stage, task)));
             }
             let is_indeterminate = self.stages[stage as usize].is_indeterminate;
             for consumer in self.stages[stage as usize].consumers.clone() {
@@ -97,6 +103,8 @@ impl Query {
         for (_, attempt) in &running {
             self.put_back(*attempt);
         }
+        // Those of lost functions may still turn up.
+        self.stages[stage as usize].tasks.iter_mut().for_each(Task::void_unreported);
         recovery.cancelled.extend(running);
     }
 }

@@ -86,6 +86,14 @@ impl Task {
         self.state = State::Pending;
     }
 
+    /// No attempt that began and was not heard of since counts any more, unless the task is committed.
+    pub(super) fn void_unreported(&mut self) {
+        if !matches!(self.state, State::Committed { .. }) {
+            let begun = self.first_attempt..self.first_attempt + self.attempts;
+            self.void.extend(begun.filter(|attempt| !self.reported.contains(attempt)));
+        }
+    }
+
     pub(super) fn is_void(&self, attempt: u32) -> bool {
         self.void.contains(&attempt)
     }

@@ -42,6 +42,7 @@ pub struct DataPlane {
     held: Arc<Held>,
     neighbours: Arc<Neighbours>,
     served_bytes: Arc<AtomicU64>,
+    max_message_bytes: usize,
 }
 
 /// What a coordinator does with the streams that hosts open to it.
@@ -58,8 +59,9 @@ pub trait Exchange: Send + Sync + 'static {
 pub type MemberStream = BoxStream<'static, Result<FlightData, Status>>;
 
 impl DataPlane {
-    pub(super) fn new(held: Arc<Held>, neighbours: Arc<Neighbours>) -> Self {
-        Self { held, neighbours, served_bytes: Arc::default() }
+    pub(super) fn new(held: Arc<Held>, neighbours: Arc<Neighbours>, max_message_bytes: u64) -> Self {
+        let max_message_bytes = usize::try_from(max_message_bytes).unwrap_or(usize::MAX);
+        Self { held, neighbours, served_bytes: Arc::default(), max_message_bytes }
     }
 
     /// Bytes that others read.
@@ -88,9 +90,11 @@ impl DataPlane {
         if let Some(tls) = tls {
             server = server.tls_config(tls.server())?;
         }
+        // tonic holds a message before anybody sees who sent it.
+        let max_message_bytes = self.max_message_bytes;
         let service = Service { data: self, exchange, has_tls: tls.is_some() };
         let flight = FlightServiceServer::new(service)
-            .max_decoding_message_size(usize::MAX)
+            .max_decoding_message_size(max_message_bytes)
             .max_encoding_message_size(usize::MAX);
         // Small messages both ways: Nagle's algorithm with delayed acknowledgements costs 40 ms.
         let incoming = TcpListenerStream::new(listener).inspect(|stream| {
@@ -128,6 +132,13 @@ struct Service {
     has_tls: bool,
 }
 
+impl Service {
+    /// The caller showed a certificate of the cluster, or there are none.
+    fn is_known<T>(&self, request: &Request<T>) -> bool {
+        !self.has_tls || request.peer_certs().is_some_and(|certificates| !certificates.is_empty())
+    }
+}
+
 type Answer<T> = Result<Response<T>, Status>;
 
 fn unsupported<T>(call: &str) -> Answer<T> {
@@ -151,7 +162,7 @@ impl FlightService for Service {
 
     async fn do_exchange(&self, request: Request<Streaming<FlightData>>) -> Answer<Self::DoExchangeStream> {
         let Some(exchange) = &self.exchange else { return unsupported("DoExchange") };
-        let is_known = !self.has_tls || request.peer_certs().is_some_and(|certificates| !certificates.is_empty());
+        let is_known = self.is_known(&request);
         let answer = exchange.exchange(request.into_inner(), is_known).await;
         answer.map(Response::new).map_err(|error| to_status(&error))
     }
@@ -177,6 +188,10 @@ impl FlightService for Service {
     }
 
     async fn do_put(&self, request: Request<Streaming<FlightData>>) -> Answer<Self::DoPutStream> {
+        if !self.is_known(&request) {
+            let why = "only hosts with a certificate of this cluster may give segments";
+            return Err(to_status(&WireError::new(ErrorKind::Denied, why)));
+        }
         let segment = self.data.take(request.into_inner()).await.map_err(|error| to_status(&error))?;
         let named = PutResult { app_metadata: segment.encode_to_vec().into() };
         Ok(Response::new(futures::stream::iter([Ok(named)]).boxed()))

@@ -337,6 +337,18 @@ fn told(event: HostEvent) -> ToCoordinator {
 }
 
 impl HostEvent {
+    /// Whom it is about.
+    pub fn function(&self) -> FunctionId {
+        match self {
+            Self::FunctionReady { function, .. }
+            | Self::FunctionLost { function, .. }
+            | Self::Progress { function, .. }
+            | Self::Prepared { function, .. }
+            | Self::AttemptFailed { function, .. }
+            | Self::AttemptEnded { function, .. } => *function,
+        }
+    }
+
     /// What a member told; `None` when it is no event.
     pub fn from_report(report: Report) -> Option<Self> {
         let function = FunctionId(report.function);

@@ -221,7 +221,7 @@ impl Host {
         let neighbours =
             Neighbours::new(&config, Arc::clone(&store), Arc::clone(&held), key).map_err(HostError::Cluster)?;
         let neighbours = Arc::new(neighbours);
-        let data_plane = DataPlane::new(Arc::clone(&held), Arc::clone(&neighbours));
+        let data_plane = DataPlane::new(Arc::clone(&held), Arc::clone(&neighbours), config.max_message_bytes);
         // Bounded by what evicts: a column for every one that is published.
         let (evicted, evictions) = mpsc::unbounded_channel();
         let columns = SegmentStore::open(StoreOptions::for_columns(&config))?;

@@ -1,8 +1,9 @@
 //! What a host knows of its cluster, and how it brings here what other hosts hold.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use onward_segment::SegmentStore;
 use onward_shuffle::flight::{
@@ -19,8 +20,10 @@ use super::held::Held;
 
 /// Who writes what is fetched. Functions are numbered from 0, the host's own mappings from the other end.
 const FETCHER: FunctionId = FunctionId(u64::MAX - 1);
-/// A grant to give a segment away holds this long.
-const GIVE_TIME_MS: u64 = 600_000;
+/// Queries that are over and whose late requests are told apart.
+const MOST_FORGOTTEN: usize = 4_096;
+/// Between two tries to reach a host: doubled from the first to the second.
+const RETRY: std::ops::RangeInclusive<Duration> = Duration::from_millis(50)..=Duration::from_secs(1);
 
 /// The other hosts, as this one sees them.
 pub(super) struct Neighbours {
@@ -30,8 +33,19 @@ pub(super) struct Neighbours {
     compression: Compression,
     at_once: usize,
     membership: RwLock<Membership>,
-    shared: Mutex<HashMap<QueryId, HashMap<Vec<u8>, Arc<OnceCell<SegmentRef>>>>>,
+    shared: Mutex<SharedTable>,
+    grant_lifetime_ms: u64,
+    /// How long a host that cannot be read may still be given up by the coordinator.
+    patience: Duration,
     fetched_bytes: AtomicU64,
+}
+
+/// What tasks of a query share: one cell for each request.
+#[derive(Default)]
+struct SharedTable {
+    queries: HashMap<QueryId, HashMap<Vec<u8>, Arc<OnceCell<SegmentRef>>>>,
+    /// The last ones that are over.
+    forgotten: VecDeque<QueryId>,
 }
 
 struct Membership {
@@ -73,6 +87,9 @@ impl Neighbours {
             at_once: config.fetches_per_host.max(1) as usize,
             membership: RwLock::new(Membership { id: HostId::EMBEDDED, key, peers: HashMap::new() }),
             shared: Mutex::default(),
+            grant_lifetime_ms: config.grant_lifetime_ms,
+            // The host says nothing for one timeout; the coordinator notices a heartbeat later, and tells.
+            patience: Duration::from_millis(config.host_silence_timeout_ms.saturating_mul(2)),
             fetched_bytes: AtomicU64::new(0),
         })
     }
@@ -118,7 +135,14 @@ impl Neighbours {
 
     /// The query is over: what its tasks shared goes.
     pub(super) fn forget(&self, query: QueryId) {
-        let shared = self.shared.lock().remove(&query).unwrap_or_default();
+        let shared = {
+            let mut table = self.shared.lock();
+            table.forgotten.push_back(query);
+            if table.forgotten.len() > MOST_FORGOTTEN {
+                table.forgotten.pop_front();
+            }
+            table.queries.remove(&query).unwrap_or_default()
+        };
         for segment in shared.values().filter_map(|cell| cell.get()) {
             self.store.remove(segment.id());
         }
@@ -126,8 +150,9 @@ impl Neighbours {
 
     /// Everything that tasks shared goes.
     pub(super) fn forget_all(&self) {
-        let queries: Vec<QueryId> = self.shared.lock().keys().copied().collect();
+        let queries: Vec<QueryId> = self.shared.lock().queries.keys().copied().collect();
         queries.into_iter().for_each(|query| self.forget(query));
+        self.shared.lock().forgotten.clear();
     }
 
     /// Brings segments here; once, when several tasks read the same.
@@ -135,15 +160,43 @@ impl Neighbours {
     /// # Errors
     /// Unavailable when the other host is gone; what it says; ResourceExhausted without room.
     pub(super) async fn fetch(&self, asked: &FetchSegments) -> Result<Brought, WireError> {
-        if !asked.is_shared {
-            return Ok(Brought { segment: self.fetch_now(asked).await?, is_shared: false });
+        let query = AttemptId::from(asked.attempt).query();
+        let cell = {
+            let mut table = self.shared.lock();
+            // A function may not have heard yet that its query is over: nobody would let go of what it shares.
+            match asked.is_shared && !table.forgotten.contains(&query) {
+                true => {
+                    let cells = table.queries.entry(query).or_default();
+                    Some(Arc::clone(cells.entry(shared_key(asked)).or_default()))
+                }
+                false => None,
+            }
+        };
+        let Some(cell) = cell else {
+            return Ok(Brought { segment: self.fetch_patiently(asked).await?, is_shared: false });
+        };
+        let segment = *cell.get_or_try_init(|| self.fetch_patiently(asked)).await?;
+        // The query may have ended meanwhile; then it goes with its readers.
+        let table = self.shared.lock();
+        let is_kept =
+            table.queries.get(&query).is_some_and(|cells| cells.values().any(|kept| Arc::ptr_eq(kept, &cell)));
+        Ok(Brought { segment, is_shared: is_kept })
+    }
+
+    /// A host that cannot be read may be about to be given up by the coordinator, which then stops whoever reads it. Until
+    /// that is clear an error would only cost tries.
+    async fn fetch_patiently(&self, asked: &FetchSegments) -> Result<SegmentRef, WireError> {
+        let (begun, mut pause) = (Instant::now(), *RETRY.start());
+        loop {
+            match self.fetch_now(asked).await {
+                Err(error) if error.kind() == ErrorKind::Unavailable && begun.elapsed() + pause < self.patience => {
+                    tracing::debug!(host = asked.host, %error, "asking again");
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(*RETRY.end());
+                }
+                fetched => return fetched,
+            }
         }
-        let (query, key) = (AttemptId::from(asked.attempt).query(), shared_key(asked));
-        let cell = Arc::clone(self.shared.lock().entry(query).or_default().entry(key).or_default());
-        let segment = *cell.get_or_try_init(|| self.fetch_now(asked)).await?;
-        let is_known = self.shared.lock().contains_key(&query);
-        // The query may have ended meanwhile; then nobody else lets go of it.
-        Ok(Brought { segment, is_shared: is_known })
     }
 
     /// Where segments of other hosts go.
@@ -162,20 +215,19 @@ impl Neighbours {
         segments: &[SegmentRef],
     ) -> Result<Vec<SegmentRef>, WireError> {
         let peer = self.peer(home)?;
-        let grant = Grant {
-            query: stage.query.0,
-            stage: stage.stage,
-            partitions: vec![],
-            expires_ms: now_ms().saturating_add(GIVE_TIME_MS),
-            may_write: true,
-        };
-        let grant = self.key().sign(&grant);
         let mut given = Vec::with_capacity(segments.len());
         for segment in segments {
             let _permit = peer.permits.acquire().await.map_err(|error| WireError::new(ErrorKind::Internal, error))?;
             let client = self.connector.client(&peer.address)?;
             let mapped = self.store.map(segment.id())?;
-            given.push(put(client, &peer.address, grant.clone(), self.compression, &mapped).await?);
+            let grant = Grant {
+                query: stage.query.0,
+                stage: stage.stage,
+                partitions: vec![],
+                expires_ms: now_ms().saturating_add(self.grant_lifetime_ms),
+                may_write: true,
+            };
+            given.push(put(client, &peer.address, self.key().sign(&grant), self.compression, &mapped).await?);
         }
         Ok(given)
     }

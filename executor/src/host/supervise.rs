@@ -33,10 +33,14 @@ pub(super) async fn supervise(host: Arc<Shared>, function: Arc<Function>) {
     };
     // Freeing the blocks of large spills takes a while.
     let _ = tokio::task::spawn_blocking(move || remove_spills(id, &spill)).await;
-    host.functions.lock().remove(&id);
-    host.ended.notify_waiters();
     tracing::debug!(function = %id, reason, "a function is gone");
-    host.emit(HostEvent::FunctionLost { function: id, reason });
+    {
+        // Whoever sees that it is gone has its last event before them.
+        let mut functions = host.functions.lock();
+        functions.remove(&id);
+        host.emit(HostEvent::FunctionLost { function: id, reason });
+    }
+    host.ended.notify_waiters();
 }
 
 fn remove_spills(id: FunctionId, spill: &Path) {

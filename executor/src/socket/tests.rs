@@ -57,13 +57,13 @@ async fn big_messages_arrive_whole_and_in_order() {
     let expected = big.clone();
     let sending = tokio::spawn(async move {
         for query in 0..3 {
-            sender.send(ForgetQuery { query }, vec![]).await.unwrap();
+            sender.send(ForgetQuery { query, kept: vec![] }, vec![]).await.unwrap();
             sender.send(big.clone(), vec![]).await.unwrap();
         }
     });
     for query in 0..3 {
         let (small, _) = pair.from_host.receive().await.unwrap();
-        assert_eq!(small, ForgetQuery { query }.into());
+        assert_eq!(small, ForgetQuery { query, kept: vec![] }.into());
         let (large, _) = pair.from_host.receive().await.unwrap();
         assert!(large == expected.clone().into());
     }
@@ -75,7 +75,7 @@ async fn big_messages_arrive_whole_and_in_order() {
 async fn descriptors_stay_with_their_message() {
     let mut pair = pair();
     pair.host.try_send(mapped(2), vec![file("a"), file("b")]).unwrap();
-    pair.host.try_send(ForgetQuery { query: 7 }, vec![]).unwrap();
+    pair.host.try_send(ForgetQuery { query: 7, kept: vec![] }, vec![]).unwrap();
     pair.host.try_send(mapped(1), vec![file("c")]).unwrap();
     pair.host.try_send(mapped(MAX_DESCRIPTORS), (0..MAX_DESCRIPTORS).map(|i| file(&i.to_string())).collect()).unwrap();
     let mut texts = Vec::new();
@@ -169,12 +169,12 @@ async fn the_send_queue_is_bounded() {
     };
     assert!(matches!(error, SocketError::Full { .. }), "{error}");
     let sender = pair.host.clone();
-    let waiting = tokio::spawn(async move { sender.send(ForgetQuery { query: 1 }, vec![]).await });
+    let waiting = tokio::spawn(async move { sender.send(ForgetQuery { query: 1, kept: vec![] }, vec![]).await });
     for _ in 0..queued {
         let (message, _) = pair.from_host.receive().await.unwrap();
         assert!(matches!(message.body, Some(to_function::Body::DefineStage(_))));
     }
-    assert_eq!(pair.from_host.receive().await.unwrap().0, ForgetQuery { query: 1 }.into());
+    assert_eq!(pair.from_host.receive().await.unwrap().0, ForgetQuery { query: 1, kept: vec![] }.into());
     waiting.await.unwrap().unwrap();
 }
 
@@ -201,7 +201,7 @@ async fn unannounced_descriptors_are_refused() {
 async fn close_ends_both_directions() {
     let mut pair = pair();
     pair.host.close();
-    assert!(matches!(pair.host.try_send(ForgetQuery { query: 1 }, vec![]), Err(SocketError::Closed)));
+    assert!(matches!(pair.host.try_send(ForgetQuery { query: 1, kept: vec![] }, vec![]), Err(SocketError::Closed)));
     assert!(matches!(pair.from_host.receive().await, Err(SocketError::Closed)));
     assert!(matches!(pair.from_function.receive().await, Err(SocketError::Closed)));
     assert!(matches!(pair.function.try_send(MapSegments::default(), vec![]), Err(SocketError::Closed)));

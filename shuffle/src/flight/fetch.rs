@@ -1,6 +1,7 @@
 //! The side that reads segments of another host.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow_flight::flight_service_client::FlightServiceClient;
 use arrow_flight::{FlightData, FlightDescriptor, Ticket};
@@ -19,6 +20,9 @@ use super::status::from_status;
 
 /// Files up to this size are made at once.
 const SMALL_FILE_BYTES: u64 = 256 << 10;
+
+/// Whoever gives a segment begins within this time.
+const FIRST_MESSAGE: Duration = Duration::from_secs(10);
 
 /// Where fetched segments go.
 #[derive(Clone, Debug)]
@@ -112,7 +116,8 @@ pub async fn take(
     key: &GrantKey,
     to: &Destination,
 ) -> Result<(SegmentRef, StageId), WireError> {
-    let first = messages.next().await.ok_or_else(cut_off)??;
+    let first = tokio::time::timeout(FIRST_MESSAGE, messages.next()).await.map_err(|_| cut_off())?;
+    let first = first.ok_or_else(cut_off)??;
     let denied = |why: &str| WireError::new(ErrorKind::Denied, why);
     let command = first.flight_descriptor.as_ref().map(|descriptor| descriptor.cmd.clone()).unwrap_or_default();
     let ticket = PutTicket::decode(command).map_err(|_| denied("a DoPut without a ticket"))?;

@@ -61,13 +61,16 @@ impl GrantKey {
     /// The grant, if this key signed it and it holds at `now_ms`.
     ///
     /// # Errors
-    /// Of kind Denied.
+    /// Of kind Denied; Unavailable when it has expired.
     pub fn verify(&self, signed: &Signed, now_ms: u64) -> Result<Grant, WireError> {
         let denied = |why: &str| WireError::new(ErrorKind::Denied, format!("the grant to read an exchange {why}"));
         hmac::verify(&self.key, &signed.payload, &signed.mac).map_err(|_| denied("is not of this cluster"))?;
         let grant = Grant::decode(signed.payload.clone()).map_err(|_| denied("cannot be read"))?;
         if grant.expires_ms <= now_ms {
-            return Err(denied("has expired (grant_lifetime_ms)"));
+            // Another attempt gets a new one.
+            let expired =
+                WireError::new(ErrorKind::Unavailable, "a grant to read an exchange expired (grant_lifetime_ms)");
+            return Err(WireError { counts_as_failure: false, ..expired });
         }
         Ok(grant)
     }
@@ -97,8 +100,9 @@ mod tests {
         assert_eq!(key.verify(&signed, 99).unwrap(), grant);
         assert_eq!(GrantKey::from_bytes(key.bytes()).unwrap().verify(&signed, 99).unwrap(), grant);
         let forged = Signed { payload: Grant { stage: 3, ..grant }.encode_to_vec().into(), ..signed.clone() };
-        for refused in [key.verify(&signed, 100), other.verify(&signed, 0), key.verify(&forged, 0)] {
+        for refused in [other.verify(&signed, 0), key.verify(&forged, 0)] {
             assert_eq!(refused.unwrap_err().kind(), ErrorKind::Denied);
         }
+        assert!(key.verify(&signed, 100).unwrap_err().is_retryable, "another attempt has another grant");
     }
 }

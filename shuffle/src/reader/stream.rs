@@ -46,7 +46,7 @@ pub(super) struct PartitionReader {
     /// What was not looked at yet.
     pieces: VecDeque<Piece>,
     /// The next request at another host, under way.
-    ahead: Option<AbortOnDropHandle<()>>,
+    ahead: Option<(Arc<Part>, AbortOnDropHandle<()>)>,
     /// Segments of the current attempt that were not asked for yet.
     waiting: VecDeque<SegmentRef>,
     /// Segments and the number that the partition has there.
@@ -199,11 +199,16 @@ impl PartitionReader {
             Piece::Fetched { part, .. } if current.is_none_or(|current| !Arc::ptr_eq(current, part)) => Some(part),
             _ => None,
         });
+        let is_asked = |part: &Arc<Part>| self.ahead.as_ref().is_some_and(|(ahead, _)| Arc::ptr_eq(ahead, part));
+        if next.is_some_and(is_asked) {
+            // Asked once more, it would come twice.
+            return;
+        }
         self.ahead = next.filter(|part| !part.is_fetched()).map(|part| {
-            let (part, source) = (Arc::clone(part), Arc::clone(&self.source));
+            let (asked, source) = (Arc::clone(part), Arc::clone(&self.source));
             // An error comes again when the part's turn has come.
-            let asking = async move { drop(part.get(source.as_ref()).await) };
-            AbortOnDropHandle::new(tokio::spawn(asking))
+            let asking = async move { drop(asked.get(source.as_ref()).await) };
+            (Arc::clone(part), AbortOnDropHandle::new(tokio::spawn(asking)))
         });
     }
 }

@@ -41,6 +41,7 @@ struct Hosts {
     fetch_bytes: u64,
     compression: Compression,
     fetches: AtomicUsize,
+    asked: parking_lot::Mutex<Vec<Vec<u8>>>,
 }
 
 impl std::fmt::Debug for Exchange {
@@ -72,6 +73,11 @@ impl SegmentSource for Hosts {
             partitions: fetch.partitions.clone(),
             compression: self.compression as i32,
         };
+        let mut asked = fetch.host.0.to_le_bytes().to_vec();
+        asked.extend(prost::Message::encode_to_vec(&ReadTicket { grant: Default::default(), ..ticket.clone() }));
+        self.asked.lock().push(asked);
+        // As over a network: whoever asked may be gone before the answer is there.
+        tokio::task::yield_now().await;
         let answer = serve(&held, &self.key, &ticket)?;
         let segment = receive_answer(answer, &ticket, &self.here).await?;
         let mapped = self.here.store.map(segment.id())?;
@@ -108,7 +114,8 @@ impl Cluster {
         let here = Destination { store: Arc::clone(&self.exchanges[0].store), writer: FunctionId(9) };
         let others = [(HostId(2), 1), (HostId(3), 2)].map(|(host, at)| (host, Arc::clone(&self.exchanges[at])));
         let (key, fetches) = (self.key.clone(), AtomicUsize::new(0));
-        Arc::new(Hosts { key, here, others: others.into(), fetch_bytes, compression, fetches })
+        let asked = Default::default();
+        Arc::new(Hosts { key, here, others: others.into(), fetch_bytes, compression, fetches, asked })
     }
 
     fn inputs(&self, granted: std::ops::Range<u32>) -> StageInputs {
@@ -171,6 +178,23 @@ async fn rows_and_their_order_do_not_depend_on_where_they_lie() {
     // What was asked for ahead and is not wanted any more ends soon; what does not end makes this test hang.
     while cluster.exchanges.iter().any(|exchange| exchange.store.usage().leases > 0) {
         tokio::task::yield_now().await;
+    }
+}
+
+/// What is asked for ahead is not asked for again by every piece that is read meanwhile.
+#[tokio::test]
+async fn no_part_is_fetched_twice() {
+    let cluster = Cluster::new(hashed).await;
+    for fetch_bytes in [1, 20_000, 60_000] {
+        let hosts = cluster.hosts(fetch_bytes, Compression::None);
+        for partition in 0..PARTITIONS {
+            cluster.read(&hosts, cluster.inputs(0..PARTITIONS), vec![partition]).await.unwrap();
+        }
+        let mut asked = hosts.asked.lock().clone();
+        let all = asked.len();
+        asked.sort_unstable();
+        asked.dedup();
+        assert_eq!(asked.len(), all, "{fetch_bytes} bytes at once");
     }
 }
 

@@ -377,3 +377,40 @@ fn small_inputs_are_read_by_fewer_tasks() {
         assert!(tasks > 1 || partitions == [whole], "{partitions:?}");
     }
 }
+
+/// Four failed starts in a row are the host's trouble, not the cluster's.
+#[test]
+fn a_host_where_nothing_starts_is_left_out() {
+    let mut world = clustered();
+    world.submit(query(1, 2, &[(&[], 2)]));
+    for _ in 0..10 {
+        let starting = world.functions.iter().filter(|(_, (_, doing))| *doing == Doing::Starting);
+        let starting: Vec<_> = starting.map(|(function, _)| *function).collect();
+        for function in starting {
+            match world.place(function) {
+                HostId(1) => world.lose(function),
+                _ => world.ready(function),
+            };
+        }
+    }
+    super::random::settle(&mut world);
+    let end = &world.queries[&QueryId(1)].end;
+    assert!(matches!(end, Some((End::Done, _))), "{end:?}");
+}
+
+/// Tasks that were spared because of another one's rows are not spared when those rows are lost.
+#[test]
+fn spared_tasks_run_when_the_rows_that_spared_them_are_lost() {
+    let mut world = clustered();
+    let mut spec = query(1, 2, &[(&[], 4), (&[0], 1)]);
+    spec.stages[0].enough_rows = Some(1);
+    world.submit(spec);
+    ready_all(&mut world);
+    let (function, _) = world.running().next().expect("a task");
+    world.finish(function, 1);
+    assert_eq!(world.scheduler.stats(QueryId(1)).expect("it runs").tasks_committed, 4, "one row is enough");
+    world.lose_host(world.place(function));
+    assert_eq!(world.scheduler.stats(QueryId(1)).expect("it runs").tasks_committed, 0);
+    super::random::settle(&mut world);
+    assert!(matches!(world.queries[&QueryId(1)].end, Some((End::Done, _))));
+}

@@ -86,7 +86,8 @@ pub struct World {
     pub now_ms: u64,
     pub functions: BTreeMap<FunctionId, (FunctionShape, Doing)>,
     pub queries: BTreeMap<QueryId, SimQuery>,
-    pub failed_starts: u32,
+    /// Starts that failed in a row, by host.
+    failed_starts: BTreeMap<HostId, u32>,
     /// Attempts whose function is gone, with what they may have produced.
     pub given_up: Vec<(FunctionId, AttemptId, u64)>,
     /// Segments that were reported: by which attempt, and whether they were released or lost.
@@ -114,7 +115,7 @@ impl World {
             now_ms: 0,
             functions: BTreeMap::new(),
             queries: BTreeMap::new(),
-            failed_starts: 0,
+            failed_starts: BTreeMap::new(),
             given_up: Vec::new(),
             segments: BTreeMap::new(),
             prepared: BTreeMap::new(),
@@ -140,9 +141,12 @@ impl World {
         self.last_host += 1;
         let host = HostId(self.last_host);
         self.hosts.insert(host, (vcpus, max_functions));
-        self.failed_starts = 0;
         self.send(Event::HostJoined { host, vcpus, max_functions });
         host
+    }
+
+    pub fn place(&self, function: FunctionId) -> HostId {
+        self.places[&function]
     }
 
     pub fn lose_host(&mut self, host: HostId) -> Vec<Command> {
@@ -160,13 +164,13 @@ impl World {
 
     pub fn ready(&mut self, function: FunctionId) -> Vec<Command> {
         self.functions.get_mut(&function).expect("known").1 = Doing::Nothing;
-        self.failed_starts = 0;
+        self.failed_starts.remove(&self.places[&function]);
         self.send(Event::FunctionReady { function })
     }
 
     pub fn lose(&mut self, function: FunctionId) -> Vec<Command> {
         match self.functions.remove(&function).expect("known").1 {
-            Doing::Starting => self.failed_starts += 1,
+            Doing::Starting => *self.failed_starts.entry(self.places[&function]).or_default() += 1,
             Doing::Running { attempt, inline_bytes, .. } => self.given_up.push((function, attempt, inline_bytes)),
             Doing::Nothing | Doing::Ending { .. } => {}
         }
@@ -295,7 +299,7 @@ impl World {
             }
             Command::QueryQueued { query } => assert!(!self.queries[query].started),
             Command::QueryStarted { query } => {
-                self.failed_starts = 0;
+                self.failed_starts.clear();
                 self.queries.get_mut(query).expect("known").started = true;
                 let running = self.queries.values().filter(|query| query.started && query.end.is_none()).count();
                 assert!(running <= self.limits.max_running_queries, "too many queries run");
@@ -340,10 +344,14 @@ impl World {
                 .functions
                 .iter()
                 .any(|(id, (other, doing))| *other == shape && *doing != Doing::Starting && !used.contains(id));
-            let most: usize = self.hosts.values().map(|(_, most)| most).sum();
-            let has_room = self.functions.len() < most
-                || self.functions.values().any(|(other, doing)| *other != shape && *doing == Doing::Nothing);
-            let can_start = has_room && self.failed_starts < self.limits.max_attempts;
+            let can_start = self.hosts.iter().any(|(host, (_, most))| {
+                let there = self.functions.iter().filter(|(function, _)| self.places[*function] == *host);
+                let is_other =
+                    |(_, (other, doing)): (_, &(FunctionShape, Doing))| *other != shape && *doing == Doing::Nothing;
+                let has_room = there.clone().count() < *most || there.clone().any(is_other);
+                let failed = self.failed_starts.get(host).copied().unwrap_or(0);
+                has_room && failed < self.limits.max_attempts
+            });
             assert!(!has_other && !can_start, "{attempt} doubles up on {function}");
         }
         used.insert(function);
