@@ -32,7 +32,7 @@ pub(crate) enum Started {
     /// In this process.
     Local { plan: Arc<dyn ExecutionPlan>, reason: String, rows: ResultStream },
     /// In functions.
-    Stages(Submitted),
+    Stages(Box<Submitted>),
 }
 
 /// A statement on its way.
@@ -71,7 +71,8 @@ async fn run(analysis: Analysis, history: &History) -> Result<(&'static str, Str
             let plan = DisplayableExecutionPlan::with_metrics(plan.as_ref());
             ("coordinator with metrics", format!("coordinator: {reason}\n{}", plan.indent(false)))
         }
-        Started::Stages(Submitted { engine, graph, outcome }) => {
+        Started::Stages(submitted) => {
+            let Submitted { engine, graph, outcome } = *submitted;
             let outcome = dispatch::outcome(query, outcome, history).await?;
             let text = explain::analyze(&graph, &outcome.stages, begun.elapsed());
             if let Some(write) = &mut write {

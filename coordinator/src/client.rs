@@ -369,7 +369,7 @@ impl Session {
                 let (plan, rows) = self.local_rows(run, plan)?;
                 Started::Local { plan, reason, rows }
             }
-            Planned::Stages(graph) => Started::Stages(self.submit(run, graph).await?),
+            Planned::Stages(graph) => Started::Stages(Box::new(self.submit(run, graph).await?)),
         };
         let analysis = Analysis { listing, begun, plan, write, background };
         Ok(analyze::rows(analysis, Arc::clone(&self.coordinator.history)))

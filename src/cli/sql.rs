@@ -121,7 +121,7 @@ async fn connect(args: &SqlArgs, global: &GlobalArgs, config: onward_wire::Confi
     let Some(url) = &args.connect else {
         let data_dir = args.data_dir.clone();
         let options = CoordinatorOptions { config, data_dir, function_program: None };
-        return Ok(Client::Embedded(Embedded::new(options)));
+        return Ok(Client::Embedded(Box::new(Embedded::new(options))));
     };
     let token = match &args.token_file {
         Some(path) => {

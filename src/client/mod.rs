@@ -20,7 +20,7 @@ pub use self::remote::{Remote, RemoteOptions};
 /// Runs statements in one session.
 pub enum Client {
     /// In this process.
-    Embedded(Embedded),
+    Embedded(Box<Embedded>),
     /// On a server.
     Remote(Remote),
 }

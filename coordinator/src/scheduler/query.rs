@@ -33,16 +33,19 @@ pub(super) struct Query {
     exchange_bytes: u64,
 }
 
+/// Segments and where they lie.
+type Segments = Vec<(HostId, SegmentId)>;
+
 /// What became of a prepared output.
 #[derive(Debug)]
 pub(super) enum Outcome {
     /// It was reported before.
     Known,
     /// Nobody reads it: another attempt won.
-    Superseded(Vec<(HostId, SegmentId)>),
+    Superseded(Segments),
     /// It counts. The task's other attempt, if one runs, must stop, and those whose rows nobody wants any more; these segments
     /// were read for the last time.
-    Committed { cancel: Vec<(FunctionId, AttemptId)>, release: Vec<(HostId, SegmentId)> },
+    Committed { cancel: Vec<(FunctionId, AttemptId)>, release: Segments },
 }
 
 impl Query {
@@ -233,7 +236,7 @@ impl Query {
     }
 
     /// When `consumer` is complete, lets go of the inputs that no other stage still reads.
-    fn release_read(&mut self, consumer: u32) -> Vec<(HostId, SegmentId)> {
+    fn release_read(&mut self, consumer: u32) -> Segments {
         let mut released = Vec::new();
         if !self.stages[consumer as usize].is_complete() {
             return released;
@@ -309,7 +312,7 @@ impl Query {
     }
 
     /// Lets go of all committed output that is left: of all stages, and of the last one apart.
-    pub(super) fn take_segments(&mut self) -> (Vec<(HostId, SegmentId)>, Vec<(HostId, SegmentId)>) {
+    pub(super) fn take_segments(&mut self) -> (Segments, Segments) {
         let result = self.stages.last_mut().map(|stage| stage.take_output().0).unwrap_or_default();
         let others = self.stages.iter_mut().flat_map(|stage| stage.take_output().0).collect();
         (others, result)
