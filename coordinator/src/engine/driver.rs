@@ -4,80 +4,23 @@ use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use datafusion::physical_plan::ExecutionPlan;
 use onward_cache::OpenUploads;
 use onward_cache::paths::store_path;
-use onward_cache::scan::{HIT_BYTES, MISS_BYTES};
 use onward_executor::host::HostEvent;
 use onward_planner::error::classify;
 use onward_planner::explain::StageRun;
-use onward_shuffle::flight::{GrantKey, now_ms};
-use onward_wire::exchange::{Grant, PartitionRange};
-use onward_wire::message::{
-    AttemptDone, DefineStage, InputAttempt, OutputKind, Progress, RunAttempt, StageInputs, StoreRequests,
-};
+use onward_wire::message::{AttemptDone, DefineStage, Progress, RunAttempt, StoreRequests};
 use onward_wire::{AttemptId, Config, ErrorKind, FunctionId, HostId, QueryId, SegmentId, StageId, WireError};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::door::{Joining, MemberEvent};
 use super::fleet::{Capacity, Fleet};
+use super::inputs::{Granting, told};
+use super::outcome::{CacheRead, Outcome};
 use super::{Reads, Request, Submission};
 use crate::api::QueryProgress;
-use crate::scheduler::{Command, Committed, Event, QueryStats, Scheduler, SchedulerLimits, StageOutput};
-
-/// Sizes of partitions that a task is told without a look at which of them it reads.
-const MOST_SIZES: usize = 4_096;
-
-/// Outputs of a stage from which on a task may have its own host copy together what it reads of them.
-const GRANTED_ATTEMPTS: usize = 64;
-
-/// A query that ended well.
-#[derive(Debug)]
-pub struct Outcome {
-    /// Committed attempts of the last stage, by task.
-    pub result: Vec<InputAttempt>,
-    /// What it took.
-    pub stats: QueryStats,
-    /// Merged metrics, one entry per stage.
-    pub stages: Vec<StageRun>,
-    /// Requests to object stores, of all attempts.
-    pub requests: StoreRequests,
-    /// Bytes of columns that scans found in the cache, and that they had to decode, of all attempts.
-    pub cache: CacheRead,
-}
-
-/// What scans found in the column cache.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct CacheRead {
-    /// Bytes of columns that were there.
-    pub hit_bytes: u64,
-    /// Bytes of columns that were decoded.
-    pub miss_bytes: u64,
-}
-
-impl CacheRead {
-    fn add(&mut self, done: &AttemptDone) {
-        for metric in done.operators.iter().flat_map(|operator| &operator.values) {
-            match metric.name.as_str() {
-                HIT_BYTES => self.hit_bytes += metric.value,
-                MISS_BYTES => self.miss_bytes += metric.value,
-                _ => {}
-            }
-        }
-    }
-
-    /// What the scans of a plan that ran in this process found.
-    pub fn of(plan: &Arc<dyn ExecutionPlan>) -> Self {
-        let metrics = plan.metrics();
-        let sum = |name| metrics.as_ref().and_then(|all| all.sum_by_name(name)).map_or(0, |sum| sum.as_usize() as u64);
-        let own = Self { hit_bytes: sum(HIT_BYTES), miss_bytes: sum(MISS_BYTES) };
-        plan.children().into_iter().map(Self::of).fold(own, |sum, child| Self {
-            hit_bytes: sum.hit_bytes + child.hit_bytes,
-            miss_bytes: sum.miss_bytes + child.miss_bytes,
-        })
-    }
-}
+use crate::scheduler::{Command, Event, Scheduler, SchedulerLimits};
 
 /// The shell's part of a query: what the scheduler need not know.
 struct Query {
@@ -351,16 +294,21 @@ impl Driver {
                 if self.defined.entry(function).or_default().insert(stage) {
                     self.fleet.define_stage(function, query.stages[stage.stage as usize].clone());
                 }
-                let inputs =
-                    match told(query, stage, here, &partitions, &inputs, self.fleet.key(), self.grant_lifetime_ms) {
-                        Ok(inputs) => inputs,
-                        Err(error) => {
-                            // The function has not heard of it.
-                            let error = classify(&error);
-                            self.caused.push_back(Event::AttemptFailed { function, attempt, error, has_ended: true });
-                            return;
-                        }
-                    };
+                let granting = Granting {
+                    stages: &query.stages,
+                    reads: &query.reads,
+                    key: self.fleet.key(),
+                    lifetime_ms: self.grant_lifetime_ms,
+                };
+                let inputs = match told(&granting, stage, here, &partitions, &inputs) {
+                    Ok(inputs) => inputs,
+                    Err(error) => {
+                        // The function has not heard of it.
+                        let error = classify(&error);
+                        self.caused.push_back(Event::AttemptFailed { function, attempt, error, has_ended: true });
+                        return;
+                    }
+                };
                 let run = RunAttempt { attempt: attempt.into(), partitions, inputs, inline_bytes };
                 self.fleet.run_attempt(function, run);
                 self.publish_progress(stage.query);
@@ -429,52 +377,6 @@ impl Driver {
     }
 }
 
-/// What a task of `stage` that runs on `here` is told of its inputs: of every attempt the partitions that it reads, and what
-/// lets it read them of other hosts.
-fn told(
-    query: &Query,
-    stage: StageId,
-    here: HostId,
-    partitions: &[u32],
-    outputs: &[StageOutput],
-    key: &GrantKey,
-    lifetime_ms: u64,
-) -> datafusion::common::Result<Vec<StageInputs>> {
-    let is_elsewhere = |committed: &Arc<Committed>| committed.host != here && !committed.segments.is_empty();
-    let is_far = |output: &StageOutput| output.attempts.iter().any(is_elsewhere);
-    let sizes: usize = outputs.iter().flat_map(|output| &output.attempts).map(|output| output.sizes.len()).sum();
-    if sizes <= MOST_SIZES && !outputs.iter().any(is_far) {
-        let all = |output: &StageOutput| StageInputs {
-            stage: output.stage,
-            attempts: output.attempts.iter().map(|committed| committed.input(None)).collect(),
-            ..StageInputs::default()
-        };
-        return Ok(outputs.iter().map(all).collect());
-    }
-    let reads = (query.reads)(stage.stage, partitions)?;
-    let input = |output: &StageOutput| {
-        let read: Vec<u32> = reads.get(&output.stage).into_iter().flatten().copied().collect();
-        let is_many = output.attempts.len() >= GRANTED_ATTEMPTS;
-        let grant = (is_far(output) || is_many).then(|| {
-            key.sign(&Grant {
-                query: stage.query.0,
-                stage: output.stage,
-                partitions: PartitionRange::cover(read.iter().copied()),
-                expires_ms: now_ms().saturating_add(lifetime_ms),
-                may_write: false,
-            })
-        });
-        StageInputs {
-            stage: output.stage,
-            attempts: output.attempts.iter().map(|committed| committed.input(Some(&read))).collect(),
-            grant,
-            partitions: PartitionRange::cover(read.iter().copied()),
-            is_shared: query.stages[output.stage as usize].output.kind() == OutputKind::Single,
-        }
-    };
-    Ok(outputs.iter().map(input).collect())
-}
-
 async fn sleep_until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline).await,
@@ -488,6 +390,7 @@ mod tests {
 
     use futures::FutureExt;
     use onward_executor::host::{Host, HostOptions};
+    use onward_shuffle::flight::GrantKey;
     use onward_wire::message::AttemptOutput;
     use tempfile::TempDir;
 

@@ -15,7 +15,9 @@ mod door;
 mod driver;
 mod fleet;
 mod guard;
+mod inputs;
 mod listing;
+mod outcome;
 mod result;
 mod stopper;
 
@@ -34,10 +36,10 @@ use crate::api::QueryProgress;
 use crate::scheduler::QuerySpec;
 use crate::system::HostTable;
 
-pub use driver::{CacheRead, Outcome};
 pub use fleet::Capacity;
 pub use guard::{guard, timed_out};
 pub use listing::Listing;
+pub use outcome::{CacheRead, Outcome};
 pub use result::read_result;
 pub use stopper::Stopper;
 
