@@ -207,7 +207,9 @@ impl Bench {
         });
         let other = Station::start(&key)?;
         other.meet(address);
-        let config = session_config(1, OnwardOptions { stage_tasks: TASKS, ..OnwardOptions::default() });
+        let mut planning = OnwardOptions::default();
+        planning.stage_tasks = TASKS;
+        let config = session_config(1, planning);
         let context = SessionContext::new_with_state(session_state_builder(config, Arc::default()).build());
         for statement in dataset.registration()? {
             context.sql(&statement).await?.collect().await?;
