@@ -293,9 +293,21 @@ impl ObjectStore for MeteredStore {
         if is_head && let Some(known) = self.known_head(location) {
             return Ok(known);
         }
-        let asked_at = Instant::now();
-        let result = self.inner().get_opts(location, options).await;
-        let result = result.map_err(|error| self.removed(location, error, is_head))?;
+        let (asked_at, has_range) = (Instant::now(), options.range.is_some());
+        let result = match self.inner().get_opts(location, options).await {
+            Ok(result) => result,
+            Err(error) => {
+                // A range past the end of a shorter version fails before anybody sees which version it is.
+                if has_range
+                    && self.handle.is_local
+                    && (self.expected.is_some() || self.reads_listed)
+                    && let Ok(meta) = self.inner().head(location).await
+                {
+                    self.check_version(&meta)?;
+                }
+                return Err(self.removed(location, error, is_head));
+            }
+        };
         self.counters.read(if is_head { 0 } else { result.range.end - result.range.start });
         // A HEAD asks which version there is.
         if !is_head || self.expected.is_some() {
@@ -457,6 +469,9 @@ mod tests {
         assert!(matches!(error, object_store::Error::Precondition { .. }), "{error}");
         std::fs::write(&file, "short").unwrap();
         let error = store.get_ranges(&path, &[0..2, 3..6]).await.unwrap_err();
+        assert!(matches!(error, object_store::Error::Precondition { .. }), "{error}");
+        // One range past the end of what is there now.
+        let error = store.get_range(&path, 8..14).await.unwrap_err();
         assert!(matches!(error, object_store::Error::Precondition { .. }), "{error}");
         std::fs::remove_file(&file).unwrap();
         let error = store.get_ranges(&path, &[0..2, 3..6]).await.unwrap_err();
