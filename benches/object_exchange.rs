@@ -36,10 +36,8 @@ use onward_planner::{PlanRequest, Planned, StageGraph, plan_query, reads};
 use onward_segment::MappedSegment;
 use onward_shuffle::flight::GrantKey;
 use onward_tpch::{Dataset, queries};
-use onward_wire::exchange::{FetchSegments, Grant, PartitionRange, SegmentGroup};
-use onward_wire::message::{
-    CacheUse, DefineStage, InputAttempt, KeyValue, OutputSpec, RunAttempt, SegmentRef, StageInputs,
-};
+use onward_wire::exchange::{FetchSegments, Grant, InputAttempt, PartitionRange, SegmentGroup, StageInputs};
+use onward_wire::message::{CacheUse, DefineStage, KeyValue, OutputSpec, RunAttempt, SegmentRef};
 use onward_wire::{Config, FunctionId, QueryId, StageId};
 use support::pair::Station;
 use support::s3_server::{ACCESS_KEY, S3Server, SECRET_KEY};

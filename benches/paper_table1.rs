@@ -11,7 +11,7 @@
 //!   (arrow-flight's encoder and decoder, record batches from memory), on loopback, where cores are the limit, and between
 //!   two network namespaces with links of 1 Gbit/s.
 
-#[path = "../tests/cluster/network.rs"]
+#[path = "../tests/support/network.rs"]
 mod network;
 #[path = "../tests/support/s3_proxy.rs"]
 mod s3_proxy;
@@ -42,10 +42,10 @@ use onward_executor::host::{Host, HostEvent, HostOptions};
 use onward_executor::socket;
 use onward_segment::{ImageWriter, MappedSegment, SegmentWriter};
 use onward_shuffle::flight::{Connector, Destination, GrantKey, fetch, put};
-use onward_wire::exchange::{Compression, PartitionRange, ReadTicket, SegmentGroup};
+use onward_wire::exchange::{Compression, InputAttempt, PartitionRange, ReadTicket, SegmentGroup, StageInputs};
 use onward_wire::message::{
-    AttemptDone, AttemptEnded, AttemptOutput, DefineStage, Hello, InputAttempt, MapSegments, OpenSegment,
-    PartitionStats, ReleaseSegments, RunAttempt, SegmentRef, StageInputs, ToFunction, ToHost, to_function,
+    AttemptDone, AttemptEnded, AttemptOutput, DefineStage, Hello, MapSegments, OpenSegment, PartitionStats,
+    ReleaseSegments, RunAttempt, SegmentRef, ToFunction, ToHost, to_function,
 };
 use onward_wire::{Config, ENGINE_VERSION, FunctionId, QueryId, StageId};
 use support::pair::{Station, grant};

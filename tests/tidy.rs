@@ -8,7 +8,7 @@ use std::process::Command;
 /// Past this a file has two subjects.
 const MAX_FILE_LINES: usize = 600;
 /// Too long already; may shrink, and must not get company.
-const LONG_FILES: [(&str, usize); 1] = [("wire/src/message.rs", 684)];
+const LONG_FILES: [(&str, usize); 1] = [("wire/src/message.rs", 650)];
 /// rustfmt holds code at 120; this is for comments, which it does not wrap.
 const MAX_LINE_CHARACTERS: usize = 150;
 /// Names that say nothing about what is in the file.

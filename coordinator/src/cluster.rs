@@ -55,10 +55,7 @@ impl ClusterServer {
             }
             None => {}
         }
-        let tls = match config.cluster_dir.as_str() {
-            "" => None,
-            dir => Some(ClusterTls::load(dir.as_ref())?),
-        };
+        let tls = ClusterTls::from_config(config)?;
         let failed = |error| WireError::new(ErrorKind::Unavailable, format!("cannot listen on {listen}: {error}"));
         let listener = TcpListener::bind(listen).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;

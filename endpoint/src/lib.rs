@@ -1,7 +1,8 @@
 //! Onward: Arrow Flight SQL.
 //!
 //! What it is: the door for clients. `adbc_driver_flightsql`, `pyarrow.flight`, JDBC and our own CLI speak to
-//! [`FlightServer`], which speaks to the coordinator. It is the only crate that serves Flight.
+//! [`FlightServer`], which speaks to the coordinator. It is the only crate that serves Flight
+//! SQL.
 //!
 //! What it is not: it plans nothing, runs nothing, and holds no rows but the ones on their way out.
 //!

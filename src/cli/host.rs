@@ -58,10 +58,7 @@ async fn serve(config: Config, args: HostArgs) -> Result<(), Failure> {
     // Before anything is started: a signal in between would leave things behind.
     let mut signals = Signals::listen()?;
     parse_address(&args.join)?;
-    let tls = match config.cluster_dir.as_str() {
-        "" => None,
-        dir => Some(ClusterTls::load(dir.as_ref())?),
-    };
+    let tls = ClusterTls::from_config(&config)?;
     let place = match &args.advertise {
         Some(advertise) => Some(listen(advertise, &args, &config, tls.is_some()).await?),
         None => None,

@@ -10,8 +10,8 @@ use onward_coordinator::{ClusterOptions, Coordinator, CoordinatorOptions, Sessio
 use onward_wire::Config;
 use tempfile::TempDir;
 
-use super::network::Network;
 use crate::oracle::single::Engine;
+use crate::support::network::Network;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_onward");
 

@@ -1,7 +1,6 @@
 //! Several hosts: processes of the real binary that join a coordinator, on loopback addresses and in network namespaces.
 
 mod hosts;
-mod network;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,11 +12,11 @@ use onward_tpch::{Client, Dataset, Functions, GenerateOptions, RunOptions};
 use onward_wire::Config;
 
 use self::hosts::Hosts;
-use self::network::Network;
 use crate::oracle::rows::cells;
 use crate::oracle::single::Engine;
 use crate::oracle::{single, tables};
 use crate::slt;
+use crate::support::network::Network;
 
 async fn rows(session: &Arc<Session>, sql: &str) -> Vec<Vec<String>> {
     let (_, batches) = session.run(sql).await.unwrap_or_else(|error| panic!("{sql}: {error}"));

@@ -368,19 +368,6 @@ pub mod to_member {
 #[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
 pub struct Alive {}
 
-/// Each message as the envelope that carries it.
-macro_rules! enveloped {
-    ($envelope:ident, $module:ident: $($message:ident)*) => {
-        $(
-            impl From<$message> for $envelope {
-                fn from(message: $message) -> Self {
-                    Self { body: Some($module::Body::$message(message)) }
-                }
-            }
-        )*
-    };
-}
-
 enveloped! {
     ToCoordinator, to_coordinator:
     Join Heartbeat FunctionReady FunctionLost Report UploadNoted QueryEnded

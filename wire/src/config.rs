@@ -182,14 +182,6 @@ impl Config {
         (self.memory_limit_bytes() / 64).min(256 * MIB)
     }
 
-    /// Bytes of operator memory for each of `functions` functions.
-    pub fn function_memory_limit_bytes(&self, functions: usize) -> u64 {
-        match self.function_memory_bytes {
-            0 => self.operator_memory_limit_bytes() / functions.max(1) as u64,
-            n => n,
-        }
-    }
-
     /// Bytes of operator memory for all functions of this machine. An eighth stays for what nobody counts: columns while they
     /// are decoded, plans, the coordinator.
     pub fn operator_memory_limit_bytes(&self) -> u64 {
@@ -232,13 +224,13 @@ mod tests {
         let config = Config { memory_bytes: 8 * GIB, ..Config::default() };
         let shares = |config: &Config| {
             let columns = if config.cache { config.cache_memory_limit_bytes() } else { 0 };
-            config.segment_memory_limit_bytes() + columns + 2 * config.function_memory_limit_bytes(2)
+            config.segment_memory_limit_bytes() + columns + config.operator_memory_limit_bytes()
         };
         assert_eq!(shares(&config), 7 * GIB);
         assert_eq!(shares(&Config { cache: false, ..config.clone() }), 7 * GIB);
         assert_eq!(shares(&Config { cache_memory_bytes: GIB, ..config.clone() }), 7 * GIB);
         let greedy = Config { cache_memory_bytes: 8 * GIB, ..config };
-        assert_eq!(greedy.function_memory_limit_bytes(1), GIB, "operators have an eighth whatever is said of others");
+        assert_eq!(greedy.operator_memory_limit_bytes(), GIB, "operators have an eighth whatever is said of others");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What is asked of a host's store over the network, and what lets one ask.
+//! What a task reads of other stages, what is asked of a host's store over the network, and what lets one ask.
 //!
 //! ```text
 //!   reader                                       host that holds the segments
@@ -10,8 +10,8 @@
 //! A *grant* is a capability: whoever has it may read some partitions of one stage's output, until it expires. The
 //! coordinator signs it for the attempt that needs it. A host knows of every segment which stage it belongs to.
 
-use crate::id::{QueryId, StageId};
-use crate::message::Attempt;
+use crate::id::{HostId, QueryId, StageId};
+use crate::message::{Attempt, AttemptOutput};
 
 /// A message and its HMAC-SHA256 under the cluster's key.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
@@ -79,6 +79,47 @@ impl Grant {
     pub fn stage(&self) -> StageId {
         StageId::new(QueryId(self.query), self.stage)
     }
+}
+
+/// One committed attempt that a consumer reads.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct InputAttempt {
+    /// Which attempt; nothing is ever looked up without its number.
+    #[prost(message, required, tag = "1")]
+    pub attempt: Attempt,
+    /// What it is.
+    #[prost(message, required, tag = "2")]
+    pub output: AttemptOutput,
+    /// The host whose store has its segments.
+    #[prost(uint32, tag = "3")]
+    pub host: u32,
+}
+
+impl InputAttempt {
+    /// The host.
+    pub fn host(&self) -> HostId {
+        HostId(self.host)
+    }
+}
+
+/// All committed attempts of one producer stage, fixed when the consumer starts.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct StageInputs {
+    /// The producer stage.
+    #[prost(uint32, tag = "1")]
+    pub stage: u32,
+    /// One attempt per producer task, ordered by task.
+    #[prost(message, repeated, tag = "2")]
+    pub attempts: Vec<InputAttempt>,
+    /// What lets the task read its partitions of them from other hosts; none where there are no others.
+    #[prost(message, optional, tag = "3")]
+    pub grant: Option<Signed>,
+    /// Other tasks of the stage read the same partitions.
+    #[prost(bool, tag = "4")]
+    pub is_shared: bool,
+    /// The partitions that the outputs tell of, ascending; none: all.
+    #[prost(message, repeated, tag = "5")]
+    pub partitions: Vec<PartitionRange>,
 }
 
 /// How bytes are compressed on their way between hosts.

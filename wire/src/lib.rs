@@ -9,12 +9,15 @@
 //! | [`cluster`] | what a coordinator and its hosts say to each other |
 //! | [`columns`] | what they say about the column cache |
 //! | [`error`] | [`error::ErrorKind`] and [`error::WireError`]: errors keep their type through every wrapper |
-//! | [`exchange`] | what is asked of a host's store over the network, and what lets one ask |
+//! | [`exchange`] | what a task reads of other stages; what is asked of a host's store over the network, and what lets one ask |
 //! | [`ranges`] | what they say about bytes of remote objects |
 //! | [`message`] | what a host and a function say to each other over their Unix socket |
 //!
 //! Guarantee: a message of another engine version is refused in the handshake ([`ENGINE_VERSION`]), so fields may
 //! change freely between versions.
+
+#[macro_use]
+mod envelope;
 
 pub mod cluster;
 pub mod columns;

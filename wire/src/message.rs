@@ -24,8 +24,8 @@ use crate::columns::{
     AbandonColumns, ColumnsFound, FindColumns, ForgetColumns, ObjectTag, OpenColumn, PublishColumn, UseColumns,
 };
 use crate::error::WireError;
-use crate::exchange::{FetchSegments, PartitionRange, Signed};
-use crate::id::{AttemptId, HostId, QueryId, SegmentId, StageId};
+use crate::exchange::{FetchSegments, StageInputs};
+use crate::id::{AttemptId, QueryId, SegmentId, StageId};
 use crate::ranges::{PrefetchRanges, RangesRead, ReadRanges};
 
 /// An [`AttemptId`] on the wire.
@@ -117,47 +117,6 @@ impl AttemptOutput {
     pub fn bytes(&self) -> u64 {
         self.partitions.iter().map(|partition| partition.bytes).sum()
     }
-}
-
-/// One committed attempt that a consumer reads.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct InputAttempt {
-    /// Which attempt; nothing is ever looked up without its number.
-    #[prost(message, required, tag = "1")]
-    pub attempt: Attempt,
-    /// What it is.
-    #[prost(message, required, tag = "2")]
-    pub output: AttemptOutput,
-    /// The host whose store has its segments.
-    #[prost(uint32, tag = "3")]
-    pub host: u32,
-}
-
-impl InputAttempt {
-    /// The host.
-    pub fn host(&self) -> HostId {
-        HostId(self.host)
-    }
-}
-
-/// All committed attempts of one producer stage, fixed when the consumer starts.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct StageInputs {
-    /// The producer stage.
-    #[prost(uint32, tag = "1")]
-    pub stage: u32,
-    /// One attempt per producer task, ordered by task.
-    #[prost(message, repeated, tag = "2")]
-    pub attempts: Vec<InputAttempt>,
-    /// What lets the task read its partitions of them from other hosts; none where there are no others.
-    #[prost(message, optional, tag = "3")]
-    pub grant: Option<Signed>,
-    /// Other tasks of the stage read the same partitions.
-    #[prost(bool, tag = "4")]
-    pub is_shared: bool,
-    /// The partitions that the outputs tell of, ascending; none: all.
-    #[prost(message, repeated, tag = "5")]
-    pub partitions: Vec<PartitionRange>,
 }
 
 /// First message of a function.
@@ -655,19 +614,6 @@ pub mod to_function {
         #[prost(message, tag = "12")]
         RangesRead(super::RangesRead),
     }
-}
-
-/// Each message as the envelope that carries it.
-macro_rules! enveloped {
-    ($envelope:ident, $module:ident: $($message:ident)*) => {
-        $(
-            impl From<$message> for $envelope {
-                fn from(message: $message) -> Self {
-                    Self { body: Some($module::Body::$message(message)) }
-                }
-            }
-        )*
-    };
 }
 
 enveloped! {

@@ -65,7 +65,7 @@ impl Exchange for Door {
 
 impl Door {
     async fn let_in(&self, mut messages: Streaming<FlightData>, is_known: bool) -> Result<MemberStream, WireError> {
-        let denied = |why: String| WireError { is_retryable: false, ..WireError::new(ErrorKind::Denied, why) };
+        let denied = |why: String| WireError::new(ErrorKind::Denied, why);
         if !is_known {
             let why = "only hosts with a certificate of this cluster may join: set cluster_dir on them".to_owned();
             return Err(denied(why));

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use onward_shuffle::flight::{GrantKey, now_ms};
-use onward_wire::exchange::{Grant, PartitionRange};
-use onward_wire::message::{DefineStage, OutputKind, StageInputs};
+use onward_wire::exchange::{Grant, PartitionRange, StageInputs};
+use onward_wire::message::{DefineStage, OutputKind};
 use onward_wire::{HostId, StageId};
 
 use super::Reads;

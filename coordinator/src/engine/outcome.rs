@@ -5,7 +5,8 @@ use std::sync::Arc;
 use datafusion::physical_plan::ExecutionPlan;
 use onward_cache::scan::{HIT_BYTES, MISS_BYTES};
 use onward_planner::explain::StageRun;
-use onward_wire::message::{AttemptDone, InputAttempt, StoreRequests};
+use onward_wire::exchange::InputAttempt;
+use onward_wire::message::{AttemptDone, StoreRequests};
 
 use crate::scheduler::QueryStats;
 

@@ -7,8 +7,7 @@ use futures::{FutureExt, StreamExt, stream};
 use onward_executor::host::Host;
 use onward_segment::MappedSegment;
 use onward_shuffle::flight::{GrantKey, now_ms};
-use onward_wire::exchange::{FetchSegments, Grant, PartitionRange, SegmentGroup};
-use onward_wire::message::InputAttempt;
+use onward_wire::exchange::{FetchSegments, Grant, InputAttempt, PartitionRange, SegmentGroup};
 use onward_wire::{AttemptId, ErrorKind, HostId, WireError};
 
 use super::Engine;

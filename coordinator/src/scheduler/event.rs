@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use onward_wire::message::{AttemptOutput, InputAttempt};
+use onward_wire::exchange::InputAttempt;
+use onward_wire::message::AttemptOutput;
 use onward_wire::{AttemptId, FunctionId, HostId, QueryId, SegmentId, WireError};
 
 use super::output::StageOutput;

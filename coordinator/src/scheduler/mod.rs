@@ -11,7 +11,8 @@
 //!
 //! Guarantees, whatever the order of events (`tests.rs` plays random ones):
 //! - every query ends, as long as the host answers: with its result, or with one error;
-//! - the first prepared output of a task is committed, no other one ever is; inputs name committed attempts only;
+//! - the first prepared output of a task is committed, and no other one unless it is lost with its host; inputs name committed
+//!   attempts only;
 //! - every segment that was reported is released once: when its last reader committed, when its query ended, when it
 //!   was superseded; those of a result on [`Event::ResultReleased`];
 //! - one attempt at a time per function, and none while an attempt that failed or was cancelled still runs on there: a

@@ -2,7 +2,8 @@
 //! partitions are a hundred megabytes.
 
 use bytes::Bytes;
-use onward_wire::message::{AttemptOutput, InputAttempt, PartitionStats, SegmentRef};
+use onward_wire::exchange::InputAttempt;
+use onward_wire::message::{AttemptOutput, PartitionStats, SegmentRef};
 use onward_wire::{AttemptId, HostId, SegmentId};
 
 /// A committed attempt.

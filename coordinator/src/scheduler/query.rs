@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use onward_wire::message::{AttemptOutput, InputAttempt};
+use onward_wire::exchange::InputAttempt;
+use onward_wire::message::AttemptOutput;
 use onward_wire::{AttemptId, ErrorKind, FunctionId, HostId, QueryId, SegmentId, StageId, WireError};
 
 use super::event::{Command, FunctionShape, QuerySpec, QueryStats};

@@ -13,7 +13,8 @@ use onward_cache::scan::{WarmScans, with_tags};
 use onward_planner::session::function_session_config;
 use onward_planner::{StageInputExec, bind_inputs, codec, narrow_decimals, slice};
 use onward_shuffle::{OutputMapping, SegmentSource, ShuffleReaderExec};
-use onward_wire::message::{CacheUse, DefineStage, OutputKind, StageInputs};
+use onward_wire::exchange::StageInputs;
+use onward_wire::message::{CacheUse, DefineStage, OutputKind};
 
 use super::environment::Environment;
 

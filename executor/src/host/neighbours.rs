@@ -75,10 +75,7 @@ impl Neighbours {
         held: Arc<Held>,
         key: GrantKey,
     ) -> Result<Self, WireError> {
-        let tls = match config.cluster_dir.as_str() {
-            "" => None,
-            dir => Some(ClusterTls::load(dir.as_ref())?),
-        };
+        let tls = ClusterTls::from_config(config)?;
         Ok(Self {
             store,
             held,
@@ -238,23 +235,19 @@ impl Neighbours {
     }
 
     async fn fetch_now(&self, asked: &FetchSegments) -> Result<SegmentRef, WireError> {
-        if HostId(asked.host) == self.id() {
-            let ticket = ReadTicket {
-                grant: asked.grant.clone(),
-                groups: asked.groups.clone(),
-                partitions: asked.partitions.clone(),
-                compression: Compression::None as i32,
-            };
-            return gather(self.held.as_ref(), &self.key(), &ticket, &self.destination()).await;
-        }
-        let peer = self.peer(HostId(asked.host))?;
-        let _permit = peer.permits.acquire().await.map_err(|error| WireError::new(ErrorKind::Internal, error))?;
+        let is_here = HostId(asked.host) == self.id();
+        let compression = if is_here { Compression::None } else { self.compression };
         let ticket = ReadTicket {
             grant: asked.grant.clone(),
             groups: asked.groups.clone(),
             partitions: asked.partitions.clone(),
-            compression: self.compression as i32,
+            compression: compression as i32,
         };
+        if is_here {
+            return gather(self.held.as_ref(), &self.key(), &ticket, &self.destination()).await;
+        }
+        let peer = self.peer(HostId(asked.host))?;
+        let _permit = peer.permits.acquire().await.map_err(|error| WireError::new(ErrorKind::Internal, error))?;
         let client = self.connector.client(&peer.address)?;
         let segment = fetch(client, &peer.address, &ticket, &self.destination()).await?;
         self.fetched_bytes.fetch_add(segment.length_bytes, Ordering::Relaxed);

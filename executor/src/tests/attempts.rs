@@ -2,7 +2,7 @@
 
 use onward_segment::MappedSegment;
 use onward_wire::ErrorKind;
-use onward_wire::message::InputAttempt;
+use onward_wire::exchange::InputAttempt;
 
 use super::*;
 

@@ -101,7 +101,7 @@ async fn a_cancelled_writers_files_come_back() {
 async fn a_stopped_readers_segments_are_not_used_before_it_is_reaped() {
     use datafusion::common::tree_node::{Transformed, TreeNode};
     use onward_planner::StageInputExec;
-    use onward_wire::message::InputAttempt;
+    use onward_wire::exchange::InputAttempt;
 
     let mut fixture = Fixture::new();
     fixture.start(1, 1).await;

@@ -5,7 +5,8 @@ use datafusion::arrow::util::pretty::pretty_format_batches;
 use datafusion::prelude::{CsvReadOptions, SessionContext};
 use onward_planner::{PlanRequest, Planned, StageGraph, plan_query};
 use onward_segment::MappedSegment;
-use onward_wire::message::{InputAttempt, KeyValue};
+use onward_wire::exchange::InputAttempt;
+use onward_wire::message::KeyValue;
 
 use super::*;
 

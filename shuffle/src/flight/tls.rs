@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use onward_wire::{ErrorKind, WireError};
+use onward_wire::{Config, ErrorKind, WireError};
 use tonic::transport::{Certificate, ClientTlsConfig, Identity, ServerTlsConfig};
 
 /// The name in every certificate of a cluster: machines come and go, so no address is in them.
@@ -29,7 +29,7 @@ impl ClusterTls {
     ///
     /// # Errors
     /// When a file is missing.
-    pub fn load(dir: &Path) -> Result<Self, WireError> {
+    fn load(dir: &Path) -> Result<Self, WireError> {
         let read = |name: &str| {
             let path: PathBuf = dir.join(name);
             std::fs::read(&path).map_err(|error| {
@@ -40,6 +40,17 @@ impl ClusterTls {
         };
         let identity = Identity::from_pem(read(Self::CERTIFICATE)?, read(Self::KEY)?);
         Ok(Self { authority: Certificate::from_pem(read(Self::AUTHORITY)?), identity })
+    }
+
+    /// What the setting `cluster_dir` says: none when it is empty.
+    ///
+    /// # Errors
+    /// When a file of the directory is missing.
+    pub fn from_config(config: &Config) -> Result<Option<Self>, WireError> {
+        match config.cluster_dir.as_str() {
+            "" => Ok(None),
+            dir => Self::load(dir.as_ref()).map(Some),
+        }
     }
 
     /// For a listener. Callers without certificate come through, for clients that fetch results with a grant.

@@ -17,7 +17,7 @@ use datafusion::physical_plan::metrics::{ExecutionPlanMetricsSet, MetricsSet};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
 use onward_segment::MappedSegment;
-use onward_wire::message::StageInputs;
+use onward_wire::exchange::StageInputs;
 
 use crate::error::wire_error;
 use crate::transport::SegmentSource;

@@ -16,8 +16,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use onward_segment::MappedSegment;
-use onward_wire::exchange::{PartitionRange, SegmentGroup, Signed};
-use onward_wire::message::{AttemptOutput, StageInputs};
+use onward_wire::exchange::{PartitionRange, SegmentGroup, Signed, StageInputs};
+use onward_wire::message::AttemptOutput;
 use onward_wire::{ErrorKind, HostId, WireError};
 use tokio::sync::OnceCell;
 

@@ -10,7 +10,8 @@ use datafusion::common::Result;
 use datafusion::physical_plan::metrics::{BaselineMetrics, Count, ExecutionPlanMetricsSet, MetricBuilder};
 use futures::Stream;
 use onward_segment::{Entry, MappedSegment};
-use onward_wire::message::{SegmentRef, StageInputs};
+use onward_wire::exchange::StageInputs;
+use onward_wire::message::SegmentRef;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::plan::{Part, Piece};

@@ -13,7 +13,8 @@ use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
 use datafusion::physical_plan::{ExecutionPlan, Partitioning, PlanProperties};
 use futures::TryStreamExt;
 use onward_segment::{MappedSegment, SegmentStore, StoreOptions};
-use onward_wire::message::{AttemptOutput, InputAttempt, SegmentRef, StageInputs};
+use onward_wire::exchange::{InputAttempt, StageInputs};
+use onward_wire::message::{AttemptOutput, SegmentRef};
 use onward_wire::{FunctionId, HostId, QueryId, StageId, WireError};
 use tempfile::TempDir;
 

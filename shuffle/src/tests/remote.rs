@@ -10,8 +10,8 @@ use datafusion::execution::TaskContext;
 use datafusion::physical_plan::ExecutionPlan;
 use futures::TryStreamExt;
 use onward_segment::MappedSegment;
-use onward_wire::exchange::{Compression, Grant, PartitionRange, ReadTicket};
-use onward_wire::message::{InputAttempt, SegmentRef, StageInputs};
+use onward_wire::exchange::{Compression, Grant, InputAttempt, PartitionRange, ReadTicket, StageInputs};
+use onward_wire::message::SegmentRef;
 use onward_wire::{ErrorKind, FunctionId, HostId, QueryId, SegmentId, StageId, WireError};
 
 use super::harness::{Exchange, OPTIONS, hash_of, numbers, reader_of, values};

@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use onward_wire::message::{AttemptOutput, InputAttempt, PartitionStats, SegmentRef};
+use onward_wire::exchange::InputAttempt;
+use onward_wire::message::{AttemptOutput, PartitionStats, SegmentRef};
 use onward_wire::{AttemptId, ErrorKind, FunctionId, HostId, QueryId, SegmentId, StageId, TaskId, WireError};
 
 use crate::scheduler::{Command, Event, FunctionShape, QuerySpec, QueryStats, Scheduler, SchedulerLimits, StageSpec};

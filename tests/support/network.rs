@@ -1,4 +1,5 @@
-//! Several hosts on one machine: network namespaces on one switch, behind links of 1 Gbit/s and 0.5 ms.
+//! Several hosts on one machine: network namespaces on one switch, behind links of 1 Gbit/s, and of 0.5 ms
+//! where the kernel has netem.
 
 use std::fs::File;
 use std::process::Command;
