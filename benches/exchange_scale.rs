@@ -117,7 +117,7 @@ fn simulate(count: usize) -> Result<(), BoxError> {
     let limits = SchedulerLimits { max_functions: 64, total_vcpus: 64, ..SchedulerLimits::from(&Config::default()) };
     let mut scheduler = Scheduler::new(limits);
     let tasks = || (0..count as u32).map(|task| vec![task]).collect::<Vec<_>>();
-    let stage = |inputs| StageSpec { inputs, tasks: tasks(), enough_rows: None, is_indeterminate: false };
+    let stage = |inputs| StageSpec { inputs, tasks: tasks(), ..StageSpec::default() };
     let spec = QuerySpec {
         query: QueryId(1),
         functions: 64,

@@ -10,7 +10,7 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::display::DisplayableExecutionPlan;
 use futures::{StreamExt, stream};
 use onward_cache::OpenUploads;
-use onward_planner::{StageGraph, explain};
+use onward_planner::{Stage, StageGraph, explain};
 use onward_wire::WireError;
 use tokio::sync::oneshot;
 
@@ -72,8 +72,13 @@ async fn run(analysis: Analysis, history: &History) -> Result<(&'static str, Str
             ("coordinator with metrics", format!("coordinator: {reason}\n{}", plan.indent(false)))
         }
         Started::Stages(submitted) => {
-            let Submitted { engine, graph, outcome } = *submitted;
+            let Submitted { engine, mut graph, outcome } = *submitted;
             let outcome = dispatch::outcome(query, outcome, history).await?;
+            graph
+                .stages
+                .iter_mut()
+                .filter(|stage| outcome.replaced.contains(&stage.id))
+                .for_each(Stage::run_alternative);
             let text = explain::analyze(&graph, &outcome.stages, begun.elapsed());
             if let Some(write) = &mut write {
                 add_all(write, read_result(&engine, outcome.result), query).await?;

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::pin::Pin;
+use std::sync::Arc;
 
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::SchemaRef;
@@ -11,6 +12,7 @@ use onward_planner::error::classify;
 use onward_wire::error::WireError;
 use onward_wire::{Config, QueryId};
 
+use crate::engine::LocatedResult;
 use crate::session::PreparedStatement;
 
 /// An error a client sees: its kind, its message, and the query it belongs to.
@@ -84,6 +86,9 @@ pub struct Execution {
     pub is_query: bool,
     /// Its rows. For INSERT, COPY and CREATE TABLE AS: one row, column `count` (UInt64).
     pub stream: ResultStream,
+    /// Set for a query whose session wants direct results, where hosts hold some: then all rows are there. They can be read from
+    /// there, or through `stream`, which keeps them.
+    pub located: Option<Arc<LocatedResult>>,
     /// How far it is.
     pub progress: tokio::sync::watch::Receiver<QueryProgress>,
 }

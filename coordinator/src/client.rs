@@ -27,7 +27,7 @@ use crate::analyze::{self, Analysis, Started, Submitted};
 use crate::api::{Execution, Prepared, QueryError, QueryProgress, Result, ResultStream, SessionOptions};
 use crate::coordinator::Coordinator;
 use crate::dispatch::{self, Dispatch};
-use crate::engine::{Listing, guard, timed_out};
+use crate::engine::{Listing, LocatedResult, Outcome, guard, read_result, timed_out};
 use crate::session::cache::{self, CacheOrder};
 use crate::session::{PreparedStatement, SqlSession, Work};
 use crate::stale::or_again;
@@ -63,6 +63,7 @@ impl Session {
         settings.functions = coordinator.config.functions as usize;
         settings.statement_timeout_ms = coordinator.config.statement_timeout_ms;
         settings.cache = coordinator.config.cache;
+        settings.direct_results = coordinator.config.direct_results;
         let config = session_config(coordinator.config.vcpu_count(), settings);
         let config = config.with_extension(Arc::new(PlanExtensions {
             codecs: onward_executor::function::extensions(),
@@ -141,7 +142,11 @@ impl Session {
                 _ => schema,
             };
             let run = Run { listing: Arc::clone(&listing), progress, deadline, first_attempt: 0, worker: None };
-            Ok::<_, QueryError>((schema, is_query, self.rows(run, work).await?))
+            let (rows, located) = match work {
+                Work::Query(plan) if self.options().direct_results => self.located(run, plan).await?,
+                work => (self.rows(run, work).await?, None),
+            };
+            Ok::<_, QueryError>((schema, is_query, rows, located))
         };
         let rows = async {
             match plan(values.clone(), progress.clone()).await {
@@ -164,12 +169,14 @@ impl Session {
             }
         };
         let query = listing.query();
-        let (schema, is_query, rows) = planned.map_err(|mut error: QueryError| {
+        let (schema, is_query, rows, located) = planned.map_err(|mut error: QueryError| {
             listing.end(QueryState::Failed(error.error.message.clone()));
             error.query = Some(query);
             error
         })?;
-        Ok(Execution { query, schema, is_query, stream: guard(rows, listing, deadline), progress: watcher })
+        // Rows that are there are not subject to the statement's time, but to their own.
+        let deadline = deadline.filter(|_| located.is_none());
+        Ok(Execution { query, schema, is_query, stream: guard(rows, listing, deadline), located, progress: watcher })
     }
 
     /// A new statement, listed as running.
@@ -225,6 +232,36 @@ impl Session {
             session.query_once(run_again, &plan_again).await
         };
         or_again(self.query_once(run, plan).await, again.boxed())
+    }
+
+    /// As [`Self::query`], but over when this returns, if hosts hold the rows: clients are told where.
+    async fn located(
+        self: &Arc<Self>,
+        run: Run,
+        plan: LogicalPlan,
+    ) -> Result<(ResultStream, Option<Arc<LocatedResult>>)> {
+        let Planned::Stages(graph) = self.planned(&plan).await? else {
+            return Ok((self.rows(run, Work::Query(plan)).await?, None));
+        };
+        let (query, listing) = (run.query(), Arc::clone(&run.listing));
+        let again = Run { first_attempt: PLANNED_AGAIN, progress: run.progress.clone(), ..run.clone() };
+        let mut submitted = self.submit(run, graph).await?;
+        let mut outcome = dispatch::outcome(query, submitted.outcome, &self.coordinator.history).await;
+        if outcome.as_ref().is_err_and(|error| error.is_stale) {
+            self.coordinator.resources.stores().checks().forget();
+            let Planned::Stages(graph) = self.planned(&plan).await? else {
+                return Ok((self.rows(again, Work::Query(plan)).await?, None));
+            };
+            submitted = self.submit(again, graph).await?;
+            outcome = dispatch::outcome(query, submitted.outcome, &self.coordinator.history).await;
+        }
+        let Outcome { result, stats, .. } = outcome?;
+        let located = LocatedResult::new(&submitted.engine, &self.coordinator.hosts, &result).map(Arc::new);
+        if located.is_some() {
+            listing.add_rows(stats.rows as usize);
+            listing.record(QueryState::Done);
+        }
+        Ok((keeping(plan, read_result(&submitted.engine, result)), located))
     }
 
     async fn query_once(&self, run: Run, plan: &LogicalPlan) -> Result<ResultStream> {

@@ -44,7 +44,7 @@ pub struct Coordinator {
     program: PathBuf,
     /// Started by the first query that needs a function: `select 1` pays for no host.
     engine: OnceCell<Engine>,
-    hosts: Arc<HostTable>,
+    pub(crate) hosts: Arc<HostTable>,
     /// What all hosts together can do.
     capacity: watch::Sender<Capacity>,
     /// The listener that hosts join at, and who waits for its end.

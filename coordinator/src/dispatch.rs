@@ -7,15 +7,16 @@ use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion_proto::physical_plan::PhysicalExtensionCodec;
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use onward_cache::scan::tags_of;
-use onward_planner::StageGraph;
 use onward_planner::error::classify;
+use onward_planner::{KeySource, StageGraph};
+use onward_wire::filters::SketchSpec;
 use onward_wire::message::{CacheUse, DefineStage, KeyValue, OutputSpec, StoreSpec};
 use onward_wire::{Config, ErrorKind, QueryId, WireError};
 use tokio::sync::{oneshot, watch};
 
 use crate::api::{QueryError, QueryProgress, ResultStream};
-use crate::engine::{CacheRead, Capacity, Engine, Outcome, Submission, read_result};
-use crate::scheduler::{FunctionShape, QuerySpec, StageSpec};
+use crate::engine::{CacheRead, Capacity, Engine, Outcome, Replacement, Submission, read_result};
+use crate::scheduler::{AlternativeSpec, FunctionShape, QuerySpec, StageSpec};
 use crate::system::History;
 
 /// What functions need besides the graph.
@@ -55,6 +56,7 @@ pub(crate) fn submit(
             output: OutputSpec { kind: stage.output as i32, partitions: stage.output_partitions as u32 },
             objects: tags_of(&stage.plan).map_err(|error| classify(&error))?,
             cache: cache as i32,
+            sketches: stage.key_sources.iter().map(|source| sketch_spec(source, config)).collect(),
         })
     };
     let stages = graph.stages.iter().map(define).collect::<Result<Vec<_>, _>>()?;
@@ -69,20 +71,52 @@ pub(crate) fn submit(
         timeout_ms,
         first_attempt,
         task_bytes: if graph.sizing.is_forced { 0 } else { config.bytes_per_task },
-        stages: graph.stages.iter().map(stage_spec).collect(),
+        split_bytes: config.skewed_partition_bytes,
+        stages: graph.stages.iter().map(|stage| stage_spec(graph, stage)).collect(),
     };
     let plans: Vec<_> = graph.stages.iter().map(|stage| Arc::clone(&stage.plan)).collect();
     let reads =
         Box::new(move |stage: u32, partitions: &[u32]| onward_planner::reads(&plans[stage as usize], partitions));
-    Ok(engine.submit(Submission { spec, stages, reads, progress }))
+    let filters = graph.stages.iter().map(|stage| stage.filters.clone()).collect();
+    let replacement = |(stage, define): (&onward_planner::Stage, &DefineStage)| {
+        let alternative = stage.alternative.as_ref()?;
+        let define = DefineStage {
+            plan: alternative.encoded.clone()?,
+            objects: tags_of(&alternative.plan).ok()?,
+            ..define.clone()
+        };
+        let plan = Arc::clone(&alternative.plan);
+        let (filters, broadcast) = (alternative.filters.clone(), alternative.when);
+        let reads = Box::new(move |_, partitions: &[u32]| onward_planner::reads(&plan, partitions));
+        Some(Replacement { stage: define, filters, broadcast, reads })
+    };
+    let alternatives = graph.stages.iter().zip(&stages).map(replacement).collect();
+    Ok(engine.submit(Submission { spec, stages, filters, alternatives, reads, progress }))
 }
 
-fn stage_spec(stage: &onward_planner::Stage) -> StageSpec {
+fn sketch_spec(source: &KeySource, config: &Config) -> SketchSpec {
+    SketchSpec { filter: source.filter, columns: source.columns.clone(), most_bytes: config.runtime_filter_bytes }
+}
+
+fn stage_spec(graph: &StageGraph, stage: &onward_planner::Stage) -> StageSpec {
+    let sources = graph.stages.iter().flat_map(|stage| &stage.key_sources);
+    let sources = sources.filter(|source| stage.filters.contains(&source.filter)).map(|source| source.stage);
     StageSpec {
+        filter_sources: sources.collect(),
         inputs: stage.inputs.clone(),
         tasks: stage.tasks.clone(),
         enough_rows: stage.enough_rows,
         is_indeterminate: stage.is_indeterminate,
+        may_coalesce: !stage.reads_tables,
+        splittable: stage.splittable,
+        alternative: stage.alternative.as_ref().map(|alternative| AlternativeSpec {
+            when: alternative.when,
+            most_bytes: alternative.most_bytes,
+            most_rows: alternative.most_rows,
+            spares: alternative.spares,
+            inputs: alternative.inputs.clone(),
+            tasks: alternative.tasks.clone(),
+        }),
     }
 }
 

@@ -31,3 +31,4 @@ pub use api::{
 pub use client::Session;
 pub use cluster::{ClusterOptions, refuse_exposure};
 pub use coordinator::Coordinator;
+pub use engine::LocatedResult;

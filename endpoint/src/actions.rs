@@ -1,7 +1,6 @@
 //! Actions beyond Flight SQL's own: cancel and renew a result, session options.
 
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use arrow_flight::sql::{Any, TicketStatementQuery};
 use arrow_flight::{
@@ -13,6 +12,7 @@ use onward_wire::ErrorKind;
 use prost::Message;
 use tonic::{Request, Status};
 
+use crate::direct;
 use crate::options::{self, CloseSessionResult, CloseSessionStatus, SetSessionOptionsRequest};
 use crate::service::{Service, client_of};
 use crate::session::ClientSession;
@@ -75,16 +75,13 @@ impl Service {
     }
 
     fn renew(&self, mut endpoint: FlightEndpoint) -> Result<FlightEndpoint, Status> {
-        let renewed = handle_of(&endpoint).and_then(|handle| self.results.renew(&handle));
-        let Some(expires) = renewed else {
+        let handle = handle_of(&endpoint);
+        let running = handle.as_ref().and_then(|handle| self.results.get(handle));
+        let renewed = handle.and_then(|handle| self.results.renew(&handle));
+        let (Some(running), Some(expires)) = (running, renewed) else {
             return Err(status::new(ErrorKind::NotFound, "the result is gone: it cannot be renewed", None));
         };
-        let at = SystemTime::now() + expires.saturating_duration_since(Instant::now());
-        let since_epoch = at.duration_since(UNIX_EPOCH).unwrap_or_default();
-        // Set by field: prost-types is not a dependency of ours.
-        let expiration = endpoint.expiration_time.get_or_insert_default();
-        expiration.seconds = i64::try_from(since_epoch.as_secs()).unwrap_or(i64::MAX);
-        expiration.nanos = i32::try_from(since_epoch.subsec_nanos()).unwrap_or(0);
+        direct::renew(&mut endpoint, &running, expires);
         Ok(endpoint)
     }
 
@@ -96,8 +93,11 @@ impl Service {
 
 /// The handle in an endpoint's ticket, when it is the ticket of a statement.
 pub(crate) fn handle_of(endpoint: &FlightEndpoint) -> Option<Bytes> {
-    let any = Any::decode(endpoint.ticket.as_ref()?.ticket.clone()).ok()?;
-    let ticket: TicketStatementQuery = any.unpack().ok()??;
+    let ticket = &endpoint.ticket.as_ref()?.ticket;
+    if let Some(result) = direct::result_of(ticket) {
+        return Some(result);
+    }
+    let ticket: TicketStatementQuery = Any::decode(ticket.clone()).ok()?.unpack().ok()??;
     Some(ticket.statement_handle)
 }
 

@@ -14,12 +14,12 @@ use datafusion::arrow::datatypes::Schema;
 use datafusion::arrow::ipc::writer::IpcWriteOptions;
 use futures::StreamExt;
 use futures::stream::BoxStream;
+use onward_shuffle::flight::client_schema;
 use prost::Message;
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::auth::Auth;
-use crate::client_types::client_schema;
 use crate::metadata::Metadata;
 use crate::progress::Polled;
 use crate::service::{Service, client_of};

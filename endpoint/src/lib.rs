@@ -9,7 +9,7 @@
 //! ```text
 //!   client --GetFlightInfo(SQL)--> front (token, session) --> statement --> coordinator: planned and started
 //!          <--schema, ticket, query id--
-//!          --DoGet(ticket)-------> results --> client_types --> encode --> Flight messages below 4 MiB
+//!          --DoGet(ticket)-------> results --> Flight messages below 4 MiB
 //!          --CancelFlightInfo----> results: cancelled, fetched or not
 //! ```
 //!
@@ -19,6 +19,9 @@
 //! - PollFlightInfo starts a statement as well and tells how far it is ([`Progress`]) until it is over.
 //! - A ticket is random, works once, and is kept `result_retention_ms`. Dropping the stream, CancelFlightInfo,
 //!   CancelQuery, a statement timeout ([`TIMEOUT_HEADER`], `SET onward.statement_timeout_ms`) or a gRPC deadline ends the query.
+//! - With `SET onward.direct_results = true` GetFlightInfo answers when all rows are there, with an endpoint for each part of them:
+//!   the host that holds it, and this server for clients that do not reach that host. Such tickets work as often as one likes
+//!   until their `expiration_time`; RenewFlightEndpoint gives a later one.
 //! - `SET` lasts as long as the connection, or as the session cookie of a client that keeps cookies, or as the session named
 //!   by [`SESSION_HEADER`].
 //! - An address that other machines can reach is refused without token and TLS, unless `insecure` says otherwise.
@@ -30,16 +33,15 @@
 //! | `front`, `service` | the Flight service, and Flight SQL's part of it |
 //! | `session`, `options` | sessions; their settings over Flight |
 //! | `statement`, `prepared`, `parameters` | running SQL; prepared statements; values bound to them |
-//! | `results`, `client_types`, `encode` | executions that wait or are sent; rows as clients can use them |
+//! | `results`, `direct` | executions that wait or are sent; those whose rows hosts give |
 //! | `metadata` | catalogs, tables, types, server info |
 //! | `progress` | PollFlightInfo |
 //! | `actions` | cancel, renew, session actions |
 
 mod actions;
 mod auth;
-mod client_types;
 mod connection;
-mod encode;
+mod direct;
 mod error;
 mod front;
 mod handle;

@@ -13,11 +13,11 @@ use datafusion::arrow::ipc::writer::IpcWriteOptions;
 use datafusion::common::ParamValues;
 use futures::{StreamExt, TryStreamExt};
 use onward_coordinator::{Execution, Prepared, QueryError};
+use onward_shuffle::flight::client_schema;
 use onward_wire::ErrorKind;
 use parking_lot::Mutex;
 use tonic::Status;
 
-use crate::client_types::client_schema;
 use crate::handle::Handle;
 use crate::parameters;
 use crate::session::ClientSession;

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::SchemaRef;
 use futures::{Stream, StreamExt};
-use onward_coordinator::{Coordinator, Execution, QueryProgress, ResultStream};
+use onward_coordinator::{Coordinator, Execution, LocatedResult, QueryProgress, ResultStream};
 use onward_wire::{ErrorKind, QueryId};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
@@ -53,6 +53,8 @@ pub(crate) struct Running {
     state: Mutex<State>,
     expires: Mutex<Instant>,
     ended: CancellationToken,
+    /// Its rows are all there, and can be read any number of times.
+    pub(crate) located: Option<Arc<LocatedResult>>,
     /// Closed when its functions are done with it, or when none work for it.
     progress: watch::Receiver<QueryProgress>,
     /// Of a write that its client polls for: cancelled when it is over.
@@ -102,6 +104,7 @@ impl Results {
             expires: Mutex::new(Instant::now() + self.retention),
             ended: CancellationToken::new(),
             session,
+            located: execution.located,
             progress: execution.progress,
             written,
         });
@@ -118,7 +121,7 @@ impl Results {
             self.give_up(&running);
             return Err(status::cancelled(Some(running.query)));
         }
-        if let Some(timeout) = timeout {
+        if let Some(timeout) = timeout.filter(|_| running.located.is_none()) {
             self.watch(&running, timeout);
         }
         Ok(running)
@@ -288,6 +291,16 @@ impl Drop for Sending {
 }
 
 impl Running {
+    /// When it is given up, unless it is renewed or fetched before.
+    pub(crate) fn expires(&self) -> Instant {
+        *self.expires.lock()
+    }
+
+    /// Why nothing of it can be fetched any more.
+    pub(crate) fn ended(&self) -> Option<Status> {
+        self.ended.is_cancelled().then(|| self.end_status())
+    }
+
     /// How far it is.
     pub(crate) fn progress(&self) -> QueryProgress {
         self.progress.borrow().clone()

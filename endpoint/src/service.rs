@@ -8,11 +8,11 @@ use arrow_flight::sql::*;
 use arrow_flight::{Action, ActionType, FlightDescriptor, FlightInfo, PutResult, Result as FlightResult, Ticket};
 use futures::StreamExt;
 use futures::stream::BoxStream;
+use onward_shuffle::flight::flight_data;
 use prost::Message;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
-use crate::encode::flight_data;
 use crate::metadata::Metadata;
 use crate::prepared::PreparedStatements;
 use crate::progress::is_polled;
@@ -75,6 +75,10 @@ impl FlightSqlService for Service {
         let execution = client.session.execute_until(&query.query, deadline(timeout));
         let running = self.start(client.clone(), timeout, is_polled(&request), execution).await?;
         Ok(Response::new(self.flight_info(&running, request.into_inner())?))
+    }
+
+    async fn do_get_fallback(&self, request: Request<Ticket>, _message: Any) -> Result<DoGet, Status> {
+        Ok(Response::new(self.read_part(&request.into_inner().ticket)?))
     }
 
     async fn do_get_statement(&self, ticket: TicketStatementQuery, request: Request<Ticket>) -> Result<DoGet, Status> {

@@ -10,6 +10,7 @@ use datafusion::arrow::array::{AsArray, RecordBatch};
 use datafusion::arrow::datatypes::{DataType, Schema, UInt64Type};
 use futures::{FutureExt, StreamExt, TryStreamExt};
 use onward_coordinator::{Execution, QueryError, ResultStream, Session};
+use onward_shuffle::flight::client_schema;
 use onward_wire::{ErrorKind, WireError};
 use prost::Message;
 use tokio_util::sync::CancellationToken;
@@ -17,7 +18,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tonic::Status;
 use tonic::metadata::MetadataMap;
 
-use crate::client_types::client_schema;
+use crate::direct;
 use crate::results::{Running, Timeout};
 use crate::service::Service;
 use crate::session::ClientSession;
@@ -84,14 +85,17 @@ impl Service {
         run.await.map_err(|error| failure(&error, timeout))
     }
 
-    /// Answers a GetFlightInfo: one ticket, the query id as application metadata.
+    /// Answers a GetFlightInfo: one ticket, or one for each part that a host holds, and the query id as application metadata.
     pub(crate) fn flight_info(&self, running: &Running, descriptor: FlightDescriptor) -> Result<FlightInfo, Status> {
+        let info = describe(&client_schema(&running.schema), descriptor)?
+            .with_ordered(true)
+            .with_app_metadata(running.query.to_string());
+        if let Some(located) = &running.located {
+            return Ok(direct::endpoints(running, located).fold(info, FlightInfo::with_endpoint));
+        }
         let ticket = TicketStatementQuery { statement_handle: running.handle.to_string().into() };
         let endpoint = FlightEndpoint::new().with_ticket(Ticket::new(ticket.as_any().encode_to_vec()));
-        Ok(describe(&client_schema(&running.schema), descriptor)?
-            .with_endpoint(endpoint)
-            .with_ordered(true)
-            .with_app_metadata(running.query.to_string()))
+        Ok(info.with_endpoint(endpoint))
     }
 
     /// New work is refused once the server was told to end.

@@ -19,6 +19,8 @@ use datafusion_proto::physical_plan::PhysicalExtensionCodec;
 use onward_wire::message::OutputKind;
 use prost::bytes::Bytes;
 
+pub use crate::adaptive::Alternative;
+
 /// What a hash exchange routes rows by.
 pub type HashExprs = Vec<Arc<dyn PhysicalExpr>>;
 
@@ -68,10 +70,31 @@ pub struct Stage {
     pub enough_rows: Option<u64>,
     /// Two runs of a task may give different rows (LIMIT without order, `random()`): see DESIGN.md, Scheduling.
     pub is_indeterminate: bool,
+    /// What its output's keys are told for, at run time: see [`crate::runtime_filter`].
+    pub key_sources: Vec<KeySource>,
+    /// Runtime filters that have a place in its plan.
+    pub filters: Vec<u32>,
+    /// It reads tables: how long it takes is not for its inputs to say.
+    pub reads_tables: bool,
+    /// An input of which several tasks may each read a part of a partition, and the same partition of the other inputs whole.
+    pub splittable: Option<u32>,
+    /// What it becomes when an input turns out small.
+    pub alternative: Option<Box<Alternative>>,
     /// Estimated output, for EXPLAIN and sizing; `None` where statistics say nothing.
     pub estimate: Estimate,
     /// `plan` as [`crate::codec::encode`] gives it with the session's extensions. `None` after [`Stage::replace_plan`].
     pub encoded: Option<Bytes>,
+}
+
+/// Columns of a stage's output whose values are the keys of a runtime filter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeySource {
+    /// The filter, a number in the query.
+    pub filter: u32,
+    /// The stage.
+    pub stage: u32,
+    /// Its columns, in the order of the filter's keys.
+    pub columns: Vec<u32>,
 }
 
 /// Estimated rows and bytes of a stage's output.
@@ -93,6 +116,15 @@ impl Stage {
     pub fn replace_plan(&mut self, plan: Arc<dyn ExecutionPlan>) {
         self.plan = plan;
         self.encoded = None;
+        self.alternative = None;
+    }
+
+    /// Puts its alternative in place, as a run did.
+    pub fn run_alternative(&mut self) {
+        if let Some(alternative) = self.alternative.take() {
+            let Alternative { inputs, tasks, plan, filters, encoded, .. } = *alternative;
+            (self.inputs, self.tasks, self.plan, self.filters, self.encoded) = (inputs, tasks, plan, filters, encoded);
+        }
     }
 
     /// The plan as a function decodes it. `extensions` as for [`crate::codec::encode`].

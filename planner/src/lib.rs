@@ -12,6 +12,7 @@
 //! coordinator otherwise. A plan names stages and partitions, never addresses. A fragment runs as several tasks only where
 //! each task's partitions are independent of the others'.
 
+pub mod adaptive;
 pub mod bind;
 pub mod cache_statement;
 pub mod codec;
@@ -26,6 +27,7 @@ pub mod narrow;
 mod placeholders;
 pub mod plan;
 pub mod rules;
+pub mod runtime_filter;
 pub mod scalar_subquery;
 pub mod session;
 #[cfg(test)]
@@ -36,8 +38,9 @@ pub mod stage_input;
 pub mod statement;
 
 pub use bind::bind_inputs;
-pub use graph::{Estimate, Sizing, Stage, StageGraph};
+pub use graph::{Alternative, Estimate, KeySource, Sizing, Stage, StageGraph};
 pub use narrow::narrow_decimals;
 pub use plan::{PlanRequest, Planned, plan_query};
+pub use runtime_filter::RuntimeFilterPlaces;
 pub use slice::{reads, slice};
 pub use stage_input::StageInputExec;

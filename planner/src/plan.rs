@@ -181,6 +181,13 @@ fn encoded(mut stages: Vec<Stage>, state: &SessionState, extensions: &PlanExtens
             stage.plan = codec::decode(&bytes, &state.task_ctx(), &extensions.codecs)?;
         }
         stage.encoded = Some(bytes);
+        if let Some(alternative) = &mut stage.alternative {
+            match codec::encode(&alternative.plan, &extensions.codecs) {
+                Ok(bytes) if bytes.len() <= MAX_PLAN_BYTES => alternative.encoded = Some(bytes),
+                // Then there is none.
+                _ => stage.alternative = None,
+            }
+        }
     }
     Ok(stages)
 }

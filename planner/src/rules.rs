@@ -14,13 +14,13 @@ use crate::session::onward_options;
 use crate::sizing::estimate;
 
 /// The most bytes of a build side, with its hash table, that every task is given whole.
-const BROADCAST_BYTES: u64 = 128 << 20;
+pub(crate) const BROADCAST_BYTES: u64 = 128 << 20;
 
 /// Bytes of a hash table per row, besides the row.
 const HASH_TABLE_ROW_BYTES: u64 = 32;
 
 /// A row costs about this many times more to build into a hash table than to send through an exchange.
-const BUILD_COST: u64 = 2;
+pub(crate) const BUILD_COST: u64 = 2;
 
 /// Whether a join emits rows of its build (left) side. Over a build side that every task holds, each task would emit them.
 pub(crate) fn emits_build_rows(join_type: JoinType) -> bool {

@@ -26,6 +26,8 @@ pub struct OnwardOptions {
     pub statement_timeout_ms: u64,
     /// Scans read the column cache.
     pub cache: bool,
+    /// Clients fetch rows from the hosts that hold them.
+    pub direct_results: bool,
     /// Tasks of a stage, which the functions work off one after the other; 0 is one for each function.
     pub stage_tasks: usize,
     /// Tasks of a stage in a plan for more than one function, else 0. Set by [`crate::plan_query`] on its copy of the
@@ -42,6 +44,7 @@ impl Default for OnwardOptions {
             functions: 0,
             statement_timeout_ms: 0,
             cache: true,
+            direct_results: false,
             stage_tasks: 0,
             tasks: 0,
             unforced_split_bytes: None,
@@ -72,17 +75,12 @@ impl ExtensionOptions for OnwardOptions {
             "functions" => self.functions = parse(key, value)?,
             "tasks" => self.stage_tasks = parse(key, value)?,
             "statement_timeout_ms" => self.statement_timeout_ms = parse(key, value)?,
-            "cache" => {
-                self.cache = match value.trim().to_ascii_lowercase().as_str() {
-                    "true" | "on" | "1" => true,
-                    "false" | "off" | "0" => false,
-                    _ => return config_err!("onward.cache takes true or false, not `{value}`"),
-                };
-            }
+            "cache" => self.cache = parse_bool(key, value)?,
+            "direct_results" => self.direct_results = parse_bool(key, value)?,
             _ => {
                 return config_err!(
-                    "`onward.{key}` is not a setting; there are onward.functions, onward.tasks, onward.cache and \
-                     onward.statement_timeout_ms"
+                    "`onward.{key}` is not a setting; there are onward.functions, onward.tasks, onward.cache, \
+                     onward.direct_results and onward.statement_timeout_ms"
                 );
             }
         }
@@ -107,6 +105,11 @@ impl ExtensionOptions for OnwardOptions {
                 description: "Scans keep decoded columns in shared memory and read them from there.",
             },
             ConfigEntry {
+                key: "onward.direct_results".to_owned(),
+                value: Some(self.direct_results.to_string()),
+                description: "Clients fetch rows from the hosts that hold them; GetFlightInfo answers when all are there.",
+            },
+            ConfigEntry {
                 key: "onward.statement_timeout_ms".to_owned(),
                 value: Some(self.statement_timeout_ms.to_string()),
                 description: "A query is cancelled after this many milliseconds; 0 is never.",
@@ -119,6 +122,14 @@ fn parse<T: std::str::FromStr>(key: &str, value: &str) -> Result<T> {
     value.trim().parse().map_err(|_| {
         DataFusionError::Configuration(format!("onward.{key} takes a whole number that is not negative, not `{value}`"))
     })
+}
+
+fn parse_bool(key: &str, value: &str) -> Result<bool> {
+    match value.trim().to_ascii_lowercase().as_str() {
+        "true" | "on" | "1" => Ok(true),
+        "false" | "off" | "0" => Ok(false),
+        _ => config_err!("onward.{key} takes true or false, not `{value}`"),
+    }
 }
 
 /// The `onward.*` settings in `config`, the defaults when the session was not built by [`session_config`].

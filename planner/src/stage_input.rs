@@ -4,13 +4,16 @@ use std::fmt;
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{Result, internal_err};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
 use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
+use datafusion::physical_plan::filter_pushdown::{ChildPushdownResult, FilterPushdownPhase, FilterPushdownPropagation};
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
 
+use crate::runtime_filter::RuntimeFilterExpr;
 use crate::slice::slice_partitioning;
 
 /// Reads exchange partitions `partitions` of stage `stage`. Bound to a shuffle reader in the function, just before it runs.
@@ -21,6 +24,8 @@ pub struct StageInputExec {
     stage: u32,
     partitions: Vec<u32>,
     properties: Arc<PlanProperties>,
+    /// Runtime filters that were pushed down to here, on their way to the stage that it reads.
+    filters: Vec<Arc<dyn PhysicalExpr>>,
 }
 
 impl StageInputExec {
@@ -33,7 +38,13 @@ impl StageInputExec {
     ) -> Self {
         let properties =
             Arc::new(PlanProperties::new(equivalences, partitioning, EmissionType::Incremental, Boundedness::Bounded));
-        Self { stage, partitions, properties }
+        Self { stage, partitions, properties, filters: Vec::new() }
+    }
+
+    /// The filters that arrived here, and this input without them; `None` when there are none.
+    pub(crate) fn take_filters(&self) -> Option<(Self, Vec<Arc<dyn PhysicalExpr>>)> {
+        let without = Self { filters: Vec::new(), ..self.clone() };
+        (!self.filters.is_empty()).then(|| (without, self.filters.clone()))
     }
 
     /// This input restricted to its partitions `positions`.
@@ -43,6 +54,7 @@ impl StageInputExec {
             stage: self.stage,
             partitions: positions.iter().map(|position| self.partitions[*position as usize]).collect(),
             properties: Arc::new(self.properties.as_ref().clone().with_partitioning(partitioning)),
+            filters: self.filters.clone(),
         }
     }
 
@@ -90,6 +102,21 @@ impl ExecutionPlan for StageInputExec {
 
     fn with_new_children(self: Arc<Self>, _: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
         Ok(self)
+    }
+
+    fn handle_child_pushdown_result(
+        &self,
+        phase: FilterPushdownPhase,
+        result: ChildPushdownResult,
+        _: &ConfigOptions,
+    ) -> Result<FilterPushdownPropagation<Arc<dyn ExecutionPlan>>> {
+        let filters = result.parent_filters.iter().map(|parent| &parent.filter);
+        let ours: Vec<_> = filters.filter(|filter| filter.is::<RuntimeFilterExpr>()).cloned().collect();
+        let propagation = FilterPushdownPropagation::all_unsupported(result);
+        if phase != FilterPushdownPhase::Post || ours.is_empty() {
+            return Ok(propagation);
+        }
+        Ok(propagation.with_updated_node(Arc::new(Self { filters: ours, ..self.clone() })))
     }
 
     fn execute(&self, _: usize, _: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {

@@ -18,6 +18,7 @@ mod error;
 pub mod flight;
 mod local;
 mod reader;
+mod sketch;
 mod transport;
 mod writer;
 
@@ -26,5 +27,6 @@ mod tests;
 
 pub use local::LocalStore;
 pub use reader::ShuffleReaderExec;
+pub use sketch::{filter_expr, merge_sketches};
 pub use transport::{Fetch, SegmentSink, SegmentSource, WritableSegment};
 pub use writer::{AttemptWriter, Lane, OutputMapping, WriterOptions};

@@ -7,15 +7,21 @@ use std::time::Duration;
 use arrow_flight::error::FlightError;
 use arrow_flight::flight_service_client::FlightServiceClient;
 use arrow_flight::sql::{CommandStatementQuery, ProstMessageExt};
-use arrow_flight::{CancelFlightInfoRequest, FlightClient, FlightDescriptor, FlightInfo, PollInfo};
+use arrow_flight::{
+    CancelFlightInfoRequest, FlightClient, FlightDescriptor, FlightEndpoint, FlightInfo, PollInfo, Ticket,
+};
+use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::Schema;
+use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt, stream};
 use onward_coordinator::QueryProgress;
 use onward_endpoint::Progress;
 use onward_endpoint::status::ERROR_KIND_HEADER;
+use onward_shuffle::flight::CLUSTER_NAME;
 use onward_wire::{ErrorKind, WireError};
 use prost::Message;
 use tokio::sync::watch;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 use tonic::{Code, Status};
 
@@ -37,14 +43,23 @@ pub struct RemoteOptions {
 /// A connection to a server.
 pub struct Remote {
     channel: FlightServiceClient<Channel>,
-    token: Option<String>,
-    follows_progress: bool,
+    options: RemoteOptions,
 }
+
+/// The longest wait for a host that holds a part of a result: the server gives it, too.
+const HOST_CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Parts of a result that are fetched at once, and batches of each that wait to be read.
+const PARTS_AT_ONCE: usize = 4;
+const BATCHES_AHEAD: usize = 8;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The shortest time between two questions about progress; the server waits for news besides.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
+
+/// Stands for the server itself in the locations of an endpoint.
+const SAME_CONNECTION: &str = "arrow-flight-reuse-connection:";
 
 /// Where distributions keep the certificates of the authorities they trust.
 const SYSTEM_AUTHORITIES: [&str; 4] = [
@@ -62,7 +77,7 @@ impl Remote {
     /// answers.
     pub async fn connect(options: &RemoteOptions) -> Result<Self, WireError> {
         let url = &options.url;
-        let endpoint = endpoint(options)?;
+        let endpoint = endpoint(options, None)?;
         let channel = endpoint.connect().await.map_err(|error| {
             let reason = innermost(&error);
             WireError::new(
@@ -71,12 +86,12 @@ impl Remote {
             )
         })?;
         let channel = FlightServiceClient::new(channel).max_decoding_message_size(usize::MAX);
-        Ok(Self { channel, token: options.token.clone(), follows_progress: options.follows_progress })
+        Ok(Self { channel, options: options.clone() })
     }
 
     fn client(&self) -> Result<FlightClient, WireError> {
         let mut client = FlightClient::new_from_inner(self.channel.clone());
-        if let Some(token) = &self.token {
+        if let Some(token) = &self.options.token {
             let refused = |_| WireError::new(ErrorKind::Denied, "the token has characters that no header can hold");
             client.add_header("authorization", &format!("Bearer {token}")).map_err(refused)?;
         }
@@ -91,19 +106,21 @@ impl Remote {
             info.clone().try_decode_schema().map_err(|error| WireError::new(ErrorKind::Internal, error))?
         };
         let end = End::Remote(Box::new(self.client()?), info.clone());
-        let rows = Rows { client: self.client()?, cancel: CancelOnDrop::new(self.client()?, info.clone()) };
-        let tickets = info.endpoint.into_iter().filter_map(|endpoint| endpoint.ticket);
-        let stream = stream::try_unfold((rows, tickets), async |(mut rows, mut tickets)| match tickets.next() {
-            Some(ticket) => {
-                let part = rows.client.do_get(ticket).await?;
-                Ok::<_, FlightError>(Some((part, (rows, tickets))))
+        let mut cancel = CancelOnDrop::new(self.client()?, info.clone());
+        // One part is read from the server as it comes; what several hosts hold is fetched at once.
+        let is_direct = info.endpoint.iter().any(|endpoint| !endpoint.location.is_empty());
+        let at_once = if is_direct { PARTS_AT_ONCE } else { 1 };
+        let parts = info.endpoint.into_iter().map(|endpoint| Part { endpoint, options: self.options.clone() });
+        let parts = parts.map(|part| Ok::<_, WireError>((self.client()?, part))).collect::<Result<Vec<_>, _>>()?;
+        let parts = stream::iter(parts).map(async |(client, part)| part.open(client).await).buffered(at_once);
+        // What hosts hold stays there until the server is told that nobody needs it.
+        let last = stream::once(async move {
+            if !is_direct {
+                cancel.disarm();
             }
-            None => {
-                rows.cancel.disarm();
-                Ok(None)
-            }
+            Ok(stream::empty().boxed())
         });
-        let stream = stream.try_flatten().map_err(|error: FlightError| explain(&error)).boxed();
+        let stream = parts.chain(last).try_flatten().map_err(|error: FlightError| explain(&error)).boxed();
         let progress = next.map(|next| self.client().map(|client| follow(client, next))).transpose()?;
         Ok(Running { schema: Arc::new(schema), stream, progress, end })
     }
@@ -113,7 +130,7 @@ impl Remote {
         let mut client = self.client()?;
         let command = CommandStatementQuery { query: sql.to_owned(), transaction_id: None };
         let mut descriptor = FlightDescriptor::new_cmd(command.as_any().encode_to_vec());
-        let mut is_polling = self.follows_progress;
+        let mut is_polling = self.options.follows_progress;
         while is_polling {
             match client.poll_flight_info(descriptor.clone()).await {
                 Ok(PollInfo { info: Some(info), flight_descriptor, .. }) if !info.endpoint.is_empty() => {
@@ -159,10 +176,50 @@ fn follow(mut client: FlightClient, mut descriptor: FlightDescriptor) -> watch::
     receiver
 }
 
-/// What the stream of a result owns.
-struct Rows {
-    client: FlightClient,
-    cancel: CancelOnDrop,
+/// An endpoint of a result.
+struct Part {
+    endpoint: FlightEndpoint,
+    options: RemoteOptions,
+}
+
+type Batches = BoxStream<'static, Result<RecordBatch, FlightError>>;
+
+impl Part {
+    /// Its rows, from the first of its locations that answers. `server` gives them where there is no other, or none answers.
+    async fn open(self, mut server: FlightClient) -> Result<Batches, FlightError> {
+        let Some(ticket) = self.endpoint.ticket.clone() else { return Ok(stream::empty().boxed()) };
+        let elsewhere = self.endpoint.location.iter().filter(|location| !location.uri.starts_with(SAME_CONNECTION));
+        for location in elsewhere {
+            if let Ok(rows) = self.open_at(&location.uri, ticket.clone()).await {
+                return Ok(ahead(rows));
+            }
+        }
+        Ok(server.do_get(ticket).await?.boxed())
+    }
+
+    async fn open_at(&self, uri: &str, ticket: Ticket) -> Result<Batches, WireError> {
+        let options = RemoteOptions { url: uri.to_owned(), ..self.options.clone() };
+        // The certificates of hosts bear one name, wherever they are.
+        let endpoint = endpoint(&options, Some(CLUSTER_NAME))?.connect_timeout(HOST_CONNECT_TIMEOUT);
+        let unreachable = |error: tonic::transport::Error| WireError::new(ErrorKind::Unavailable, innermost(&error));
+        let channel = endpoint.connect().await.map_err(unreachable)?;
+        let channel = FlightServiceClient::new(channel).max_decoding_message_size(usize::MAX);
+        let rows = FlightClient::new_from_inner(channel).do_get(ticket).await.map_err(|error| explain(&error))?;
+        Ok(rows.boxed())
+    }
+}
+
+/// `rows`, read by a task of their own for as long as anybody wants them.
+fn ahead(mut rows: Batches) -> Batches {
+    let (sender, receiver) = tokio::sync::mpsc::channel(BATCHES_AHEAD);
+    tokio::spawn(async move {
+        while let Some(batch) = rows.next().await {
+            if sender.send(batch).await.is_err() {
+                return;
+            }
+        }
+    });
+    ReceiverStream::new(receiver).boxed()
 }
 
 /// Tells the server that nobody will fetch the rest, unless all was fetched.
@@ -186,7 +243,8 @@ impl Drop for CancelOnDrop {
     }
 }
 
-fn endpoint(options: &RemoteOptions) -> Result<Endpoint, WireError> {
+/// `name`: what the certificate says instead of the address.
+fn endpoint(options: &RemoteOptions, name: Option<&str>) -> Result<Endpoint, WireError> {
     let url = &options.url;
     let invalid = |reason: String| WireError::new(ErrorKind::InvalidQuery, format!("--connect {url}: {reason}"));
     let (scheme, authority) = url.split_once("://").unwrap_or(("grpc", url));
@@ -219,7 +277,10 @@ fn endpoint(options: &RemoteOptions) -> Result<Endpoint, WireError> {
     let pem = std::fs::read(&authorities).map_err(|error| {
         WireError::new(ErrorKind::NotFound, format!("cannot read {}: {error}", authorities.display()))
     })?;
-    let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem));
+    let mut tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem));
+    if let Some(name) = name {
+        tls = tls.domain_name(name);
+    }
     endpoint.tls_config(tls).map_err(|error| invalid(innermost(&error)))
 }
 

@@ -14,6 +14,7 @@
 //! again under a new id.
 
 use crate::error::WireError;
+use crate::filters::RuntimeFilters;
 use crate::message::{
     AttemptDone, AttemptEnded, CancelAttempt, DefineStage, ForgetQuery, Progress, RunAttempt, Shutdown,
 };
@@ -138,7 +139,7 @@ pub struct Order {
     #[prost(uint64, tag = "1")]
     pub function: u64,
     /// The command.
-    #[prost(oneof = "order::Body", tags = "2,3,4")]
+    #[prost(oneof = "order::Body", tags = "2,3,4,5")]
     pub body: Option<order::Body>,
 }
 
@@ -156,6 +157,9 @@ pub mod order {
         /// See [`super::CancelAttempt`].
         #[prost(message, tag = "4")]
         CancelAttempt(super::CancelAttempt),
+        /// See [`super::RuntimeFilters`].
+        #[prost(message, tag = "5")]
+        RuntimeFilters(super::RuntimeFilters),
     }
 }
 

@@ -103,6 +103,8 @@ settings! {
     bytes_per_function: u64 = 8 * GIB;
     /// A stage whose inputs turn out to be small runs as fewer tasks, each of at least this many bytes; 0 leaves the plan's.
     bytes_per_task: u64 = 4 * MIB;
+    /// A partition of an exchange that is larger than this, and than four times the median, is read by several tasks; 0: never.
+    skewed_partition_bytes: u64 = 64 * MIB;
     /// Output of one attempt up to this size travels inside its completion message.
     inline_attempt_bytes: u64 = 64 * KIB;
     /// Inline output of one exchange; past it the store is used.
@@ -113,6 +115,9 @@ settings! {
     flush_bytes: u64 = 32 * MIB;
     /// Results wait this long for a client to fetch them.
     result_retention_ms: u64 = 300_000;
+    /// Clients fetch the rows of a query from the hosts that hold them, in parallel; the query is over when they are told where.
+    /// `SET onward.direct_results` overrides it per session.
+    direct_results: bool = false;
     /// Sessions of the endpoint; more are refused.
     max_sessions: u32 = 1_000;
     /// A session without a call for this long is closed.
@@ -140,6 +145,11 @@ settings! {
     fetches_per_host: u32 = 32;
     /// Compression between hosts: none, lz4 or zstd.
     compression: String = "none".to_owned();
+    /// The most bytes that the build side of a join tells the stages of its probe side about its keys. `SET
+    /// datafusion.optimizer.enable_join_dynamic_filter_pushdown = false` tells nothing.
+    runtime_filter_bytes: u64 = MIB;
+    /// The longest that a stage which could start waits for what other stages tell it about the keys of a join.
+    runtime_filter_wait_ms: u64 = 1_000;
     /// How long an attempt may read what it was given of other hosts.
     grant_lifetime_ms: u64 = 3_600_000;
 }

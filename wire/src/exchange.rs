@@ -151,6 +151,27 @@ pub struct ReadTicket {
     pub compression: i32,
 }
 
+/// The ticket of a part of a query's result, for a client. The host that holds the part answers it with rows, and so does the
+/// coordinator, for clients that do not reach that host.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct ResultTicket {
+    /// What lets one ask.
+    #[prost(message, required, tag = "1")]
+    pub grant: Signed,
+    /// Segments in write order.
+    #[prost(message, required, tag = "2")]
+    pub segments: SegmentGroup,
+    /// Partitions; ascending, apart from each other.
+    #[prost(message, repeated, tag = "3")]
+    pub partitions: Vec<PartitionRange>,
+    /// What the coordinator's endpoint knows the result by.
+    #[prost(string, tag = "4")]
+    pub result: String,
+    /// Which part of the result, from 0.
+    #[prost(uint32, tag = "5")]
+    pub part: u32,
+}
+
 /// The command of a DoPut, by which a host that nobody can reach gives its output to one that can be reached. The messages
 /// are those of an answer to a [`ReadTicket`]; what comes back names the new segment (`SegmentRef`).
 #[derive(Clone, PartialEq, prost::Message)]

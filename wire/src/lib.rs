@@ -24,6 +24,7 @@ pub mod columns;
 pub mod config;
 pub mod error;
 pub mod exchange;
+pub mod filters;
 pub mod id;
 pub mod message;
 pub mod panics;

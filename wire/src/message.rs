@@ -6,6 +6,7 @@
 //!      | <------------------------------ Welcome -|
 //!      | <-------------------------- DefineStage -|   once per stage and function
 //!      | <--------------------------- RunAttempt -|   small: names the stage, its partitions, its inputs
+//!      | <----------------------- RuntimeFilters -|   which rows of its scans need not be looked at
 //!      | -- MapSegments ------------------------> |
 //!      | <-------------- SegmentsMapped (+ fds) --|   read-only descriptors, never paths
 //!      | -- FetchSegments ----------------------> |   of another host; brought here, then mapped like the host's own
@@ -25,6 +26,7 @@ use crate::columns::{
 };
 use crate::error::WireError;
 use crate::exchange::{FetchSegments, StageInputs};
+use crate::filters::{KeySketch, RuntimeFilters, SketchSpec};
 use crate::id::{AttemptId, QueryId, SegmentId, StageId};
 use crate::ranges::{PrefetchRanges, RangesRead, ReadRanges};
 
@@ -243,6 +245,9 @@ pub struct DefineStage {
     /// What its scans have to do with the cache.
     #[prost(enumeration = "CacheUse", tag = "8")]
     pub cache: i32,
+    /// Sketches that its attempts make of their output.
+    #[prost(message, repeated, tag = "9")]
+    pub sketches: Vec<SketchSpec>,
 }
 
 /// What the scans of a stage have to do with the cache.
@@ -272,6 +277,9 @@ pub struct RunAttempt {
     /// Output up to this size may travel inline; 0 forces the store.
     #[prost(uint64, tag = "4")]
     pub inline_bytes: u64,
+    /// Filters that are there already.
+    #[prost(message, repeated, tag = "5")]
+    pub filters: Vec<KeySketch>,
 }
 
 /// Stop an attempt; the answer is `AttemptFailed` of kind Cancelled, or `AttemptDone` when it was faster. An operator that
@@ -468,6 +476,9 @@ pub struct AttemptDone {
     /// Bytes spilled to local disk.
     #[prost(uint64, tag = "7")]
     pub spilled_bytes: u64,
+    /// Sketches of its output.
+    #[prost(message, repeated, tag = "8")]
+    pub sketches: Vec<KeySketch>,
 }
 
 /// An attempt failed; the host takes back its files.
@@ -568,7 +579,7 @@ pub mod to_host {
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct ToFunction {
     /// The message.
-    #[prost(oneof = "to_function::Body", tags = "1,2,3,4,5,6,7,8,9,10,11,12")]
+    #[prost(oneof = "to_function::Body", tags = "1,2,3,4,5,6,7,8,9,10,11,12,13")]
     pub body: Option<to_function::Body>,
 }
 
@@ -613,6 +624,9 @@ pub mod to_function {
         /// See [`super::RangesRead`].
         #[prost(message, tag = "12")]
         RangesRead(super::RangesRead),
+        /// See [`super::RuntimeFilters`].
+        #[prost(message, tag = "13")]
+        RuntimeFilters(super::RuntimeFilters),
     }
 }
 
@@ -626,5 +640,5 @@ enveloped! {
 enveloped! {
     ToFunction, to_function:
     Welcome DefineStage RunAttempt CancelAttempt ForgetQuery SegmentOpened SegmentsMapped RequestFailed Shutdown
-    ColumnsFound ForgetColumns RangesRead
+    ColumnsFound ForgetColumns RangesRead RuntimeFilters
 }

@@ -1,6 +1,6 @@
 //! The task that owns the scheduler.
 
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,16 +9,18 @@ use onward_cache::paths::store_path;
 use onward_executor::host::HostEvent;
 use onward_planner::error::classify;
 use onward_planner::explain::StageRun;
+use onward_wire::filters::RuntimeFilters;
 use onward_wire::message::{AttemptDone, DefineStage, Progress, RunAttempt, StoreRequests};
 use onward_wire::{AttemptId, Config, ErrorKind, FunctionId, HostId, QueryId, SegmentId, StageId, WireError};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::door::{Joining, MemberEvent};
+use super::filters::Filters;
 use super::fleet::{Capacity, Fleet};
 use super::inputs::{Granting, told};
 use super::outcome::{CacheRead, Outcome};
-use super::{Reads, Request, Submission};
+use super::{Reads, Replacement, Request, Submission};
 use crate::api::QueryProgress;
 use crate::scheduler::{Command, Event, Scheduler, SchedulerLimits};
 
@@ -26,6 +28,10 @@ use crate::scheduler::{Command, Event, Scheduler, SchedulerLimits};
 struct Query {
     stages: Vec<DefineStage>,
     reads: Reads,
+    alternatives: Vec<Option<Replacement>>,
+    /// Stages that run their other plan.
+    replaced: BTreeMap<u32, Replaced>,
+    filters: Filters,
     /// Hosts, but the coordinator's own, that ran an attempt of it.
     hosts: BTreeSet<HostId>,
     metrics: Vec<StageRun>,
@@ -37,6 +43,12 @@ struct Query {
     /// Whoever waits for its end: dropped with it.
     waiting: Vec<oneshot::Sender<()>>,
     progress: watch::Sender<QueryProgress>,
+}
+
+/// How a stage with another plan reads.
+struct Replaced {
+    broadcast: u32,
+    reads: Reads,
 }
 
 /// A query that is over, but for functions on other hosts that may still work for it.
@@ -183,11 +195,26 @@ impl Driver {
     fn on_request(&mut self, request: Request) {
         match request {
             Request::Submit(submission, reply) => {
-                let Submission { spec, stages, reads, progress } = *submission;
+                let Submission { spec, stages, filters, alternatives, reads, progress } = *submission;
+                let filters = Filters::new(filters, &stages);
                 let metrics = vec![StageRun::default(); stages.len()];
                 let (requests, cache, running) = (StoreRequests::default(), CacheRead::default(), HashMap::new());
                 let (waiting, hosts) = (Vec::new(), BTreeSet::new());
-                let query = Query { stages, reads, hosts, metrics, requests, cache, running, reply, waiting, progress };
+                let query = Query {
+                    stages,
+                    reads,
+                    alternatives,
+                    replaced: BTreeMap::new(),
+                    filters,
+                    hosts,
+                    metrics,
+                    requests,
+                    cache,
+                    running,
+                    reply,
+                    waiting,
+                    progress,
+                };
                 self.queries.insert(spec.query, query);
                 self.handle(Event::SubmitQuery(spec));
             }
@@ -247,6 +274,7 @@ impl Driver {
                 tracing::debug!(%attempt, %function, %error, "attempt failed");
                 if let Some(query) = self.queries.get_mut(&attempt.query()) {
                     query.running.remove(&attempt);
+                    query.filters.end(attempt, Vec::new());
                 }
                 self.handle(Event::AttemptFailed { function, attempt, error, has_ended });
             }
@@ -254,10 +282,11 @@ impl Driver {
         }
     }
 
-    fn on_prepared(&mut self, function: FunctionId, host: HostId, done: AttemptDone) {
+    fn on_prepared(&mut self, function: FunctionId, host: HostId, mut done: AttemptDone) {
         let attempt = AttemptId::from(done.attempt);
         if let Some(query) = self.queries.get_mut(&attempt.query()) {
             query.running.remove(&attempt);
+            query.filters.end(attempt, std::mem::take(&mut done.sketches));
             if let Some(metrics) = query.metrics.get_mut(attempt.task.stage.stage as usize) {
                 metrics.add(&done);
             }
@@ -285,7 +314,7 @@ impl Driver {
                 self.defined.remove(&function);
                 self.fleet.stop_function(function);
             }
-            Command::RunAttempt { function, attempt, partitions, inputs, inline_bytes } => {
+            Command::RunAttempt { function, attempt, partitions, inputs, share, inline_bytes } => {
                 let stage = attempt.task.stage;
                 let here = self.fleet.place_of(function);
                 // Queries are forgotten by the scheduler's word only, after their last attempt began.
@@ -294,13 +323,15 @@ impl Driver {
                 if self.defined.entry(function).or_default().insert(stage) {
                     self.fleet.define_stage(function, query.stages[stage.stage as usize].clone());
                 }
+                let replaced = query.replaced.get(&stage.stage);
                 let granting = Granting {
                     stages: &query.stages,
-                    reads: &query.reads,
+                    reads: replaced.map_or(&query.reads, |replaced| &replaced.reads),
+                    broadcast: replaced.map(|replaced| replaced.broadcast),
                     key: self.fleet.key(),
                     lifetime_ms: self.grant_lifetime_ms,
                 };
-                let inputs = match told(&granting, stage, here, &partitions, &inputs) {
+                let inputs = match told(&granting, stage, here, &partitions, &inputs, share) {
                     Ok(inputs) => inputs,
                     Err(error) => {
                         // The function has not heard of it.
@@ -309,12 +340,31 @@ impl Driver {
                         return;
                     }
                 };
-                let run = RunAttempt { attempt: attempt.into(), partitions, inputs, inline_bytes };
+                let filters = query.filters.begin(attempt, function);
+                let run = RunAttempt { attempt: attempt.into(), partitions, inputs, inline_bytes, filters };
                 self.fleet.run_attempt(function, run);
                 self.publish_progress(stage.query);
             }
             Command::CancelAttempt { function, attempt } => self.fleet.cancel_attempt(function, attempt),
-            Command::AttemptCommitted { attempt } => tracing::trace!(%attempt, "committed"),
+            Command::AttemptCommitted { attempt } => {
+                if let Some(query) = self.queries.get_mut(&attempt.query()) {
+                    query.filters.committed(attempt);
+                }
+            }
+            Command::StageReplaced { query, stage } => {
+                let Some(query) = self.queries.get_mut(&query) else { return };
+                let Some(other) = query.alternatives.get_mut(stage as usize).and_then(Option::take) else { return };
+                let Replacement { stage: define, filters, broadcast, reads } = other;
+                query.stages[stage as usize] = define;
+                query.filters.replace(stage, filters);
+                query.replaced.insert(stage, Replaced { broadcast, reads });
+            }
+            Command::StageCompleted { query, stage, attempts } => {
+                let Some(query) = self.queries.get_mut(&query) else { return };
+                for (attempt, function, filters) in query.filters.stage_completed(stage, &attempts) {
+                    self.fleet.add_filters(function, RuntimeFilters { attempt: attempt.into(), filters });
+                }
+            }
             Command::ReleaseSegments(segments) => self.fleet.remove_segments(&segments),
             Command::QueryQueued { query } => tracing::info!(%query, "query waits: all places are taken"),
             Command::QueryStarted { query } => tracing::debug!(%query, "query starts"),
@@ -324,8 +374,14 @@ impl Driver {
                     .iter()
                     .flat_map(|input| input.output.segments.iter().map(|segment| (input.host(), segment.id())));
                 let Some(done) = self.forget(query, &kept.collect::<Vec<_>>()) else { return };
-                let outcome =
-                    Outcome { result, stats, stages: done.metrics, requests: done.requests, cache: done.cache };
+                let outcome = Outcome {
+                    result,
+                    stats,
+                    stages: done.metrics,
+                    replaced: done.replaced.into_keys().collect(),
+                    requests: done.requests,
+                    cache: done.cache,
+                };
                 if done.reply.send(Ok(outcome)).is_err() {
                     // The client is gone: nobody will release the result.
                     self.caused.push_back(Event::ResultReleased { query });
@@ -426,8 +482,7 @@ mod tests {
         timeout_ms: Option<u64>,
     ) -> (oneshot::Receiver<Result<Outcome, WireError>>, watch::Receiver<QueryProgress>) {
         let shape = FunctionShape { vcpus: 1, memory_bytes: 1 };
-        let stages =
-            vec![StageSpec { inputs: vec![], tasks: vec![vec![0]], enough_rows: None, is_indeterminate: false }];
+        let stages = vec![StageSpec { tasks: vec![vec![0]], ..StageSpec::default() }];
         let spec = QuerySpec {
             query: QueryId(query),
             functions: 1,
@@ -435,13 +490,21 @@ mod tests {
             timeout_ms,
             first_attempt: 0,
             task_bytes: 0,
+            split_bytes: 0,
             stages,
         };
         let (progress, watcher) = watch::channel(QueryProgress::default());
         let (reply, outcome) = oneshot::channel();
         let stages = vec![DefineStage { query, ..DefineStage::default() }];
         driver.on_request(Request::Submit(
-            Box::new(Submission { spec, stages, reads: Box::new(|_, _| Ok(Default::default())), progress }),
+            Box::new(Submission {
+                spec,
+                stages,
+                filters: vec![],
+                alternatives: vec![],
+                reads: Box::new(|_, _| Ok(Default::default())),
+                progress,
+            }),
             reply,
         ));
         (outcome, watcher)

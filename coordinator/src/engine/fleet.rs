@@ -10,6 +10,7 @@ use onward_wire::cluster::{
     Alive, AwaitQueryEnd, Heartbeat, Join, Joined, Order, Peer, Peers, RemoveSegments, StartFunction, StopFunction,
     ToMember, order,
 };
+use onward_wire::filters::RuntimeFilters;
 use onward_wire::message::{CancelAttempt, DefineStage, ForgetQuery, RunAttempt};
 use onward_wire::{AttemptId, Config, FunctionId, HostId, QueryId, SegmentId};
 use prost::Message;
@@ -242,6 +243,13 @@ impl Fleet {
             host => {
                 self.order(host, function, order::Body::CancelAttempt(CancelAttempt { attempt: attempt.into() }));
             }
+        }
+    }
+
+    pub(super) fn add_filters(&mut self, function: FunctionId, filters: RuntimeFilters) {
+        match self.place_of(function) {
+            HostId::EMBEDDED => self.embedded.add_filters(function, filters),
+            host => self.order(host, function, order::Body::RuntimeFilters(filters)),
         }
     }
 

@@ -8,7 +8,7 @@ use onward_wire::message::{DefineStage, OutputKind};
 use onward_wire::{HostId, StageId};
 
 use super::Reads;
-use crate::scheduler::{Committed, StageOutput};
+use crate::scheduler::{Committed, Share, StageOutput};
 
 /// Sizes of partitions that a task is told without a look at which of them it reads.
 const MOST_SIZES: usize = 4_096;
@@ -22,6 +22,8 @@ pub(super) struct Granting<'a> {
     pub(super) stages: &'a [DefineStage],
     /// Which partitions a task reads.
     pub(super) reads: &'a Reads,
+    /// An input that every task reads whole, although it comes by hash.
+    pub(super) broadcast: Option<u32>,
     /// What signs.
     pub(super) key: &'a GrantKey,
     /// How long a grant holds.
@@ -36,8 +38,42 @@ pub(super) fn told(
     here: HostId,
     partitions: &[u32],
     outputs: &[StageOutput],
+    share: Option<Share>,
 ) -> datafusion::common::Result<Vec<StageInputs>> {
-    let Granting { stages, reads, key, lifetime_ms } = granting;
+    let mut told = all_of(granting, stage, here, partitions, outputs)?;
+    if let Some(Share { input, part, parts }) = share {
+        told.iter_mut().filter(|inputs| inputs.stage == input).for_each(|inputs| keep_part(inputs, part, parts));
+    }
+    Ok(told)
+}
+
+/// Leaves one segment in `parts`.
+fn keep_part(inputs: &mut StageInputs, part: u32, parts: u32) {
+    let mut position = 0;
+    let mut is_ours = || {
+        position += 1;
+        (position - 1) % parts == part
+    };
+    for attempt in &mut inputs.attempts {
+        let output = &mut attempt.output;
+        if !output.inline.is_empty() && !is_ours() {
+            output.inline.clear();
+        }
+        output.segments.retain(|_| is_ours());
+        if output.inline.is_empty() && output.segments.is_empty() {
+            output.partitions.clear();
+        }
+    }
+}
+
+fn all_of(
+    granting: &Granting<'_>,
+    stage: StageId,
+    here: HostId,
+    partitions: &[u32],
+    outputs: &[StageOutput],
+) -> datafusion::common::Result<Vec<StageInputs>> {
+    let Granting { stages, reads, key, lifetime_ms, broadcast } = granting;
     let is_elsewhere = |committed: &Arc<Committed>| committed.host != here && !committed.segments.is_empty();
     let is_far = |output: &StageOutput| output.attempts.iter().any(is_elsewhere);
     let sizes: usize = outputs.iter().flat_map(|output| &output.attempts).map(|output| output.sizes.len()).sum();
@@ -67,7 +103,8 @@ pub(super) fn told(
             attempts: output.attempts.iter().map(|committed| committed.input(Some(&read))).collect(),
             grant,
             partitions: PartitionRange::cover(read.iter().copied()),
-            is_shared: stages[output.stage as usize].output.kind() == OutputKind::Single,
+            is_shared: stages[output.stage as usize].output.kind() == OutputKind::Single
+                || *broadcast == Some(output.stage),
         }
     };
     Ok(outputs.iter().map(input).collect())

@@ -13,10 +13,12 @@
 
 mod door;
 mod driver;
+mod filters;
 mod fleet;
 mod guard;
 mod inputs;
 mod listing;
+mod located;
 mod outcome;
 mod result;
 mod stopper;
@@ -39,6 +41,7 @@ use crate::system::HostTable;
 pub use fleet::Capacity;
 pub use guard::{guard, timed_out};
 pub use listing::Listing;
+pub use located::LocatedResult;
 pub use outcome::{CacheRead, Outcome};
 pub use result::read_result;
 pub use stopper::Stopper;
@@ -52,10 +55,26 @@ pub struct Submission {
     pub spec: QuerySpec,
     /// One definition per stage, in order.
     pub stages: Vec<DefineStage>,
+    /// Runtime filters that have a place in each stage.
+    pub filters: Vec<Vec<u32>>,
+    /// By stage: what it becomes when an input turns out small.
+    pub alternatives: Vec<Option<Replacement>>,
     /// Which partitions of its inputs a task reads.
     pub reads: Reads,
     /// Hears how far the query is.
     pub progress: watch::Sender<QueryProgress>,
+}
+
+/// Another plan of a stage.
+pub struct Replacement {
+    /// Its definition.
+    pub stage: DefineStage,
+    /// Runtime filters that have a place in it.
+    pub filters: Vec<u32>,
+    /// The input that every task reads whole.
+    pub broadcast: u32,
+    /// Which partitions of its inputs a task reads, for all stages.
+    pub reads: Reads,
 }
 
 /// The exchange partitions that a task reads of each input stage, by its stage and its partitions.

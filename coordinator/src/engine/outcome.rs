@@ -19,6 +19,8 @@ pub struct Outcome {
     pub stats: QueryStats,
     /// Merged metrics, one entry per stage.
     pub stages: Vec<StageRun>,
+    /// Stages that ran their other plan.
+    pub replaced: Vec<u32>,
     /// Requests to object stores, of all attempts.
     pub requests: StoreRequests,
     /// Bytes of columns that scans found in the cache, and that they had to decode, of all attempts.

@@ -61,13 +61,14 @@ impl Scheduler {
     /// Gives waiting tasks to functions, starting functions where that is worth it.
     pub(super) fn assign(&mut self) {
         let mut pass = Pass::default();
+        self.running.values_mut().for_each(|query| query.note_ready(self.now_ms));
         let mut order: Vec<_> = self.running.values().map(|query| (query.turn, query.id)).collect();
         order.sort_unstable();
         let turn = |(_, query)| {
             let stages = self
                 .running
                 .get(&query)?
-                .ready_stages()
+                .ready_stages(self.now_ms, self.limits.runtime_filter_wait_ms)
                 .map(|stage| StageTurn { stage, next: 0, claimed: 0 })
                 .collect();
             Some(Turn { query, stages, claimed: 0 })
@@ -172,7 +173,7 @@ impl Scheduler {
     /// cached columns, again. A task that reads everything goes where most of it lies.
     fn preferred_host(&self, query: &Query, stage: u32, task: u32) -> Option<HostId> {
         let stage = &query.stages[stage as usize];
-        if stage.inputs.is_empty() {
+        if stage.inputs.is_empty() || !stage.may_coalesce {
             let hosts: Vec<HostId> = self.pool.hosts().collect();
             return hosts.get(task as usize % hosts.len().max(1)).copied();
         }

@@ -33,12 +33,14 @@ pub struct QuerySpec {
     pub first_attempt: u32,
     /// A stage whose inputs turn out small runs as fewer tasks, each of at least this many bytes; 0: as many as planned.
     pub task_bytes: u64,
+    /// A partition of more bytes, and of far more than the others, is read by several tasks, where a stage can do that; 0: never.
+    pub split_bytes: u64,
     /// In topological order; the last one's output is the result.
     pub stages: Vec<StageSpec>,
 }
 
 /// A stage of a [`QuerySpec`]. Its id is its position.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct StageSpec {
     /// Stages it reads: earlier ones, without duplicates.
     pub inputs: Vec<u32>,
@@ -48,6 +50,42 @@ pub struct StageSpec {
     pub enough_rows: Option<u64>,
     /// Two runs of a task may give different rows. Decides what re-runs when output is lost with a host.
     pub is_indeterminate: bool,
+    /// It runs as fewer tasks when there is little to read.
+    pub may_coalesce: bool,
+    /// An input of which several tasks may each read a part of a partition, and that partition of the other inputs whole.
+    pub splittable: Option<u32>,
+    /// What it becomes when an input turns out small.
+    pub alternative: Option<AlternativeSpec>,
+    /// Stages whose output tells it which rows it need not read. It waits for them for a while.
+    pub filter_sources: Vec<u32>,
+}
+
+/// Another plan for a stage. Decided once, when its input `when` is complete; the input that it spares does not start before.
+#[derive(Clone, Debug)]
+pub struct AlternativeSpec {
+    /// An input of the stage.
+    pub when: u32,
+    /// It is small when it has at most so many encoded bytes,
+    pub most_bytes: u64,
+    /// and so many rows.
+    pub most_rows: u64,
+    /// The other input, which is not run then.
+    pub spares: u32,
+    /// The stages that the other plan reads.
+    pub inputs: Vec<u32>,
+    /// Partitions of that plan, by task.
+    pub tasks: Vec<Vec<u32>>,
+}
+
+/// A part of an input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share {
+    /// The input stage.
+    pub input: u32,
+    /// Which part of its segments, from 0.
+    pub part: u32,
+    /// Of how many.
+    pub parts: u32,
 }
 
 /// What happened.
@@ -157,6 +195,8 @@ pub enum Command {
         partitions: Vec<u32>,
         /// Committed attempts only, one entry per producer stage, ordered by task. All tasks of a stage share one list.
         inputs: Arc<Vec<StageOutput>>,
+        /// It reads a part of one of them only.
+        share: Option<Share>,
         /// Output up to this size may travel inline.
         inline_bytes: u64,
     },
@@ -172,6 +212,22 @@ pub enum Command {
     AttemptCommitted {
         /// Which.
         attempt: AttemptId,
+    },
+    /// A stage runs its other plan, from its first attempt on.
+    StageReplaced {
+        /// Its query.
+        query: QueryId,
+        /// Which.
+        stage: u32,
+    },
+    /// All tasks of a stage are committed, by these attempts. Said again when some ran again.
+    StageCompleted {
+        /// Its query.
+        query: QueryId,
+        /// Which.
+        stage: u32,
+        /// By task; of tasks that were spared, none.
+        attempts: Vec<AttemptId>,
     },
     /// Nobody will read these any more.
     ReleaseSegments(Vec<(HostId, SegmentId)>),
@@ -218,6 +274,8 @@ pub struct QueryStats {
     pub running: u64,
     /// Distinct functions that ran attempts of each stage.
     pub functions_per_stage: Vec<u64>,
+    /// Rows of committed attempts of the last stage.
+    pub rows: u64,
     /// Encoded bytes that committed attempts of all stages but the last produced.
     pub exchange_bytes: u64,
 }

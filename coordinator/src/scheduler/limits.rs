@@ -22,6 +22,8 @@ pub struct SchedulerLimits {
     pub function_idle_timeout_ms: u64,
     /// A function where an attempt that failed or was cancelled still runs on after this long is stopped.
     pub cancel_grace_ms: u64,
+    /// The longest that a stage which could start waits for runtime filters.
+    pub runtime_filter_wait_ms: u64,
     /// Inline output of one attempt.
     pub inline_attempt_bytes: u64,
     /// Inline output that one exchange holds at once.
@@ -41,6 +43,7 @@ impl From<&Config> for SchedulerLimits {
             max_queued_queries: config.max_queued_queries as usize,
             function_idle_timeout_ms: config.function_idle_timeout_ms,
             cancel_grace_ms: config.cancel_grace_ms,
+            runtime_filter_wait_ms: config.runtime_filter_wait_ms,
             inline_attempt_bytes: config.inline_attempt_bytes,
             inline_exchange_bytes: config.inline_exchange_bytes,
             inline_query_bytes: config.inline_query_bytes,

@@ -25,6 +25,7 @@
 //! | `limits` | what may be used |
 //! | `query`, `stage`, `task` | what is to do, what is done, what was tried |
 //! | `output` | what is kept of what was made |
+//! | `adapt` | what becomes of a stage when the sizes of its inputs are known |
 //! | `recovery` | what runs again when a host is lost |
 //! | `pool` | functions and hosts |
 //! | `assign` | which task goes to which function |
@@ -32,6 +33,7 @@
 //! Committed output lives in the hosts, so a lost function loses only what it was running. A lost host loses the output that
 //! lay there: see `recovery`.
 
+mod adapt;
 mod assign;
 mod event;
 mod limits;
@@ -49,7 +51,7 @@ use std::collections::{BTreeMap, VecDeque};
 use onward_wire::message::AttemptOutput;
 use onward_wire::{AttemptId, ErrorKind, FunctionId, HostId, QueryId, SegmentId, WireError};
 
-pub use event::{Command, Event, FunctionShape, QuerySpec, QueryStats, StageSpec};
+pub use event::{AlternativeSpec, Command, Event, FunctionShape, QuerySpec, QueryStats, Share, StageSpec};
 pub use limits::SchedulerLimits;
 pub use output::{Committed, PartitionSizes, StageOutput};
 
@@ -134,7 +136,9 @@ impl Scheduler {
         let running = self.running.values().filter_map(|query| query.deadline_ms);
         let waiting = self.waiting.iter().filter_map(|(_, deadline)| *deadline);
         let functions = self.pool.activities().filter_map(|(_, _, activity)| self.stop_at(activity));
-        running.chain(waiting).chain(functions).min()
+        let wait_ms = self.limits.runtime_filter_wait_ms;
+        let starts = self.running.values().filter_map(|query| query.next_start(self.now_ms, wait_ms));
+        running.chain(waiting).chain(functions).chain(starts).min()
     }
 
     /// What a running query has used so far; `None` when it waits, ended, or is unknown.
@@ -203,8 +207,14 @@ impl Scheduler {
         match query.prepared(attempt, host, output, &self.limits) {
             Outcome::Known => {}
             Outcome::Superseded(segments) => self.release(segments),
-            Outcome::Committed { cancel, release } => {
+            Outcome::Committed { cancel, release, completed, replaced } => {
                 self.commands.push(Command::AttemptCommitted { attempt });
+                let query = attempt.query();
+                self.commands.extend(replaced.into_iter().map(|stage| Command::StageReplaced { query, stage }));
+                if let Some(attempts) = completed {
+                    let (query, stage) = (attempt.query(), attempt.task.stage.stage);
+                    self.commands.push(Command::StageCompleted { query, stage, attempts });
+                }
                 for (function, attempt) in cancel {
                     self.cancel(function, attempt);
                 }

@@ -21,7 +21,9 @@ pub(super) struct Query {
     pub(super) functions: usize,
     pub(super) deadline_ms: Option<u64>,
     /// See [`QuerySpec::task_bytes`].
-    task_bytes: u64,
+    pub(super) task_bytes: u64,
+    /// See [`QuerySpec::split_bytes`].
+    pub(super) split_bytes: u64,
     /// When it was last given a function, as a count of such events: the least recent one is served first.
     pub(super) turn: u64,
     pub(super) stages: Vec<Stage>,
@@ -46,7 +48,14 @@ pub(super) enum Outcome {
     Superseded(Segments),
     /// It counts. The task's other attempt, if one runs, must stop, and those whose rows nobody wants any more; these segments
     /// were read for the last time.
-    Committed { cancel: Vec<(FunctionId, AttemptId)>, release: Segments },
+    Committed {
+        cancel: Vec<(FunctionId, AttemptId)>,
+        release: Segments,
+        /// Stages that run their other plan now.
+        replaced: Vec<u32>,
+        /// The attempts that count, if the stage is complete now.
+        completed: Option<Vec<AttemptId>>,
+    },
 }
 
 impl Query {
@@ -62,6 +71,11 @@ impl Query {
                 };
                 producer.consumers.push(position);
             }
+            if let Some(alternative) = &stage.alternative
+                && let Some(spared) = stages.get_mut(alternative.spares as usize)
+            {
+                spared.waits_for = Some(alternative.when);
+            }
             stages.push(Stage::new(id, stage, spec.first_attempt));
         }
         if stages.is_empty() {
@@ -73,6 +87,7 @@ impl Query {
             functions: spec.functions.max(1),
             deadline_ms,
             task_bytes: spec.task_bytes,
+            split_bytes: spec.split_bytes,
             turn,
             stages,
             used: BTreeSet::new(),
@@ -88,9 +103,38 @@ impl Query {
     }
 
     /// Stages with tasks that may start: all producers are complete. (Early starts on a part of them would go here.)
-    pub(super) fn ready_stages(&self) -> impl Iterator<Item = u32> + '_ {
-        let is_ready = |stage: &Stage| stage.inputs.iter().all(|input| self.stages[*input as usize].is_complete());
+    fn could_start(&self) -> impl Iterator<Item = u32> + '_ {
+        let is_ready = |stage: &Stage| {
+            let mut needed = stage.inputs.iter().chain(&stage.waits_for);
+            needed.all(|needed| self.stages[*needed as usize].is_complete())
+        };
         (0..).zip(&self.stages).filter(move |(_, stage)| !stage.pending.is_empty() && is_ready(stage)).map(|(id, _)| id)
+    }
+
+    /// Notes since when stages could start.
+    pub(super) fn note_ready(&mut self, now_ms: u64) {
+        for id in self.could_start().collect::<Vec<_>>() {
+            self.stages[id as usize].ready_since_ms.get_or_insert(now_ms);
+        }
+    }
+
+    /// Until when a stage that could start waits for what it need not read; `None`: not at all.
+    fn waits_until(&self, id: u32, most_ms: u64) -> Option<u64> {
+        let stage = &self.stages[id as usize];
+        let is_open = |source: &u32| !self.stages[*source as usize].is_complete();
+        let since_ms = stage.ready_since_ms.filter(|_| stage.is_new() && stage.filter_sources.iter().any(is_open))?;
+        Some(since_ms.saturating_add(most_ms))
+    }
+
+    /// Stages with tasks that are to start at `now_ms`.
+    pub(super) fn ready_stages(&self, now_ms: u64, most_wait_ms: u64) -> impl Iterator<Item = u32> + '_ {
+        self.could_start().filter(move |id| self.waits_until(*id, most_wait_ms).is_none_or(|until| until <= now_ms))
+    }
+
+    /// When the first stage has waited long enough.
+    pub(super) fn next_start(&self, now_ms: u64, most_wait_ms: u64) -> Option<u64> {
+        let waits = self.could_start().filter_map(move |id| self.waits_until(id, most_wait_ms));
+        waits.filter(|until| *until > now_ms).min()
     }
 
     /// Starts an attempt of a pending task of a ready stage.
@@ -110,7 +154,8 @@ impl Query {
         self.inline_bytes += inline_bytes;
         self.running += 1;
         self.attempts += 1;
-        Command::RunAttempt { function, attempt, partitions: task.partitions.clone(), inputs, inline_bytes }
+        let (partitions, share) = (task.partitions.clone(), task.share);
+        Command::RunAttempt { function, attempt, partitions, inputs, share, inline_bytes }
     }
 
     fn inputs(&mut self, stage: u32) -> Arc<Vec<StageOutput>> {
@@ -191,8 +236,11 @@ impl Query {
         stage.tasks[attempt.task.task as usize].state = State::Committed { output };
         let mut cancel: Vec<_> = other.into_iter().collect();
         cancel.extend(self.cut_short(attempt.task.stage.stage));
-        self.coalesce_consumers(attempt.task.stage.stage);
-        Outcome::Committed { cancel, release: self.release_read(attempt.task.stage.stage) }
+        let replaced = self.adapt_consumers(attempt.task.stage.stage);
+        let stage = &self.stages[attempt.task.stage.stage as usize];
+        let attempts = || stage.output().iter().map(|output| output.attempt).collect();
+        let completed = stage.is_complete().then(attempts);
+        Outcome::Committed { cancel, release: self.release_read(attempt.task.stage.stage), replaced, completed }
     }
 
     /// Ends a stage whose consumer wants no more rows; its attempts that still run.
@@ -217,23 +265,6 @@ impl Query {
         self.inline_bytes -= reserved;
         self.running -= running.len();
         running
-    }
-
-    /// Consumers of a stage that is complete now, and so are their other inputs, run as fewer tasks if there is little to
-    /// read.
-    fn coalesce_consumers(&mut self, producer: u32) {
-        if self.task_bytes == 0 || !self.stages[producer as usize].is_complete() {
-            return;
-        }
-        for consumer in self.stages[producer as usize].consumers.clone() {
-            let inputs = &self.stages[consumer as usize].inputs;
-            if inputs.iter().all(|input| self.stages[*input as usize].is_complete()) {
-                let bytes = inputs.iter().flat_map(|input| self.stages[*input as usize].output());
-                let bytes = bytes.map(|output| output.bytes).sum();
-                let id = StageId::new(self.id, consumer);
-                self.stages[consumer as usize].coalesce(id, bytes, self.task_bytes);
-            }
-        }
     }
 
     /// When `consumer` is complete, lets go of the inputs that no other stage still reads.
@@ -326,6 +357,7 @@ impl Query {
             attempts: self.attempts,
             running: self.running as u64,
             functions_per_stage: self.stages.iter().map(|stage| stage.used.len() as u64).collect(),
+            rows: self.stages.last().into_iter().flat_map(Stage::output).map(|output| output.rows).sum(),
             exchange_bytes: self.exchange_bytes,
         }
     }

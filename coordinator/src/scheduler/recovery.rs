@@ -3,7 +3,8 @@
 //! ```text
 //!   a task whose output lay there, and is still needed      runs again
 //!     what it read was let go meanwhile                     those producers run again, and so on
-//!     it may give other rows this time (indeterminate)      consumers that finished run again, and so on
+//!     it may give other rows this time (indeterminate)      consumers that finished run again, and so on; those, too, whose
+//!                                                           tasks read parts of its partitions
 //!   a consumer that runs and was told to read the lost      is stopped and starts again with a new list of inputs
 //! ```
 
@@ -55,7 +56,10 @@ impl Query {
             let is_indeterminate = self.stages[stage as usize].is_indeterminate;
             for consumer in self.stages[stage as usize].consumers.clone() {
                 rebound.insert(consumer);
-                if is_indeterminate {
+                // The segments of another run are others, and so are their parts.
+                let is_split =
+                    self.stages[consumer as usize].is_split && self.stages[consumer as usize].splittable == Some(stage);
+                if is_indeterminate || is_split {
                     let tasks = (0..).zip(&self.stages[consumer as usize].tasks);
                     let is_done = |state: &State| matches!(state, State::Committed { .. });
                     again.extend(tasks.filter(|(_, task)| is_done(&task.state)).map(|(task, _)| (consumer, task)));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use onward_wire::{FunctionId, HostId, SegmentId, StageId};
 
-use super::event::StageSpec;
+use super::event::{AlternativeSpec, Share, StageSpec};
 use super::output::{Committed, StageOutput};
 use super::task::{State, Task};
 
@@ -16,6 +16,19 @@ pub(super) struct Stage {
     pub(super) enough_rows: Option<u64>,
     /// Two runs of a task may give different rows.
     pub(super) is_indeterminate: bool,
+    pub(super) may_coalesce: bool,
+    pub(super) splittable: Option<u32>,
+    /// Until it is decided.
+    pub(super) alternative: Option<AlternativeSpec>,
+    /// It runs its other plan.
+    pub(super) is_replaced: bool,
+    /// Tasks of it read parts of partitions.
+    pub(super) is_split: bool,
+    /// It does not start before this stage is complete: it may be spared.
+    pub(super) waits_for: Option<u32>,
+    pub(super) filter_sources: Vec<u32>,
+    /// Since when it could start.
+    pub(super) ready_since_ms: Option<u64>,
     pub(super) consumers: Vec<u32>,
     pub(super) tasks: Vec<Task>,
     /// Tasks that wait; placed in this order.
@@ -37,6 +50,14 @@ impl Stage {
             inputs: spec.inputs,
             enough_rows: spec.enough_rows,
             is_indeterminate: spec.is_indeterminate,
+            may_coalesce: spec.may_coalesce,
+            splittable: spec.splittable,
+            alternative: spec.alternative,
+            is_replaced: false,
+            is_split: false,
+            waits_for: None,
+            filter_sources: spec.filter_sources,
+            ready_since_ms: None,
             consumers: Vec::new(),
             pending: (0..tasks.len() as u32).collect(),
             tasks,
@@ -61,22 +82,17 @@ impl Stage {
         !self.is_complete() && self.enough_rows.is_some_and(is_enough)
     }
 
-    /// Runs as fewer tasks, of at least `task_bytes` each, if it has `bytes` to read and no task has begun.
-    pub(super) fn coalesce(&mut self, id: StageId, bytes: u64, task_bytes: u64) {
-        let is_new = self.tasks.iter().all(Task::is_new);
-        let count = usize::try_from(bytes.div_ceil(task_bytes.max(1))).unwrap_or(usize::MAX).max(1);
-        if !is_new || count >= self.tasks.len() {
-            return;
-        }
-        let old = std::mem::take(&mut self.tasks);
-        let (all, first_attempt) = (old.len(), old[0].first_attempt());
-        let mut partitions = vec![Vec::new(); count];
-        for (at, task) in old.into_iter().enumerate() {
-            partitions[at * count / all].extend(task.partitions);
-        }
-        let task = |(partitions, task)| Task::new(id.task(task), partitions, first_attempt);
-        self.tasks = partitions.into_iter().zip(0..).map(task).collect();
-        self.pending = (0..count as u32).collect();
+    /// No attempt of any of its tasks ever began.
+    pub(super) fn is_new(&self) -> bool {
+        self.tasks.iter().all(Task::is_new)
+    }
+
+    /// Other tasks in the place of those that it has, none of which has begun.
+    pub(super) fn set_tasks(&mut self, id: StageId, tasks: Vec<(Vec<u32>, Option<Share>)>) {
+        let first_attempt = self.tasks.first().map_or(0, Task::first_attempt);
+        let task = |((partitions, share), task)| Task::new(id.task(task), partitions, first_attempt).reading(share);
+        self.tasks = tasks.into_iter().zip(0..).map(task).collect();
+        self.pending = (0..self.tasks.len() as u32).collect();
     }
 
     /// The committed attempts of a complete stage, by task.

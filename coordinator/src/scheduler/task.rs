@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use onward_wire::{ErrorKind, FunctionId, TaskId, WireError};
 
+use super::event::Share;
 use super::output::Committed;
 
 /// Tries that end without counting as a failure (a function was told to leave) may be this many times `max_attempts`:
@@ -26,6 +27,8 @@ pub(super) enum State {
 pub(super) struct Task {
     pub(super) id: TaskId,
     pub(super) partitions: Vec<u32>,
+    /// It reads a part of an input only.
+    pub(super) share: Option<Share>,
     pub(super) state: State,
     /// Where its last attempt ran: a retry prefers another function.
     pub(super) last_function: Option<FunctionId>,
@@ -43,6 +46,7 @@ impl Task {
         Self {
             id,
             partitions,
+            share: None,
             state: State::Pending,
             last_function: None,
             first_attempt,
@@ -51,6 +55,11 @@ impl Task {
             reported: BTreeSet::new(),
             void: BTreeSet::new(),
         }
+    }
+
+    /// It reads a part of an input only.
+    pub(super) fn reading(self, share: Option<Share>) -> Self {
+        Self { share, ..self }
     }
 
     /// No attempt of it ever began.

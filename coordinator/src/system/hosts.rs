@@ -62,6 +62,11 @@ impl HostTable {
         hosts.insert(record.host, (record, heartbeat.unwrap_or(before)));
     }
 
+    /// Where others reach a host.
+    pub fn address(&self, host: HostId) -> Option<String> {
+        self.hosts.lock().get(&host).and_then(|(record, _)| record.address.clone())
+    }
+
     /// A host is gone.
     pub fn remove(&self, host: HostId) {
         self.hosts.lock().remove(&host);

@@ -10,10 +10,10 @@ use datafusion::catalog::SchemaProvider;
 use datafusion::common::TableReference;
 use datafusion::logical_expr::TableType;
 use datafusion::prelude::SessionContext;
+use onward_shuffle::flight::client_schema;
 use tonic::Status;
 
 use super::failed;
-use crate::client_types::client_schema;
 
 /// Kinds of tables, in JDBC's words: tools filter by them.
 const TABLE: &str = "TABLE";

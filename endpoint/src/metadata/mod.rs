@@ -12,9 +12,9 @@ use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::prelude::SessionContext;
 use futures::stream::BoxStream;
+use onward_shuffle::flight::flight_data;
 use tonic::Status;
 
-use crate::encode::flight_data;
 use crate::statement::describe;
 
 /// Answers about the catalog change with it; those about the server are built once.

@@ -11,8 +11,10 @@ use futures::StreamExt;
 use onward_cache::UploadLog;
 use onward_cache::ranges::RangeClient;
 use onward_cache::scan::WarmScans;
+use onward_planner::RuntimeFilterPlaces;
 use onward_planner::error::classify;
-use onward_shuffle::{AttemptWriter, Lane, OutputMapping, SegmentSource, WriterOptions};
+use onward_shuffle::{AttemptWriter, Lane, OutputMapping, SegmentSource, WriterOptions, filter_expr};
+use onward_wire::filters::KeySketch;
 use onward_wire::message::{AttemptDone, AttemptOutput, Metric, OperatorMetrics, Progress, RunAttempt, UploadOpened};
 use onward_wire::{AttemptId, ErrorKind, WireError, panics};
 use parking_lot::Mutex;
@@ -45,8 +47,16 @@ pub(super) struct Attempt {
     tasks: Mutex<Vec<AbortHandle>>,
     /// Rows and bytes.
     reported: Mutex<(u64, u64)>,
+    filters: Mutex<Filters>,
     /// Called when nothing works for it any more.
     end: Mutex<Option<Box<dyn FnOnce() + Send>>>,
+}
+
+/// Runtime filters that it was told of, and where they go once its plan is there.
+#[derive(Default)]
+struct Filters {
+    told: Vec<KeySketch>,
+    places: Option<RuntimeFilterPlaces>,
 }
 
 /// A finished attempt: its message, and the files that are still this process's until the message is sent.
@@ -64,8 +74,34 @@ impl Attempt {
             writer: OnceLock::new(),
             tasks: Mutex::default(),
             reported: Mutex::default(),
+            filters: Mutex::default(),
             end: Mutex::new(Some(Box::new(end))),
         })
+    }
+
+    /// Its scans and operators may use these from now on.
+    pub(super) fn add_filters(&self, filters: Vec<KeySketch>) {
+        let mut state = self.filters.lock();
+        match &state.places {
+            Some(places) => self.place(places, &filters),
+            None => state.told.extend(filters),
+        }
+    }
+
+    fn use_filters(&self, places: RuntimeFilterPlaces) {
+        let mut state = self.filters.lock();
+        let told = std::mem::take(&mut state.told);
+        self.place(&places, &told);
+        state.places = Some(places);
+    }
+
+    /// Without a filter the rows are the same.
+    fn place(&self, places: &RuntimeFilterPlaces, filters: &[KeySketch]) {
+        for sketch in filters {
+            if let Err(error) = places.set(sketch.filter, |keys, types| filter_expr(sketch, keys, types)) {
+                tracing::warn!(attempt = %self.id, filter = sketch.filter, %error, "a runtime filter cannot be used");
+            }
+        }
     }
 
     /// Stops a task of this attempt together with it.
@@ -99,14 +135,17 @@ impl Attempt {
     }
 
     async fn run_unguarded(self: &Arc<Self>, shared: &Shared, stage: &Stage, request: RunAttempt) -> Result<Finished> {
-        let RunAttempt { partitions, inputs, inline_bytes, .. } = request;
+        let RunAttempt { partitions, inputs, inline_bytes, filters, .. } = request;
+        self.add_filters(filters);
         let config = stage.config(&shared.environment)?;
         let batch_rows = config.batch_size();
         let ranges = shared.ranges.clone().filter(|_| stage.uses_cache());
         let AttemptContext { task, memory, stores } =
             shared.environment.attempt(self.id, config, self.upload_log(shared), stage.expected(), ranges);
         let source = AttemptSource::new(Arc::clone(&shared.segments), self.id) as Arc<dyn SegmentSource>;
-        let AttemptPlan { planned, runs, mapping } = stage.plan(&task, &partitions, inputs, &source, &shared.scans)?;
+        let AttemptPlan { planned, runs, mapping, places } =
+            stage.plan(&task, &partitions, inputs, &source, &shared.scans)?;
+        self.use_filters(places);
 
         let count = runs.output_partitioning().partition_count();
         if count != partitions.len() {
@@ -116,7 +155,8 @@ impl Attempt {
         let sink = AttemptSink::new(Arc::clone(&shared.link), self.id);
         let is_hash = matches!(mapping, OutputMapping::Hash { .. });
         let options = WriterOptions { flush_bytes: shared.flush_bytes, inline_bytes, batch_rows };
-        let writer = AttemptWriter::new(runs.schema(), mapping, Arc::clone(&sink) as _, options);
+        let sketches = stage.sketches();
+        let writer = AttemptWriter::sketching(runs.schema(), mapping, Arc::clone(&sink) as _, options, sketches);
         // The attempt's table must not keep the writer alive: its end is what releases files.
         let _ = self.writer.set(Arc::downgrade(&writer));
         let lanes = partitions.iter().map(|partition| writer.lane(*partition)).collect();
@@ -127,6 +167,7 @@ impl Attempt {
         let done = AttemptDone {
             attempt: self.id.into(),
             output,
+            sketches: writer.take_sketches()?,
             requests: stores.counters().snapshot(),
             elapsed_us: self.elapsed_us(),
             peak_memory_bytes: memory.inner().max_reserved() as u64,

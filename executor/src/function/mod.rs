@@ -223,6 +223,11 @@ impl Function {
                 Some(to_function::Body::DefineStage(stage)) => self.define(stage),
                 Some(to_function::Body::RunAttempt(attempt)) => self.run(attempt),
                 Some(to_function::Body::CancelAttempt(cancel)) => self.cancel(cancel.attempt.into()),
+                Some(to_function::Body::RuntimeFilters(told)) => {
+                    let attempt = self.attempts.lock().running.get(&AttemptId::from(told.attempt)).cloned();
+                    // One that has ended needs none.
+                    attempt.into_iter().for_each(|attempt| attempt.add_filters(told.filters.clone()));
+                }
                 Some(to_function::Body::ForgetQuery(query)) => {
                     self.stages.retain(|stage, _| stage.query != QueryId(query.query));
                 }

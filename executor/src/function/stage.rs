@@ -11,9 +11,10 @@ use datafusion_proto::physical_plan::PhysicalExtensionCodec;
 use onward_cache::ExpectedVersions;
 use onward_cache::scan::{WarmScans, with_tags};
 use onward_planner::session::function_session_config;
-use onward_planner::{StageInputExec, bind_inputs, codec, narrow_decimals, slice};
+use onward_planner::{RuntimeFilterPlaces, StageInputExec, bind_inputs, codec, narrow_decimals, slice};
 use onward_shuffle::{OutputMapping, SegmentSource, ShuffleReaderExec};
 use onward_wire::exchange::StageInputs;
+use onward_wire::filters::SketchSpec;
 use onward_wire::message::{CacheUse, DefineStage, OutputKind};
 
 use super::environment::Environment;
@@ -39,6 +40,8 @@ pub(super) struct AttemptPlan {
     pub(super) runs: Arc<dyn ExecutionPlan>,
     /// Where its rows go.
     pub(super) mapping: OutputMapping,
+    /// Where its runtime filters go.
+    pub(super) places: RuntimeFilterPlaces,
 }
 
 impl Stage {
@@ -55,6 +58,11 @@ impl Stage {
     /// Scans read and fill the cache.
     pub(super) fn uses_cache(&self) -> bool {
         self.definition.cache() != CacheUse::Off
+    }
+
+    /// Sketches that its attempts make.
+    pub(super) fn sketches(&self) -> Vec<SketchSpec> {
+        self.definition.sketches.clone()
     }
 
     /// The session's settings; the stores that its options describe are built the first time.
@@ -79,7 +87,7 @@ impl Stage {
         source: &Arc<dyn SegmentSource>,
         scans: &WarmScans,
     ) -> Result<AttemptPlan> {
-        let planned = codec::decode(&self.definition.plan, context, &extensions())?;
+        let (planned, places) = codec::decode_with_filters(&self.definition.plan, context, &extensions())?;
         let inputs: Vec<Arc<StageInputs>> = inputs.into_iter().map(Arc::new).collect();
         let sliced = slice(&planned, partitions)?;
         let bound = bind_inputs(sliced, &mut |input| reader(input, &inputs, source))?;
@@ -95,7 +103,7 @@ impl Stage {
             OutputKind::Preserve => (bound, OutputMapping::Preserve),
             OutputKind::Single => (bound, OutputMapping::Single),
         };
-        Ok(AttemptPlan { planned, runs, mapping })
+        Ok(AttemptPlan { planned, runs, mapping, places })
     }
 }
 

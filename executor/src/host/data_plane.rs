@@ -1,4 +1,4 @@
-//! What a host serves to other hosts: its segments, over Arrow Flight.
+//! What a host serves over Arrow Flight: its segments to other hosts, parts of results to clients.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -13,7 +13,9 @@ use arrow_flight::{
 };
 use futures::StreamExt;
 use futures::stream::BoxStream;
-use onward_shuffle::flight::{ClusterTls, HeldSegments, from_status, serve, take, to_status};
+use onward_shuffle::flight::{
+    ClusterTls, GrantKey, HeldSegments, from_status, serve, serve_result, take, to_status, unpack,
+};
 use onward_wire::exchange::ReadTicket;
 use onward_wire::message::SegmentRef;
 use onward_wire::{ErrorKind, WireError};
@@ -113,16 +115,29 @@ impl DataPlane {
     }
 
     fn read(&self, ticket: Ticket) -> Result<BoxStream<'static, Result<FlightData, Status>>, WireError> {
-        let ticket = ReadTicket::decode(ticket.ticket)
-            .map_err(|error| WireError::new(ErrorKind::Denied, format!("the ticket is none: {error}")))?;
-        let messages = serve(self.held.as_ref() as &dyn HeldSegments, &self.neighbours.key(), &ticket)?;
+        let (held, key) = (self.held.as_ref() as &dyn HeldSegments, self.neighbours.key());
+        let messages = match unpack(&ticket.ticket) {
+            Some(ticket) => serve_result(held, &key, &ticket)?,
+            None => Self::read_segments(held, &key, ticket)?,
+        };
         let served = Arc::clone(&self.served_bytes);
         let counted = messages.inspect(move |message| {
             if let Ok(message) = message {
                 served.fetch_add(message.data_body.len() as u64, Ordering::Relaxed);
             }
         });
-        Ok(counted.map(|message| message.map_err(|error| to_status(&error))).boxed())
+        Ok(counted.boxed())
+    }
+
+    fn read_segments(
+        held: &dyn HeldSegments,
+        key: &GrantKey,
+        ticket: Ticket,
+    ) -> Result<BoxStream<'static, Result<FlightData, Status>>, WireError> {
+        let ticket = ReadTicket::decode(ticket.ticket)
+            .map_err(|error| WireError::new(ErrorKind::Denied, format!("the ticket is none: {error}")))?;
+        let messages = serve(held, key, &ticket)?;
+        Ok(messages.map(|message| message.map_err(|error| to_status(&error))).boxed())
     }
 }
 

@@ -284,6 +284,7 @@ fn carry_out(host: &Host, command: to_member::Body) {
                 Some(order::Body::DefineStage(stage)) => host.define_stage(function, stage),
                 Some(order::Body::RunAttempt(attempt)) => host.run_attempt(function, attempt),
                 Some(order::Body::CancelAttempt(cancel)) => host.cancel_attempt(function, cancel.attempt.into()),
+                Some(order::Body::RuntimeFilters(filters)) => host.add_filters(function, filters),
                 None => tracing::warn!("an order without content"),
             }
         }

@@ -39,6 +39,7 @@ use onward_cache::ranges::RangeTier;
 use onward_segment::{MappedSegment, ScratchDir, SegmentStore, StoreOptions};
 use onward_shuffle::flight::GrantKey;
 use onward_wire::exchange::FetchSegments;
+use onward_wire::filters::RuntimeFilters;
 use onward_wire::message::{
     AttemptDone, CancelAttempt, DefineStage, ForgetQuery, Progress, RunAttempt, SegmentRef, Shutdown, ToFunction,
 };
@@ -339,6 +340,14 @@ impl Host {
         if let Some(function) = self.function(function) {
             // Lost functions report themselves.
             let _ = send(&function, CancelAttempt { attempt: attempt.into() });
+        }
+    }
+
+    /// Tells an attempt what its scans need not look at. One that has ended, or will not begin, needs no filter.
+    pub fn add_filters(&self, function: FunctionId, filters: RuntimeFilters) {
+        if let Some(function) = self.function(function) {
+            // Lost functions report themselves.
+            let _ = send(&function, filters);
         }
     }
 

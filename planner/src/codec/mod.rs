@@ -3,6 +3,7 @@
 
 mod file_scan;
 mod marked;
+mod runtime_filter;
 mod stage_input;
 #[cfg(test)]
 mod tests;
@@ -16,6 +17,9 @@ use datafusion::execution::TaskContext;
 use datafusion::functions_aggregate::all_default_aggregate_functions;
 use datafusion::functions_window::all_default_window_functions;
 use datafusion::logical_expr::{AggregateUDF, HigherOrderUDF, ScalarUDF, WindowUDF};
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr_common::physical_expr::proto_decode::PhysicalExprDecodeCtx;
+use datafusion::physical_expr_common::physical_expr::proto_encode::PhysicalExprEncodeCtx;
 use datafusion::physical_plan::execution_plan::replace_children_if_necessary;
 use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::{ExecutionPlan, SortOrderPushdownResult};
@@ -25,12 +29,15 @@ use datafusion_proto::bytes::{
 use datafusion_proto::physical_plan::{
     DeduplicatingProtoConverter, PhysicalExtensionCodec, PhysicalPlanDecodeContext, PhysicalProtoConverterExtension,
 };
+use parking_lot::Mutex;
 use prost::Message;
 use prost::bytes::Bytes;
 
+use crate::runtime_filter::{Place, RuntimeFilterExec, RuntimeFilterExpr, RuntimeFilterPlaces};
 use crate::scalar_subquery::single_value;
 use crate::stage_input::StageInputExec;
 use marked::{MarkedSource, MarkedSourceNode};
+use runtime_filter::RuntimeFilterNode;
 use stage_input::StageInputNode;
 
 /// Encodes a stage's plan. `extensions` encode the nodes and functions of other crates, in one byte or more; the decoder
@@ -39,7 +46,7 @@ use stage_input::StageInputNode;
 /// # Errors
 /// When a node, expression or function has no encoding. Such plans run in the coordinator.
 pub fn encode(plan: &Arc<dyn ExecutionPlan>, extensions: &[Arc<dyn PhysicalExtensionCodec>]) -> Result<Bytes> {
-    let codec = OnwardCodec { extensions: extensions.to_vec() };
+    let codec = OnwardCodec::new(extensions);
     let plan = MarkedSource::mark(plan)?;
     physical_plan_to_bytes_with_proto_converter(plan, &codec, &DeduplicatingProtoConverter {})
 }
@@ -53,9 +60,24 @@ pub fn decode(
     ctx: &TaskContext,
     extensions: &[Arc<dyn PhysicalExtensionCodec>],
 ) -> Result<Arc<dyn ExecutionPlan>> {
-    let codec = OnwardCodec { extensions: extensions.to_vec() };
-    let plan = physical_plan_from_bytes_with_proto_converter(bytes, ctx, &codec, &DeduplicatingProtoConverter {})?;
-    if ctx.session_config().options().optimizer.enable_sort_pushdown { with_scan_hints(plan) } else { Ok(plan) }
+    decode_with_filters(bytes, ctx, extensions).map(|(plan, _)| plan)
+}
+
+/// [`decode`], and where the plan's runtime filters go.
+///
+/// # Errors
+/// As [`decode`].
+pub fn decode_with_filters(
+    bytes: &[u8],
+    ctx: &TaskContext,
+    extensions: &[Arc<dyn PhysicalExtensionCodec>],
+) -> Result<(Arc<dyn ExecutionPlan>, RuntimeFilterPlaces)> {
+    let codec = OnwardCodec::new(extensions);
+    let mut plan = physical_plan_from_bytes_with_proto_converter(bytes, ctx, &codec, &DeduplicatingProtoConverter {})?;
+    if ctx.session_config().options().optimizer.enable_sort_pushdown {
+        plan = with_scan_hints(plan)?;
+    }
+    Ok((plan, RuntimeFilterPlaces::new(codec.places.into_inner())))
 }
 
 /// Tells the scans under a TopK again in which order to read their row groups: datafusion-proto drops those hints.
@@ -74,13 +96,20 @@ fn with_scan_hints(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan
 /// First byte of an extension node: one of these, or the position in `extensions` plus one.
 const STAGE_INPUT: u8 = 0;
 const MARKED_SOURCE: u8 = u8::MAX;
+const RUNTIME_FILTER: u8 = u8::MAX - 1;
 
 #[derive(Debug)]
 struct OnwardCodec {
     extensions: Vec<Arc<dyn PhysicalExtensionCodec>>,
+    /// Runtime filters that were decoded.
+    places: Mutex<Vec<Place>>,
 }
 
 impl OnwardCodec {
+    fn new(extensions: &[Arc<dyn PhysicalExtensionCodec>]) -> Self {
+        Self { extensions: extensions.to_vec(), places: Mutex::default() }
+    }
+
     /// The first extension that encodes it, marked with its position.
     fn encode_by_extension(
         &self,
@@ -126,6 +155,11 @@ impl PhysicalExtensionCodec for OnwardCodec {
             buf.extend(MarkedSourceNode::new(source, self, converter)?.encode_to_vec());
             return Ok(());
         }
+        if let Some(filter) = node.downcast_ref::<RuntimeFilterExec>() {
+            buf.push(RUNTIME_FILTER);
+            buf.extend(RuntimeFilterNode::new(filter, self, converter)?.encode_to_vec());
+            return Ok(());
+        }
         self.encode_by_extension(buf, &node.name(), |extension, bytes| {
             extension.try_encode(Arc::clone(&node), bytes, converter)
         })
@@ -149,10 +183,39 @@ impl PhysicalExtensionCodec for OnwardCodec {
                     MarkedSourceNode::decode(rest).map_err(|error| DataFusionError::External(Box::new(error)))?;
                 return node.into_exec(inputs, &context, converter);
             }
+            Some((&RUNTIME_FILTER, rest)) => {
+                let node =
+                    RuntimeFilterNode::decode(rest).map_err(|error| DataFusionError::External(Box::new(error)))?;
+                return node.into_exec(inputs, &context, converter);
+            }
             _ => {}
         }
         let (extension, rest) = self.extension(buf, "a plan node")?;
         extension.try_decode(rest, inputs, ctx, converter)
+    }
+
+    fn try_encode_expr(
+        &self,
+        expr: &Arc<dyn PhysicalExpr>,
+        buf: &mut Vec<u8>,
+        _: &PhysicalExprEncodeCtx<'_>,
+    ) -> Result<()> {
+        match expr.downcast_ref::<RuntimeFilterExpr>() {
+            Some(filter) => runtime_filter::encode_expr(filter, buf),
+            None => not_impl_err!("{expr} cannot be sent to a function"),
+        }
+    }
+
+    fn try_decode_expr(
+        &self,
+        buf: &[u8],
+        inputs: &[Arc<dyn PhysicalExpr>],
+        ctx: &PhysicalExprDecodeCtx<'_>,
+    ) -> Result<Arc<dyn PhysicalExpr>> {
+        let place = runtime_filter::decode_expr(buf, inputs, ctx.schema())?;
+        let expr = Arc::clone(&place.expr) as Arc<dyn PhysicalExpr>;
+        self.places.lock().push(place);
+        Ok(expr)
     }
 
     // Functions of DataFusion travel by name. Others would only fail in the function, so they are refused here unless an

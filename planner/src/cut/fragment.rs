@@ -26,6 +26,7 @@ use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
 
 use super::indeterminate;
 use crate::rules::emits_build_rows;
+use crate::runtime_filter::RuntimeFilterExec;
 use crate::stage_input::StageInputExec;
 
 /// The sides of a join that reads its build (left) side whole for every partition of its probe (right) side.
@@ -72,6 +73,7 @@ pub(crate) fn is_partition_wise(node: &Arc<dyn ExecutionPlan>) -> bool {
         || node.is::<UnnestExec>()
         || node.is::<CooperativeExec>()
         || node.is::<BufferExec>()
+        || node.is::<RuntimeFilterExec>()
         || node.name() == "CoalesceBatchesExec"
 }
 

@@ -15,6 +15,7 @@
 //! | `RepartitionExec` by hash | an exchange by hash; the node stays the root of the producer's plan |
 //! | `CoalescePartitionsExec`, `SortPreservingMergeExec` over several partitions | an exchange that preserves partitions, under the node |
 //! | the build side of a `CollectLeft`, nested-loop or cross join over several probe partitions | a broadcast |
+//! | the build side of a partitioned join, where it is groups under a condition | a stage of its own that preserves partitions |
 //! | `RepartitionExec` round-robin | nothing: tasks are balanced by how the input is split |
 //!
 //! A fragment that is not provably partition-wise runs as one task, with all its partitions: always correct.
@@ -28,9 +29,11 @@ use datafusion::common::Result;
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::physical_expr::Partitioning;
+use datafusion::physical_plan::aggregates::AggregateExec;
 use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
 use datafusion::physical_plan::coop::CooperativeExec;
 use datafusion::physical_plan::execution_plan::replace_children_if_necessary;
+use datafusion::physical_plan::filter::FilterExec;
 use datafusion::physical_plan::joins::{HashJoinExec, PartitionMode};
 use datafusion::physical_plan::limit::LocalLimitExec;
 use datafusion::physical_plan::projection::ProjectionExec;
@@ -42,8 +45,9 @@ use onward_wire::message::OutputKind;
 
 pub(crate) use fragment::{JoinSides, is_sliceable, join_sides};
 
+use crate::adaptive::plan_alternatives;
 use crate::graph::{Estimate, Stage};
-use crate::rules::DynamicFilters;
+use crate::runtime_filter;
 use crate::sizing::estimate;
 use crate::stage_input::StageInputExec;
 
@@ -55,10 +59,12 @@ pub(crate) fn cut(
     config: &ConfigOptions,
     partition_wise: &[&str],
 ) -> Result<Vec<Stage>> {
-    let mut cutter = Cutter { stages: Vec::new(), tasks: tasks.max(1), config, partition_wise };
+    let mut cutter = Cutter { stages: Vec::new(), tasks: tasks.max(1), partition_wise };
     let result = cutter.fragment(plan)?;
     let partitions = result.output_partitioning().partition_count();
     cutter.finish(result, OutputKind::Preserve, partitions, estimate(plan))?;
+    runtime_filter::push_down(&mut cutter.stages, config)?;
+    plan_alternatives(&mut cutter.stages, cutter.tasks, config, partition_wise)?;
     Ok(cutter.stages)
 }
 
@@ -78,6 +84,11 @@ pub(crate) fn whole(plan: Arc<dyn ExecutionPlan>) -> Result<Vec<Stage>> {
         enough_rows: None,
         is_indeterminate,
         estimate: estimate(&plan),
+        key_sources: Vec::new(),
+        filters: Vec::new(),
+        reads_tables: true,
+        splittable: None,
+        alternative: None,
         plan,
         encoded: None,
     }])
@@ -86,7 +97,6 @@ pub(crate) fn whole(plan: Arc<dyn ExecutionPlan>) -> Result<Vec<Stage>> {
 struct Cutter<'a> {
     stages: Vec<Stage>,
     tasks: usize,
-    config: &'a ConfigOptions,
     partition_wise: &'a [&'a str],
 }
 
@@ -101,6 +111,11 @@ impl Cutter<'_> {
         }
         if let Some(sides) = join_sides(node) {
             return self.broadcast_join(node, &sides);
+        }
+        if let Some(join) = node.downcast_ref::<HashJoinExec>()
+            && tells_few_keys(join)
+        {
+            return self.keys_first(node, join);
         }
         let children = node.children();
         if children.is_empty() {
@@ -167,6 +182,18 @@ impl Cutter<'_> {
         replace_children_if_necessary(Arc::clone(node), vec![build, probe])
     }
 
+    /// The build side as a stage of its own, so that its few keys are known before the probe side is read: they go there as a
+    /// runtime filter. The exchange costs little, since each partition stays what it is.
+    fn keys_first(&mut self, node: &Arc<dyn ExecutionPlan>, join: &HashJoinExec) -> Result<Arc<dyn ExecutionPlan>> {
+        let mut build = self.fragment(join.left())?;
+        let partitions = build.output_partitioning().partition_count();
+        if partitions > 1 && !build.is::<StageInputExec>() {
+            build = self.finish(build, OutputKind::Preserve, partitions, estimate(join.left()))?;
+        }
+        let probe = self.fragment(join.right())?;
+        replace_children_if_necessary(Arc::clone(node), vec![build, probe])
+    }
+
     /// Every task of the consumer reads partition 0 of this exchange whole.
     fn broadcast(&mut self, build: &Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
         let producer = match build.downcast_ref::<CoalescePartitionsExec>() {
@@ -192,8 +219,6 @@ impl Cutter<'_> {
         let runs = if output == OutputKind::Hash { plan.children()[0] } else { &plan };
         let is_sliceable = is_sliceable(runs, self.partition_wise);
         let tasks = tasks(runs.output_partitioning().partition_count(), if is_sliceable { self.tasks } else { 1 });
-        let keep_join_filters = tasks.len() == 1 || !has_partitioned_join(&plan)?;
-        let plan = DynamicFilters::push_down(plan, self.config, keep_join_filters)?;
 
         let (equivalences, partitioning) = match output {
             OutputKind::Hash => (plan.equivalence_properties().clone(), plan.output_partitioning().clone()),
@@ -213,12 +238,33 @@ impl Cutter<'_> {
             tasks,
             enough_rows: None,
             is_indeterminate: indeterminate::is_indeterminate(&plan)?,
+            key_sources: Vec::new(),
+            filters: Vec::new(),
+            reads_tables: reads_tables(&plan)?,
+            splittable: None,
+            alternative: None,
             estimate,
             plan,
             encoded: None,
         });
         Ok(Arc::new(input))
     }
+}
+
+/// A partitioned join whose build side is what a condition leaves of groups (HAVING), and which wants no other rows of its
+/// probe side.
+fn tells_few_keys(join: &HashJoinExec) -> bool {
+    fn below<'a>(mut plan: &'a Arc<dyn ExecutionPlan>) -> &'a Arc<dyn ExecutionPlan> {
+        while plan.is::<ProjectionExec>() || plan.is::<CooperativeExec>() {
+            plan = plan.children()[0];
+        }
+        plan
+    }
+    let (_, may_drop_probe_rows) = join.join_type().on_lr_is_preserved();
+    let filter = below(join.left()).downcast_ref::<FilterExec>();
+    *join.partition_mode() == PartitionMode::Partitioned
+        && may_drop_probe_rows
+        && filter.is_some_and(|filter| below(filter.input()).is::<AggregateExec>())
 }
 
 /// A limit above an exchange still stops its producers: each of their partitions needs no more rows than the limit.
@@ -241,7 +287,7 @@ fn own_limit(plan: &Arc<dyn ExecutionPlan>) -> Option<usize> {
 }
 
 /// `partitions` in at most `most` contiguous ranges whose sizes differ by one at most.
-fn tasks(partitions: usize, most: usize) -> Vec<Vec<u32>> {
+pub(crate) fn tasks(partitions: usize, most: usize) -> Vec<Vec<u32>> {
     let count = most.min(partitions).max(1);
     (0..count)
         .map(|task| (task * partitions / count) as u32..((task + 1) * partitions / count) as u32)
@@ -249,7 +295,11 @@ fn tasks(partitions: usize, most: usize) -> Vec<Vec<u32>> {
         .collect()
 }
 
-fn inputs(plan: &Arc<dyn ExecutionPlan>) -> Result<Vec<u32>> {
+fn reads_tables(plan: &Arc<dyn ExecutionPlan>) -> Result<bool> {
+    plan.exists(|node| Ok(node.children().is_empty() && !node.is::<StageInputExec>()))
+}
+
+pub(crate) fn inputs(plan: &Arc<dyn ExecutionPlan>) -> Result<Vec<u32>> {
     let mut inputs = Vec::new();
     plan.apply(|node| {
         inputs.extend(node.downcast_ref::<StageInputExec>().map(StageInputExec::stage));
@@ -258,10 +308,4 @@ fn inputs(plan: &Arc<dyn ExecutionPlan>) -> Result<Vec<u32>> {
     inputs.sort_unstable();
     inputs.dedup();
     Ok(inputs)
-}
-
-fn has_partitioned_join(plan: &Arc<dyn ExecutionPlan>) -> Result<bool> {
-    plan.exists(|node| {
-        Ok(node.downcast_ref::<HashJoinExec>().is_some_and(|join| *join.partition_mode() == PartitionMode::Partitioned))
-    })
 }

@@ -15,7 +15,7 @@ pub use analyze::{StageRun, analyze};
 pub use dot::dot;
 pub use text::text;
 
-use crate::graph::{Estimate, Sizing, Stage};
+use crate::graph::{Alternative, Estimate, Sizing, Stage};
 use crate::sizing::display_bytes;
 
 /// The operators of a plan in pre-order, each with its depth and its line.
@@ -67,7 +67,22 @@ fn output_line(stage: &Stage, is_result: bool) -> String {
         OutputKind::Single => "broadcast".to_owned(),
     };
     line.push_str(&estimate_text(stage.estimate));
+    let filters: Vec<String> = stage.key_sources.iter().map(|source| source.filter.to_string()).collect();
+    if !filters.is_empty() {
+        let _ = write!(line, ", keys of RuntimeFilter {}", filters.join(", "));
+    }
     line
+}
+
+/// `if stage 0 gives at most 64.0 MiB and 1000 rows: stage 1 is not run, and its rows are joined where they are made`.
+fn alternative_line(alternative: &Alternative) -> String {
+    format!(
+        "if stage {} gives at most {} and {}: stage {} is not run, its rows are joined where they are made",
+        alternative.when,
+        display_bytes(alternative.most_bytes),
+        count(alternative.most_rows, "row"),
+        alternative.spares,
+    )
 }
 
 fn estimate_text(estimate: Estimate) -> String {

@@ -6,7 +6,7 @@ use arrow_flight::FlightData;
 use bytes::Bytes;
 use futures::Stream;
 use onward_segment::{Entry, MappedSegment};
-use onward_wire::exchange::{Compression, Grant, PartitionRange, ReadEntry, ReadHeader, ReadTicket};
+use onward_wire::exchange::{Compression, Grant, PartitionRange, ReadEntry, ReadHeader, ReadTicket, SegmentGroup};
 use onward_wire::{ErrorKind, SegmentId, StageId, WireError};
 use prost::Message;
 
@@ -33,10 +33,7 @@ pub fn serve(
     ticket: &ReadTicket,
 ) -> Result<impl Stream<Item = Result<FlightData, WireError>> + Send + use<>, WireError> {
     let grant = key.verify(&ticket.grant, now_ms())?;
-    if grant.may_write {
-        return Err(WireError::new(ErrorKind::Denied, "the grant is to write, not to read"));
-    }
-    check(ticket, &grant)?;
+    check(&ticket.partitions, &ticket.groups, &grant)?;
     let (mut header, mut runs) = (ReadHeader::default(), Vec::new());
     for (group, segments) in (0..).zip(&ticket.groups) {
         for segment in segments.segments.iter().copied().map(SegmentId) {
@@ -86,15 +83,19 @@ fn messages(
     std::iter::once(Ok(first)).chain(chunks.map(move |chunk| data(chunk, compression)))
 }
 
-fn check(ticket: &ReadTicket, grant: &Grant) -> Result<(), WireError> {
-    if let Some(outside) = ticket.partitions.iter().find(|range| !range.is_within(&grant.partitions)) {
+/// Whether `grant` allows `partitions`, and whether a host answers so much at once.
+pub(super) fn check(partitions: &[PartitionRange], groups: &[SegmentGroup], grant: &Grant) -> Result<(), WireError> {
+    if grant.may_write {
+        return Err(WireError::new(ErrorKind::Denied, "the grant is to write, not to read"));
+    }
+    if let Some(outside) = partitions.iter().find(|range| !range.is_within(&grant.partitions)) {
         let (stage, PartitionRange { start, end }) = (grant.stage(), outside);
         let message = format!("partitions {start}..{end} of {stage} are not in the grant to read it");
         return Err(WireError::new(ErrorKind::Denied, message));
     }
-    let segments: usize = ticket.groups.iter().map(|group| group.segments.len()).sum();
-    let partitions: u64 = ticket.partitions.iter().map(|range| u64::from(range.end.saturating_sub(range.start))).sum();
-    let pairs = partitions.saturating_mul(ticket.groups.len() as u64);
+    let segments: usize = groups.iter().map(|group| group.segments.len()).sum();
+    let partitions: u64 = partitions.iter().map(|range| u64::from(range.end.saturating_sub(range.start))).sum();
+    let pairs = partitions.saturating_mul(groups.len() as u64);
     if segments > MAX_SEGMENTS || pairs > MAX_PAIRS as u64 {
         let message = format!("{segments} segments and {pairs} pairs of partition and attempt are asked for at once");
         return Err(WireError::new(ErrorKind::Internal, message));

@@ -24,10 +24,12 @@ use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::common::{Result, internal_err};
 use datafusion::physical_expr::PhysicalExpr;
 use onward_segment::{Finished, ImageWriter, SegmentWriter, segment_bytes};
+use onward_wire::filters::{KeySketch, SketchSpec};
 use onward_wire::message::{AttemptOutput, PartitionStats, SegmentRef};
 use parking_lot::Mutex;
 
 use crate::error::{segment_error, wire_error};
+use crate::sketch::{KeySketcher, merge_sketches};
 use crate::transport::SegmentSink;
 use assign::{Assignment, HashAssigner};
 use encode::Encoded;
@@ -82,6 +84,8 @@ pub struct AttemptWriter {
     lost_lanes: AtomicUsize,
     rows: AtomicU64,
     bytes: AtomicU64,
+    sketches: Vec<SketchSpec>,
+    sketched: Mutex<Vec<KeySketch>>,
     written: Mutex<Written>,
 }
 
@@ -101,9 +105,22 @@ impl AttemptWriter {
         sink: Arc<dyn SegmentSink>,
         options: WriterOptions,
     ) -> Arc<Self> {
+        Self::sketching(schema, mapping, sink, options, Vec::new())
+    }
+
+    /// [`AttemptWriter::new`], with sketches of the rows.
+    pub fn sketching(
+        schema: SchemaRef,
+        mapping: OutputMapping,
+        sink: Arc<dyn SegmentSink>,
+        options: WriterOptions,
+        sketches: Vec<SketchSpec>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             schema,
             mapping,
+            sketches,
+            sketched: Mutex::default(),
             sink,
             options,
             open_lanes: AtomicUsize::new(0),
@@ -123,7 +140,18 @@ impl AttemptWriter {
             OutputMapping::Preserve | OutputMapping::Single => None,
         };
         let (writer, window) = (self.clone(), Window::default());
-        Lane { writer, plan_partition: global_plan_partition, assigner, window, is_finished: false }
+        Lane { writer, plan_partition: global_plan_partition, assigner, sketchers: None, window, is_finished: false }
+    }
+
+    /// The sketches of all rows, when all lanes have finished.
+    pub fn take_sketches(&self) -> Result<Vec<KeySketch>> {
+        let parts = std::mem::take(&mut *self.sketched.lock());
+        let merge = |spec: &SketchSpec| {
+            let of_filter = parts.iter().filter(|part| part.filter == spec.filter).cloned().collect::<Vec<_>>();
+            let merged = merge_sketches(&of_filter, spec.most_bytes)?;
+            Ok(KeySketch { filter: spec.filter, ..merged })
+        };
+        self.sketches.iter().map(merge).collect()
     }
 
     /// Rows given to the lanes so far.
@@ -275,6 +303,8 @@ pub struct Lane {
     writer: Arc<AttemptWriter>,
     plan_partition: u32,
     assigner: Option<HashAssigner>,
+    /// Made for the first rows.
+    sketchers: Option<Vec<KeySketcher>>,
     window: Window,
     is_finished: bool,
 }
@@ -287,6 +317,7 @@ impl Lane {
         }
         self.writer.rows.fetch_add(batch.num_rows() as u64, Ordering::Relaxed);
         self.writer.check_types(&batch)?;
+        self.sketch(&batch)?;
         let (assignment, measured) = match (&mut self.assigner, &self.writer.mapping) {
             (Some(assigner), _) => assigner.assign(&batch)?,
             (None, OutputMapping::Single) => Assignment::whole(0, &batch),
@@ -305,6 +336,18 @@ impl Lane {
         Ok(())
     }
 
+    fn sketch(&mut self, batch: &RecordBatch) -> Result<()> {
+        let sketchers = match &mut self.sketchers {
+            Some(sketchers) => sketchers,
+            None => {
+                let specs = self.writer.sketches.iter();
+                let sketchers = specs.map(|spec| KeySketcher::new(spec, &self.writer.schema)).collect::<Result<_>>()?;
+                self.sketchers.insert(sketchers)
+            }
+        };
+        sketchers.iter_mut().try_for_each(|sketcher| sketcher.add(batch))
+    }
+
     async fn flush(&mut self) -> Result<()> {
         let window = std::mem::take(&mut self.window);
         self.writer.flush(&window).await
@@ -317,6 +360,10 @@ impl Lane {
             self.writer.flush(&window).await?;
         } else if !window.is_empty() {
             self.writer.written.lock().rests.entry(self.plan_partition).or_default().append(window);
+        }
+        for sketcher in self.sketchers.take().into_iter().flatten() {
+            let sketch = sketcher.finish()?;
+            self.writer.sketched.lock().push(sketch);
         }
         self.is_finished = true;
         Ok(())

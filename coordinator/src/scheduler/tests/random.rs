@@ -57,7 +57,14 @@ fn stages() -> impl Strategy<Value = Vec<StageSpec>> {
             inputs.dedup();
             let is_indeterminate = tasks % 3 == 2;
             let enough_rows = (tasks % 4 == 3).then_some(2);
-            StageSpec { inputs, tasks: (0..tasks).map(|task| vec![task]).collect(), enough_rows, is_indeterminate }
+            StageSpec {
+                inputs,
+                tasks: (0..tasks).map(|task| vec![task]).collect(),
+                enough_rows,
+                is_indeterminate,
+                may_coalesce: true,
+                ..StageSpec::default()
+            }
         };
         stages.into_iter().enumerate().map(stage).collect()
     })
@@ -68,7 +75,9 @@ fn queries() -> impl Strategy<Value = Vec<QuerySpec>> {
     prop::collection::vec(query, 1..8).prop_map(|queries| {
         let query = |(id, (functions, vcpus, timeout_ms, stages))| {
             let shape = FunctionShape { vcpus, memory_bytes: 1 };
-            QuerySpec { query: QueryId(id), functions, shape, timeout_ms, first_attempt: 0, task_bytes: 0, stages }
+            let (first_attempt, task_bytes, split_bytes) = (0, 0, 0);
+            let query = QueryId(id);
+            QuerySpec { query, functions, shape, timeout_ms, first_attempt, task_bytes, split_bytes, stages }
         };
         (1..).zip(queries).map(query).collect()
     })

@@ -18,6 +18,7 @@ pub fn limits() -> SchedulerLimits {
         max_queued_queries: 4,
         function_idle_timeout_ms: 1_000,
         cancel_grace_ms: 100,
+        runtime_filter_wait_ms: 300,
         inline_attempt_bytes: 64,
         inline_exchange_bytes: 128,
         inline_query_bytes: 256,
@@ -29,8 +30,8 @@ pub fn query(id: u64, functions: usize, stages: &[(&[u32], u32)]) -> QuerySpec {
     let stages = stages.iter().map(|(inputs, tasks)| StageSpec {
         inputs: inputs.to_vec(),
         tasks: (0..*tasks).map(|task| vec![task]).collect(),
-        enough_rows: None,
-        is_indeterminate: false,
+        may_coalesce: true,
+        ..StageSpec::default()
     });
     let shape = FunctionShape { vcpus: 1, memory_bytes: 1 };
     QuerySpec {
@@ -40,6 +41,7 @@ pub fn query(id: u64, functions: usize, stages: &[(&[u32], u32)]) -> QuerySpec {
         timeout_ms: None,
         first_attempt: 0,
         task_bytes: 0,
+        split_bytes: 0,
         stages: stages.collect(),
     }
 }

@@ -12,13 +12,13 @@ use futures::stream::BoxStream;
 use futures::{Stream, StreamExt, TryStreamExt};
 use tonic::Status;
 
-use crate::client_types::{client_rows, client_schema};
+use super::client_types::{client_rows, client_schema};
 
 /// Bytes of rows in one message. Half of the usual client limit: sizes are estimates.
 const MAX_MESSAGE_BYTES: usize = encode::GRPC_TARGET_MAX_FLIGHT_SIZE_BYTES;
 
 /// Flight messages of `rows`, beginning with the schema as clients are told it.
-pub(crate) fn flight_data(
+pub fn flight_data(
     schema: &SchemaRef,
     rows: impl Stream<Item = Result<RecordBatch, Status>> + Send + 'static,
 ) -> BoxStream<'static, Result<FlightData, Status>> {

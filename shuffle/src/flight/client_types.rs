@@ -13,7 +13,7 @@ use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, Sc
 use datafusion::arrow::error::ArrowError;
 
 /// `schema` as it is told to clients; the same one when nothing in it changes.
-pub(crate) fn client_schema(schema: &SchemaRef) -> SchemaRef {
+pub fn client_schema(schema: &SchemaRef) -> SchemaRef {
     let fields: Fields = schema.fields().iter().map(client_field).collect();
     if &fields == schema.fields() {
         return schema.clone();
@@ -22,7 +22,7 @@ pub(crate) fn client_schema(schema: &SchemaRef) -> SchemaRef {
 }
 
 /// `rows` with the types of `schema`, which [`client_schema`] gave.
-pub(crate) fn client_rows(rows: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch, ArrowError> {
+pub fn client_rows(rows: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch, ArrowError> {
     let fit = |(column, field): (&ArrayRef, &FieldRef)| match column.data_type() == field.data_type() {
         true => Ok(column.clone()),
         false => cast(column, field.data_type()),

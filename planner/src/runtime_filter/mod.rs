@@ -1,0 +1,237 @@
+//! Runtime filters: the keys of a join's build side, told to the stages that its probe side comes from.
+//!
+//! ```text
+//!   stage 0: scan orders  --hash(o_orderkey)-->  stage 2: HashJoinExec Partitioned
+//!      |                                            ^
+//!      | sketch of o_orderkey, at run time          |
+//!      v                                            |
+//!   stage 1: scan lineitem, RuntimeFilter 0 [l_orderkey] --hash(l_orderkey)
+//! ```
+//!
+//! Inside of a stage DataFusion's dynamic filters do this. Across stages they cannot: a filter and what feeds it lie in different
+//! processes. So every partitioned join whose build side is read from another stage, and which may drop rows of its probe side,
+//! gets a number. DataFusion's own push-down carries its place through the probe side, stage by stage, and into the scans. At the
+//! root of every stage that it passes stands a [`RuntimeFilterExec`], for what no scan drops.
+//!
+//! Only stages that give the same rows in every run feed a filter: when a host is lost and they run again, the filter still holds.
+
+mod exec;
+mod expr;
+mod places;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use datafusion::arrow::datatypes::DataType;
+use datafusion::common::config::ConfigOptions;
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion::common::{NullEquality, Result};
+use datafusion::physical_expr::Partitioning;
+use datafusion::physical_expr::expressions::Column;
+use datafusion::physical_plan::coop::CooperativeExec;
+use datafusion::physical_plan::execution_plan::replace_children_if_necessary;
+use datafusion::physical_plan::filter::FilterExec;
+use datafusion::physical_plan::joins::{HashJoinExec, PartitionMode};
+use datafusion::physical_plan::projection::ProjectionExec;
+use datafusion::physical_plan::repartition::RepartitionExec;
+use datafusion::physical_plan::sorts::sort::SortExec;
+use datafusion::physical_plan::{ExecutionPlan, PhysicalExpr};
+
+pub use exec::RuntimeFilterExec;
+pub use expr::RuntimeFilterExpr;
+pub(crate) use places::Place;
+pub use places::RuntimeFilterPlaces;
+
+use crate::graph::{KeySource, Stage};
+use crate::rules::DynamicFilters;
+use crate::stage_input::StageInputExec;
+
+/// The most filters of a query: each costs its probe side a little.
+const MOST_FILTERS: u32 = 64;
+
+/// Pushes the filters of all joins down: in their stage, and through the stages that they read.
+pub(crate) fn push_down(stages: &mut [Stage], config: &ConfigOptions) -> Result<()> {
+    let mut pass =
+        Pass { readers: readers(stages)?, changing: changing(stages), pending: BTreeMap::new(), sources: Vec::new() };
+    let is_on = config.optimizer.enable_join_dynamic_filter_pushdown;
+    for at in (0..stages.len()).rev() {
+        let stage = &stages[at];
+        let keep_join_filters = stage.tasks.len() == 1 || !has_partitioned_join(&stage.plan)?;
+        let mut plan = Arc::clone(&stage.plan);
+        if is_on {
+            plan = pass.mark_joins(plan)?;
+            plan = pass.mark_root(plan, stage)?;
+        }
+        plan = DynamicFilters::push_down(plan, config, keep_join_filters)?;
+        stages[at].plan = pass.collect(plan)?;
+    }
+    for stage in stages.iter_mut() {
+        stage.filters = filters(&stage.plan)?.into_iter().collect();
+    }
+    let wanted: BTreeSet<u32> = stages.iter().flat_map(|stage| &stage.filters).copied().collect();
+    for source in pass.sources.into_iter().filter(|source| wanted.contains(&source.filter)) {
+        stages[source.stage as usize].key_sources.push(source);
+    }
+    Ok(())
+}
+
+struct Pass {
+    /// How many leaves read each stage.
+    readers: BTreeMap<u32, usize>,
+    /// Stages whose rows may be others when they run again.
+    changing: BTreeSet<u32>,
+    /// Filters that reached the output of a stage, in terms of its columns.
+    pending: BTreeMap<u32, Vec<Arc<dyn PhysicalExpr>>>,
+    sources: Vec<KeySource>,
+}
+
+impl Pass {
+    /// Places a filter above the probe side of every join that may have one.
+    fn mark_joins(&mut self, plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
+        plan.transform_up(|node| {
+            let Some(join) = node.downcast_ref::<HashJoinExec>() else { return Ok(Transformed::no(node)) };
+            let Some(filter) = self.filter_of(join)? else { return Ok(Transformed::no(node)) };
+            let probe = Arc::new(RuntimeFilterExec::new(Arc::clone(join.right()), filter));
+            let children = vec![Arc::clone(join.left()), probe as Arc<dyn ExecutionPlan>];
+            Ok(Transformed::yes(replace_children_if_necessary(Arc::clone(&node), children)?))
+        })
+        .map(|marked| marked.data)
+    }
+
+    fn filter_of(&mut self, join: &HashJoinExec) -> Result<Option<Arc<dyn PhysicalExpr>>> {
+        let (_, may_drop_probe_rows) = join.join_type().on_lr_is_preserved();
+        if *join.partition_mode() != PartitionMode::Partitioned
+            || !may_drop_probe_rows
+            || join.null_aware
+            || join.null_equality() != NullEquality::NullEqualsNothing
+            || self.sources.len() as u32 >= MOST_FILTERS
+        {
+            return Ok(None);
+        }
+        let (mut columns, mut keys, mut stage) = (Vec::new(), Vec::new(), None);
+        for (build, probe) in join.on() {
+            let Some((of, column)) = source_of(build, join.left()) else { continue };
+            if !may_sketch(&build.data_type(&join.left().schema())?) {
+                continue;
+            }
+            stage = Some(of);
+            columns.push(column);
+            keys.push(Arc::clone(probe));
+        }
+        let Some(stage) = stage.filter(|stage| !self.changing.contains(stage)) else { return Ok(None) };
+        let filter = self.sources.len() as u32;
+        self.sources.push(KeySource { filter, stage, columns });
+        Ok(Some(Arc::new(RuntimeFilterExpr::new(filter, keys))))
+    }
+
+    /// Places what reached the output of `stage` at the root of its plan.
+    fn mark_root(&mut self, plan: Arc<dyn ExecutionPlan>, stage: &Stage) -> Result<Arc<dyn ExecutionPlan>> {
+        let Some(filters) = self.pending.remove(&stage.id) else { return Ok(plan) };
+        // Another number of rows could satisfy a limit.
+        if stage.enough_rows.is_some() || plan.fetch().is_some() {
+            return Ok(plan);
+        }
+        let (runs, exchange) = Stage::split_root(&plan);
+        let marked =
+            filters.into_iter().fold(runs, |input, filter| Arc::new(RuntimeFilterExec::new(input, filter)) as _);
+        match (exchange, plan.downcast_ref::<RepartitionExec>()) {
+            (Some(_), Some(root)) => {
+                Ok(Arc::new(RepartitionExec::try_new(marked, Partitioning::clone(root.partitioning()))?))
+            }
+            _ => Ok(marked),
+        }
+    }
+
+    /// Takes the filters that arrived at the leaves of a stage, and the marks off that stand below its joins: those drop the same
+    /// rows.
+    fn collect(&mut self, plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
+        plan.transform_up(|node| {
+            if let Some((input, filters)) = node.downcast_ref::<StageInputExec>().and_then(StageInputExec::take_filters)
+            {
+                if self.readers.get(&input.stage()) == Some(&1) {
+                    self.pending.entry(input.stage()).or_default().extend(filters);
+                }
+                return Ok(Transformed::yes(Arc::new(input)));
+            }
+            let Some(join) = node.downcast_ref::<HashJoinExec>() else { return Ok(Transformed::no(node)) };
+            let Some(mark) = join.right().downcast_ref::<RuntimeFilterExec>() else { return Ok(Transformed::no(node)) };
+            let children = vec![Arc::clone(join.left()), Arc::clone(mark.input())];
+            Ok(Transformed::yes(replace_children_if_necessary(Arc::clone(&node), children)?))
+        })
+        .map(|collected| collected.data)
+    }
+}
+
+/// The stage, and the column of its output, that an expression over `plan` is.
+fn source_of(expr: &Arc<dyn PhysicalExpr>, plan: &Arc<dyn ExecutionPlan>) -> Option<(u32, u32)> {
+    let column = expr.downcast_ref::<Column>()?;
+    if let Some(input) = plan.downcast_ref::<StageInputExec>() {
+        return Some((input.stage(), column.index() as u32));
+    }
+    if let Some(projection) = plan.downcast_ref::<ProjectionExec>() {
+        return source_of(&projection.expr().get(column.index())?.expr, projection.input());
+    }
+    // A superset of the rows will do.
+    let is_row_for_row = plan.is::<CooperativeExec>()
+        || plan.is::<RuntimeFilterExec>()
+        || plan.downcast_ref::<SortExec>().is_some_and(|sort| sort.fetch().is_none())
+        || plan.downcast_ref::<FilterExec>().is_some_and(|filter| filter.projection().is_none());
+    is_row_for_row.then(|| source_of(expr, plan.children()[0]))?
+}
+
+/// Types of keys that filters are made of: equal values have equal hashes in every process, and bounds mean something. Floats are
+/// none of them: two runs of a sum may differ in the last bit.
+fn may_sketch(data_type: &DataType) -> bool {
+    match data_type {
+        DataType::Dictionary(_, values) => may_sketch(values),
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => true,
+        DataType::Decimal32(..) | DataType::Decimal64(..) | DataType::Decimal128(..) => true,
+        other => other.is_integer() || (other.is_temporal() && !matches!(other, DataType::Interval(_))),
+    }
+}
+
+fn readers(stages: &[Stage]) -> Result<BTreeMap<u32, usize>> {
+    let mut readers = BTreeMap::new();
+    for stage in stages {
+        stage.plan.apply(|node| {
+            if let Some(input) = node.downcast_ref::<StageInputExec>() {
+                *readers.entry(input.stage()).or_default() += 1;
+            }
+            Ok(TreeNodeRecursion::Continue)
+        })?;
+    }
+    Ok(readers)
+}
+
+/// Stages that may give other rows when they run again, because of themselves or of what they read.
+fn changing(stages: &[Stage]) -> BTreeSet<u32> {
+    let mut changing = BTreeSet::new();
+    for stage in stages {
+        let own = stage.is_indeterminate || stage.enough_rows.is_some();
+        if own || stage.inputs.iter().any(|input| changing.contains(input)) {
+            changing.insert(stage.id);
+        }
+    }
+    changing
+}
+
+/// The filters that have a place in `plan`.
+pub(crate) fn filters(plan: &Arc<dyn ExecutionPlan>) -> Result<BTreeSet<u32>> {
+    let mut found = BTreeSet::new();
+    plan.apply(|node| {
+        node.apply_expressions(&mut |root| {
+            root.apply(|expr| {
+                found.extend(expr.downcast_ref::<RuntimeFilterExpr>().map(RuntimeFilterExpr::filter));
+                Ok(TreeNodeRecursion::Continue)
+            })
+        })?;
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    Ok(found)
+}
+
+fn has_partitioned_join(plan: &Arc<dyn ExecutionPlan>) -> Result<bool> {
+    plan.exists(|node| {
+        Ok(node.downcast_ref::<HashJoinExec>().is_some_and(|join| *join.partition_mode() == PartitionMode::Partitioned))
+    })
+}
