@@ -288,7 +288,7 @@ impl Bench {
         for (task, partitions) in planned.tasks.iter().enumerate() {
             let attempt = StageId::new(QueryId(self.queries), planned.id).task(task as u32).attempt(0).into();
             let (partitions, inputs) = (partitions.clone(), inputs.clone());
-            let run = RunAttempt { attempt, partitions, inputs, inline_bytes: 64 << 10 };
+            let run = RunAttempt { attempt, partitions, inputs, inline_bytes: 64 << 10, filters: vec![] };
             self.host.run_attempt(FunctionId((task % FUNCTIONS) as u64 + 1), run);
         }
         let mut attempts = Vec::new();

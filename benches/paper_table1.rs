@@ -210,7 +210,7 @@ async fn one_machine(inline_bytes: u64) -> Result<Vec<f64>, BoxError> {
     let (mut samples, mut inputs) = (Vec::with_capacity(MESSAGES), vec![]);
     for number in 0..MESSAGES as u32 + 100 {
         let attempt = StageId::new(QueryId(1), 0).task(number).attempt(0).into();
-        let run = RunAttempt { attempt, partitions: vec![0], inputs, inline_bytes };
+        let run = RunAttempt { attempt, partitions: vec![0], inputs, inline_bytes, filters: vec![] };
         host.run_attempt(FunctionId(u64::from(number % 2) + 1), run);
         let done = loop {
             match received.recv().await {

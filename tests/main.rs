@@ -1,5 +1,6 @@
 //! Integration tests.
 
+mod adaptive;
 mod cache;
 mod cli;
 mod cluster;

@@ -12,6 +12,7 @@
 //!
 //! Both are planned before the query runs, so that planning stays pure: at run time one is chosen.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use datafusion::common::Result;
@@ -58,9 +59,10 @@ pub struct Alternative {
     pub encoded: Option<Bytes>,
 }
 
-/// Finds what the stages may become.
+/// Finds what the stages may become. Only what the `selective` ones give may be less than it is expected to be.
 pub(crate) fn plan_alternatives(
     stages: &mut [Stage],
+    selective: &BTreeSet<u32>,
     most_tasks: usize,
     config: &ConfigOptions,
     partition_wise: &[&str],
@@ -75,7 +77,11 @@ pub(crate) fn plan_alternatives(
         stages[at].splittable = Some(probe.id);
         let most_rows = most_rows(&probe, most_tasks);
         let is_hopeless = build.estimate.bytes.is_some_and(|bytes| bytes / MOST_OVERESTIMATED > BROADCAST_BYTES);
-        if config.optimizer.hash_join_single_partition_threshold == 0 || most_rows == 0 || is_hopeless {
+        if config.optimizer.hash_join_single_partition_threshold == 0
+            || most_rows == 0
+            || is_hopeless
+            || !selective.contains(&build.id)
+        {
             continue;
         }
         let (when, spares) = (build.id, probe.id);

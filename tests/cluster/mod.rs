@@ -82,6 +82,33 @@ async fn a_query_runs_over_the_hosts_that_joined() {
     hosts.stop().await;
 }
 
+/// A host brings a broadcast here once, however many of its functions read it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broadcast_crosses_to_a_host_once() {
+    let config = Config { inline_attempt_bytes: 0, fetch_bytes: 1 << 20, vcpus: 4, ..small() };
+    let hosts = Hosts::start(None, 2, config).await;
+    let data = define(&hosts).await;
+    let session = hosts.session(&["SET onward.functions = 8"]).await;
+    let sql = "SELECT count(*), count(b.txt), sum(b.val), max(b.at) FROM nums a JOIN nums b ON a.id = b.id";
+    let planned = rows(&session, &format!("EXPLAIN {sql}")).await[0].join(" ");
+    assert!(planned.contains("output: broadcast"), "{planned}");
+    assert_eq!(rows(&session, sql).await, expected(&data, sql).await);
+    let exchanged = format!("SELECT exchange_bytes FROM system.queries WHERE sql = '{sql}'");
+    let exchanged: u64 = rows(&session, &exchanged).await[0][0].parse().expect("a number");
+    // Heartbeats come in their own time: the query's segments are gone with the last of them.
+    let fetched = loop {
+        let sql = "SELECT sum(fetched_bytes), sum(segments) FROM system.hosts WHERE host <> 'h-0'";
+        let seen = rows(&session, sql).await;
+        match (seen[0][0].parse::<u64>(), seen[0][1].as_str()) {
+            (Ok(fetched), "0") if fetched > 0 => break fetched,
+            _ => {}
+        }
+    };
+    // Each host has half of it. Eight functions would fetch four times as much.
+    assert!(fetched < exchanged * 3 / 2, "{fetched} of {exchanged}");
+    hosts.stop().await;
+}
+
 /// A host that is killed takes its part of every exchange with it; the query ends with the right rows all the same.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_query_outlives_a_host_that_is_killed() {

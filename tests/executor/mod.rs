@@ -37,7 +37,10 @@ async fn the_binary_is_a_function_and_a_killed_one_leaves_nothing() {
         let output = OutputSpec { kind: OutputKind::Preserve as i32, partitions: 1 };
         host.define_stage(function, DefineStage { query: 1, stage, plan, output, ..DefineStage::default() });
         let attempt = StageId::new(QueryId(1), stage).task(0).attempt(0).into();
-        host.run_attempt(function, RunAttempt { attempt, partitions: vec![0], inputs: vec![], inline_bytes: 0 });
+        host.run_attempt(
+            function,
+            RunAttempt { attempt, partitions: vec![0], inputs: vec![], inline_bytes: 0, filters: vec![] },
+        );
         if is_endless {
             while host.store().usage().segments < 2 {
                 tokio::task::yield_now().await;

@@ -46,6 +46,7 @@ impl Cluster {
             inline_exchange_bytes: 6 << 10,
             inline_query_bytes: 16 << 10,
             flush_bytes: 4 << 10,
+            skewed_partition_bytes: 1 << 10,
             ..Config::default()
         };
         let function_program = Some(env!("CARGO_BIN_EXE_onward").into());

@@ -1,8 +1,9 @@
-//! Several hosts on one machine: network namespaces on one switch, behind links of 1 Gbit/s, and of 0.5 ms
-//! where the kernel has netem.
+//! Several hosts on one machine: network namespaces on one switch, behind links of 1 Gbit/s and 0.5 ms. Where the kernel has no
+//! netem, a switch of our own delays (`tests/python/switch.py`).
 
 use std::fs::File;
-use std::process::Command;
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
@@ -14,6 +15,8 @@ static NETWORKS: AtomicU32 = AtomicU32::new(0);
 pub struct Network {
     prefix: String,
     namespaces: Vec<String>,
+    /// Ends with its standard input.
+    switch: Option<Child>,
     /// What the links do.
     pub shaping: &'static str,
 }
@@ -23,21 +26,54 @@ impl Network {
     pub fn new(hosts: usize) -> Result<Self, String> {
         let number = NETWORKS.fetch_add(1, Ordering::Relaxed);
         let prefix = format!("onw{}x{number}", std::process::id());
-        let mut network = Self { namespaces: Vec::new(), shaping: "", prefix };
-        let switch = network.namespace("s")?;
-        ip(&["-n", &switch, "link", "add", "name", "br0", "type", "bridge"])?;
-        ip(&["-n", &switch, "link", "set", "br0", "up"])?;
+        let mut network = Self { namespaces: Vec::new(), switch: None, shaping: "", prefix };
+        let bridge = network.namespace("s")?;
         for host in 1..=hosts {
-            let namespace = network.namespace(&host.to_string())?;
-            let port = format!("p{host}");
-            let peer = ["type", "veth", "peer", "name", "eth0", "netns", namespace.as_str()];
-            ip(&[&["-n", &switch, "link", "add", "name", port.as_str()][..], &peer].concat())?;
-            ip(&["-n", &switch, "link", "set", &port, "master", "br0", "up"])?;
-            ip(&["-n", &namespace, "addr", "add", &format!("{}/24", Self::address(host)), "dev", "eth0"])?;
-            ip(&["-n", &namespace, "link", "set", "eth0", "up"])?;
-            network.shaping = shape(&namespace)?;
+            network.namespace(&host.to_string())?;
+        }
+        match has_netem(&bridge) {
+            true => network.connect_bridge(&bridge)?,
+            false => network.connect_switch()?,
         }
         Ok(network)
+    }
+
+    /// Virtual cables to a bridge, slowed by the kernel.
+    fn connect_bridge(&mut self, bridge: &str) -> Result<(), String> {
+        ip(&["-n", bridge, "link", "add", "name", "br0", "type", "bridge"])?;
+        ip(&["-n", bridge, "link", "set", "br0", "up"])?;
+        for (host, namespace) in self.namespaces.iter().enumerate().skip(1) {
+            let port = format!("p{host}");
+            let peer = ["type", "veth", "peer", "name", "eth0", "netns", namespace.as_str()];
+            ip(&[&["-n", bridge, "link", "add", "name", port.as_str()][..], &peer].concat())?;
+            ip(&["-n", bridge, "link", "set", &port, "master", "br0", "up"])?;
+            ip(&["-n", namespace, "addr", "add", &format!("{}/24", Self::address(host)), "dev", "eth0"])?;
+            ip(&["-n", namespace, "link", "set", "eth0", "up"])?;
+            add_netem(namespace)?;
+        }
+        self.shaping = "1 Gbit/s and 0.5 ms each way (netem)";
+        Ok(())
+    }
+
+    /// A process that carries frames and takes its time.
+    fn connect_switch(&mut self) -> Result<(), String> {
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/python/switch.py");
+        let mut command = Command::new("python3");
+        command.args([script, "1e9", "0.0005"]).args(&self.namespaces[1..]);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let switch = self.switch.insert(command.spawn().map_err(|error| format!("{command:?}: {error}"))?);
+        let mut ready = String::new();
+        let said = switch.stdout.take().map(|said| BufReader::new(said).read_line(&mut ready));
+        if !matches!(said, Some(Ok(_))) || ready.trim() != "ready" {
+            return Err("switch.py made no devices: see its error above".to_owned());
+        }
+        for (host, namespace) in self.namespaces.iter().enumerate().skip(1) {
+            ip(&["-n", namespace, "addr", "add", &format!("{}/24", Self::address(host)), "dev", "eth0"])?;
+            // Frames as large as they may be: fewer of them for a program in Python.
+            ip(&["-n", namespace, "link", "set", "eth0", "mtu", "65000", "up"])?;
+        }
+        self.shaping = "1 Gbit/s and 0.5 ms each way (switch.py: this kernel has no netem)";
+        Ok(())
     }
 
     /// The address of host `number`, from 1 on.
@@ -82,6 +118,11 @@ impl Network {
 
 impl Drop for Network {
     fn drop(&mut self) {
+        if let Some(mut switch) = self.switch.take() {
+            drop(switch.stdin.take());
+            // It is a child of this process.
+            let _ = switch.wait();
+        }
         for namespace in &self.namespaces {
             // Links go with their namespaces; an error leaves what the next look at `ip netns` shows.
             if let Err(error) = ip(&["netns", "del", namespace]) {
@@ -91,16 +132,16 @@ impl Drop for Network {
     }
 }
 
-/// Makes the link slow. Not every kernel has netem, which alone can delay; the rate is then tbf's.
-fn shape(namespace: &str) -> Result<&'static str, String> {
-    let add = |qdisc: &[&str]| {
-        run(Command::new("tc").args(["-n", namespace, "qdisc", "add", "dev", "eth0", "root"]).args(qdisc))
-    };
-    if add(&["netem", "delay", "0.5ms", "rate", "1gbit", "limit", "10000"]).is_ok() {
-        return Ok("1 Gbit/s and 0.5 ms each way (netem)");
-    }
-    add(&["tbf", "rate", "1gbit", "burst", "256k", "latency", "20ms"])?;
-    Ok("1 Gbit/s (tbf); this kernel has no netem, so nothing is delayed")
+/// Not every kernel has netem, which alone can delay.
+fn has_netem(namespace: &str) -> bool {
+    let on_loopback = ["-n", namespace, "qdisc", "add", "dev", "lo", "root", "netem", "delay", "1ms"];
+    let has_it = run(Command::new("tc").args(on_loopback)).is_ok();
+    has_it && run(Command::new("tc").args(["-n", namespace, "qdisc", "del", "dev", "lo", "root"])).is_ok()
+}
+
+fn add_netem(namespace: &str) -> Result<(), String> {
+    let netem = ["root", "netem", "delay", "0.5ms", "rate", "1gbit", "limit", "10000"];
+    run(Command::new("tc").args(["-n", namespace, "qdisc", "add", "dev", "eth0"]).args(netem))
 }
 
 fn ip(arguments: &[&str]) -> Result<(), String> {

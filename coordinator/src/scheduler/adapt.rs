@@ -50,7 +50,8 @@ impl Query {
             output.iter().fold((0, 0), |(bytes, rows), output| (bytes + output.bytes, rows + output.rows));
         let spared = &self.stages[alternative.spares as usize];
         // Its plan is in the other one as it was planned.
-        let is_untouched = spared.is_new() && !spared.is_replaced && self.stages[stage as usize].is_new();
+        let replaced = &self.stages[stage as usize];
+        let is_untouched = spared.is_new() && !spared.is_replaced && replaced.is_new() && !replaced.is_complete();
         if bytes > alternative.most_bytes || rows > alternative.most_rows || !is_untouched {
             return false;
         }

@@ -180,6 +180,7 @@ impl Stage {
             output: OutputSpec { kind: self.kind as i32, partitions: self.partitions },
             objects: vec![],
             cache: onward_wire::message::CacheUse::On as i32,
+            sketches: vec![],
         }
     }
 
@@ -189,7 +190,7 @@ impl Stage {
 
     fn run(self, task: u32, attempt: u32, partitions: &[u32], inputs: Vec<StageInputs>, inline: u64) -> RunAttempt {
         let attempt = self.attempt(task, attempt).into();
-        RunAttempt { attempt, partitions: partitions.to_vec(), inputs, inline_bytes: inline }
+        RunAttempt { attempt, partitions: partitions.to_vec(), inputs, inline_bytes: inline, filters: vec![] }
     }
 }
 

@@ -63,8 +63,8 @@ pub(crate) fn cut(
     let result = cutter.fragment(plan)?;
     let partitions = result.output_partitioning().partition_count();
     cutter.finish(result, OutputKind::Preserve, partitions, estimate(plan))?;
-    runtime_filter::push_down(&mut cutter.stages, config)?;
-    plan_alternatives(&mut cutter.stages, cutter.tasks, config, partition_wise)?;
+    let selective = runtime_filter::push_down(&mut cutter.stages, config)?;
+    plan_alternatives(&mut cutter.stages, &selective, cutter.tasks, config, partition_wise)?;
     Ok(cutter.stages)
 }
 

@@ -152,6 +152,7 @@ mod tests {
             elapsed_us: 10 * rows,
             peak_memory_bytes: rows,
             spilled_bytes: 0,
+            sketches: vec![],
         };
         let mut run = StageRun::default();
         run.add(&attempt(0, 3));

@@ -13,7 +13,8 @@
 //! gets a number. DataFusion's own push-down carries its place through the probe side, stage by stage, and into the scans. At the
 //! root of every stage that it passes stands a [`RuntimeFilterExec`], for what no scan drops.
 //!
-//! Only stages that give the same rows in every run feed a filter: when a host is lost and they run again, the filter still holds.
+//! A build side of whole tables says nothing: only stages with a condition, or that read one with a condition or a filter, feed one.
+//! And only stages that give the same rows in every run feed a filter: when a host is lost and they run again, the filter still holds.
 
 mod exec;
 mod expr;
@@ -25,7 +26,9 @@ use std::sync::Arc;
 use datafusion::arrow::datatypes::DataType;
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
-use datafusion::common::{NullEquality, Result};
+use datafusion::common::{JoinType, NullEquality, Result};
+use datafusion::datasource::physical_plan::FileScanConfig;
+use datafusion::datasource::source::DataSourceExec;
 use datafusion::physical_expr::Partitioning;
 use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_plan::coop::CooperativeExec;
@@ -49,30 +52,63 @@ use crate::stage_input::StageInputExec;
 /// The most filters of a query: each costs its probe side a little.
 const MOST_FILTERS: u32 = 64;
 
-/// Pushes the filters of all joins down: in their stage, and through the stages that they read.
-pub(crate) fn push_down(stages: &mut [Stage], config: &ConfigOptions) -> Result<()> {
-    let mut pass =
-        Pass { readers: readers(stages)?, changing: changing(stages), pending: BTreeMap::new(), sources: Vec::new() };
-    let is_on = config.optimizer.enable_join_dynamic_filter_pushdown;
-    for at in (0..stages.len()).rev() {
-        let stage = &stages[at];
-        let keep_join_filters = stage.tasks.len() == 1 || !has_partitioned_join(&stage.plan)?;
-        let mut plan = Arc::clone(&stage.plan);
-        if is_on {
-            plan = pass.mark_joins(plan)?;
-            plan = pass.mark_root(plan, stage)?;
+/// Pushes the filters of all joins down: in their stage, and through the stages that they read. Gives the stages whose output is
+/// less than whole tables, joined.
+pub(crate) fn push_down(stages: &mut [Stage], config: &ConfigOptions) -> Result<BTreeSet<u32>> {
+    let mut selective = conditioned(stages)?;
+    // All filters that there may be, to see which of them are of use.
+    let mut trial = stages.to_vec();
+    let candidates = Pass::new(stages, None)?.run(&mut trial, config)?;
+    let mut useful = BTreeSet::new();
+    loop {
+        follow(stages, &mut selective);
+        let before = useful.len();
+        let tells = candidates.iter().filter(|source| selective.contains(&source.stage));
+        useful.extend(tells.map(|source| source.filter));
+        let is_told = |stage: &&Stage| stage.filters.iter().any(|filter| useful.contains(filter));
+        selective.extend(trial.iter().filter(is_told).map(|stage| stage.id));
+        if useful.len() == before {
+            break;
         }
-        plan = DynamicFilters::push_down(plan, config, keep_join_filters)?;
-        stages[at].plan = pass.collect(plan)?;
     }
-    for stage in stages.iter_mut() {
-        stage.filters = filters(&stage.plan)?.into_iter().collect();
-    }
+    let sources = Pass::new(stages, Some(useful))?.run(stages, config)?;
     let wanted: BTreeSet<u32> = stages.iter().flat_map(|stage| &stage.filters).copied().collect();
-    for source in pass.sources.into_iter().filter(|source| wanted.contains(&source.filter)) {
+    for source in sources.into_iter().filter(|source| wanted.contains(&source.filter)) {
         stages[source.stage as usize].key_sources.push(source);
     }
-    Ok(())
+    Ok(selective)
+}
+
+/// Stages that drop rows by a condition of their own.
+fn conditioned(stages: &[Stage]) -> Result<BTreeSet<u32>> {
+    let mut conditioned = BTreeSet::new();
+    for stage in stages {
+        let drops_rows = stage.plan.exists(|node| {
+            let is_semi = |join: &HashJoinExec| {
+                use JoinType::{LeftAnti, LeftSemi, RightAnti, RightSemi};
+                matches!(join.join_type(), LeftSemi | LeftAnti | RightSemi | RightAnti)
+            };
+            let has_predicate = |scan: &DataSourceExec| {
+                let files = scan.data_source().downcast_ref::<FileScanConfig>();
+                files.is_some_and(|files| files.file_source().filter().is_some())
+            };
+            Ok(node.is::<FilterExec>()
+                || node.downcast_ref::<HashJoinExec>().is_some_and(is_semi)
+                || node.downcast_ref::<DataSourceExec>().is_some_and(has_predicate)
+                || node.fetch().is_some())
+        })?;
+        conditioned.extend(drops_rows.then_some(stage.id));
+    }
+    Ok(conditioned)
+}
+
+/// What reads less than a whole table gives less.
+fn follow(stages: &[Stage], selective: &mut BTreeSet<u32>) {
+    for stage in stages {
+        if stage.inputs.iter().any(|input| selective.contains(input)) {
+            selective.insert(stage.id);
+        }
+    }
 }
 
 struct Pass {
@@ -83,9 +119,43 @@ struct Pass {
     /// Filters that reached the output of a stage, in terms of its columns.
     pending: BTreeMap<u32, Vec<Arc<dyn PhysicalExpr>>>,
     sources: Vec<KeySource>,
+    /// Joins that could have a filter, so far.
+    candidates: u32,
+    /// Those that get one; `None`: all.
+    useful: Option<BTreeSet<u32>>,
 }
 
 impl Pass {
+    fn new(stages: &[Stage], useful: Option<BTreeSet<u32>>) -> Result<Self> {
+        Ok(Self {
+            readers: readers(stages)?,
+            changing: changing(stages),
+            pending: BTreeMap::new(),
+            sources: Vec::new(),
+            candidates: 0,
+            useful,
+        })
+    }
+
+    fn run(mut self, stages: &mut [Stage], config: &ConfigOptions) -> Result<Vec<KeySource>> {
+        let is_on = config.optimizer.enable_join_dynamic_filter_pushdown;
+        for at in (0..stages.len()).rev() {
+            let stage = &stages[at];
+            let keep_join_filters = stage.tasks.len() == 1 || !has_partitioned_join(&stage.plan)?;
+            let mut plan = Arc::clone(&stage.plan);
+            if is_on {
+                plan = self.mark_joins(plan)?;
+                plan = self.mark_root(plan, stage)?;
+            }
+            plan = DynamicFilters::push_down(plan, config, keep_join_filters)?;
+            stages[at].plan = self.collect(plan)?;
+        }
+        for stage in stages {
+            stage.filters = filters(&stage.plan)?.into_iter().collect();
+        }
+        Ok(self.sources)
+    }
+
     /// Places a filter above the probe side of every join that may have one.
     fn mark_joins(&mut self, plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
         plan.transform_up(|node| {
@@ -119,6 +189,10 @@ impl Pass {
             keys.push(Arc::clone(probe));
         }
         let Some(stage) = stage.filter(|stage| !self.changing.contains(stage)) else { return Ok(None) };
+        self.candidates += 1;
+        if self.useful.as_ref().is_some_and(|useful| !useful.contains(&(self.candidates - 1))) {
+            return Ok(None);
+        }
         let filter = self.sources.len() as u32;
         self.sources.push(KeySource { filter, stage, columns });
         Ok(Some(Arc::new(RuntimeFilterExpr::new(filter, keys))))

@@ -64,6 +64,57 @@ async fn filters_of_partitioned_joins_are_dropped() {
     assert!(shown(&done.graph.stages[0].plan).contains("DynamicFilter"), "{}", shown(&done.graph.stages[0].plan));
 }
 
+/// The keys of a partitioned join's build side go to the scans of its probe side, through the stages between, and past no limit.
+#[tokio::test]
+async fn runtime_filters_reach_the_scans_of_other_stages() {
+    let tables = Tables::new().await;
+    let onward = tables.onward(NO_BROADCAST).await;
+    let sources = |done: &Run| -> Vec<(u32, u32)> {
+        let sources = done.graph.stages.iter().flat_map(|stage| &stage.key_sources);
+        sources.map(|source| (source.filter, source.stage)).collect()
+    };
+    let placed = |done: &Run| -> Vec<(u32, Vec<u32>)> {
+        let stages = done.graph.stages.iter().filter(|stage| !stage.filters.is_empty());
+        stages.map(|stage| (stage.id, stage.filters.clone())).collect()
+    };
+    let done = ran(&onward, "select t.id from t join u on t.id = u.id where u.s = 's3'", 2).await;
+    let text = explain::text(&Planned::Stages(done.graph.clone()));
+    assert_eq!((sources(&done).len(), placed(&done).len()), (1, 1), "{text}");
+    let (from, to) = (sources(&done)[0].1, placed(&done)[0].0);
+    assert!(from != to && shown(&done.graph.stages[to as usize].plan).contains("predicate=RuntimeFilter"), "{text}");
+    assert!(text.contains("keys of RuntimeFilter 0"), "{text}");
+
+    // Through an aggregation's groups, and no further than the limit.
+    let grouped = "select g.k from u join (select k, count(*) from t group by k) g on u.k = g.k where u.s = 's3'";
+    let done = ran(&onward, grouped, 2).await;
+    assert!(!sources(&done).is_empty(), "{}", explain::text(&Planned::Stages(done.graph.clone())));
+    let limited = "select l.id from u join (select id from t limit 5) l on u.id = l.id where u.s = 's3'";
+    let done = ran(&onward, limited, 2).await;
+    for stage in done.graph.stages.iter().filter(|stage| shown(&stage.plan).contains("limit=5")) {
+        assert!(stage.filters.is_empty(), "{}", shown(&stage.plan));
+    }
+
+    // Rows that stay without a match, and keys whose sums differ from run to run, have none.
+    for sql in [
+        "select t.id, u.id from t full join u on t.id = u.id",
+        "select u.id from u join (select k, sum(x) x from t group by k) g on u.x = g.x",
+    ] {
+        let done = ran(&onward, sql, 2).await;
+        assert!(sources(&done).is_empty(), "{sql}:\n{}", explain::text(&Planned::Stages(done.graph.clone())));
+    }
+}
+
+/// What a condition leaves of groups is known before the rows that it is joined with are read.
+#[tokio::test]
+async fn a_having_under_a_join_is_a_stage_of_its_own() {
+    let tables = Tables::new().await;
+    let onward = tables.onward(NO_BROADCAST).await;
+    let sql = "select id from t where k in (select k from u group by k having count(*) > 3)";
+    let done = ran(&onward, sql, 2).await;
+    let is_having = |stage: &&Stage| stage.output == OutputKind::Preserve && !stage.key_sources.is_empty();
+    assert!(done.graph.stages.iter().any(|stage| is_having(&stage)), "{}", explain::text(&Planned::Stages(done.graph)));
+}
+
 /// Forced functions get work: stages with input enough have one task per function, each with its own partitions.
 #[tokio::test]
 async fn forced_functions_all_get_tasks() {

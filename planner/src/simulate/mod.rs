@@ -58,11 +58,46 @@ pub(crate) async fn run(ctx: &SessionContext, sql: &str, functions: usize) -> Re
     let logical = state.create_logical_plan(sql).await?;
     match plan_query(&state, &logical, &request(functions)).await? {
         Planned::Coordinator { .. } => Ok(None),
-        Planned::Stages(graph) => Ok(Some(run_graph(ctx, graph).await?)),
+        Planned::Stages(graph) => Ok(Some(run_graph(ctx, graph, false).await?)),
     }
 }
 
-async fn run_graph(ctx: &SessionContext, graph: StageGraph) -> Result<Run> {
+/// What a run of the graph may become: each of its alternatives, and each partition that can be split, split.
+pub(crate) fn variants(graph: &StageGraph) -> Vec<(StageGraph, bool)> {
+    let mut variants = Vec::new();
+    for (at, stage) in graph.stages.iter().enumerate() {
+        if stage.alternative.is_some() {
+            let mut variant = graph.clone();
+            variant.stages[at].run_alternative();
+            variants.push((variant, false));
+        }
+    }
+    if graph.stages.iter().any(|stage| stage.splittable.is_some()) {
+        variants.push((graph.clone(), true));
+    }
+    variants
+}
+
+/// Tasks with the part that each reads: of partitions that can be split, two of each.
+fn split(stage: &Stage) -> Vec<(Vec<u32>, Option<Share>)> {
+    let Some(input) = stage.splittable else { return whole(stage) };
+    let partitions = stage.tasks.iter().flatten();
+    partitions.flat_map(|p| (0..2).map(move |part| (vec![*p], Some(Share { input, part })))).collect()
+}
+
+fn whole(stage: &Stage) -> Vec<(Vec<u32>, Option<Share>)> {
+    stage.tasks.iter().map(|task| (task.clone(), None)).collect()
+}
+
+/// One batch in two of an input.
+#[derive(Clone, Copy)]
+struct Share {
+    input: u32,
+    part: usize,
+}
+
+/// Runs a graph; with `splits`, partitions that can be split are.
+pub(crate) async fn run_graph(ctx: &SessionContext, graph: StageGraph, splits: bool) -> Result<Run> {
     let settings = graph.settings.iter().map(|(key, value)| (key.as_str(), value.as_str()));
     let function = SessionStateBuilder::new()
         .with_default_features()
@@ -73,8 +108,8 @@ async fn run_graph(ctx: &SessionContext, graph: StageGraph) -> Result<Run> {
     let mut plans = Vec::new();
     for stage in &graph.stages {
         let mut exchange = vec![Vec::new(); stage.output_partitions];
-        for task in &stage.tasks {
-            let (output, plan) = run_task(stage, task, &exchanges, function.task_ctx()).await?;
+        for (task, share) in if splits { split(stage) } else { whole(stage) } {
+            let (output, plan) = run_task(stage, &task, share, &exchanges, function.task_ctx()).await?;
             plans.push((stage.id, plan));
             for (partition, batches) in exchange.iter_mut().zip(output) {
                 partition.extend(batches);
@@ -100,6 +135,7 @@ fn without_scan_hints(plan: &str) -> String {
 async fn run_task(
     stage: &Stage,
     task: &[u32],
+    share: Option<Share>,
     exchanges: &HashMap<u32, Exchange>,
     ctx: Arc<TaskContext>,
 ) -> Result<(Exchange, Arc<dyn ExecutionPlan>)> {
@@ -113,7 +149,11 @@ async fn run_task(
     assert_eq!(plan.output_partitioning().partition_count(), task.len(), "a task runs exactly its partitions");
     let plan = bind_inputs(plan, &mut |input: &StageInputExec| {
         let exchange = &exchanges[&input.stage()];
-        let partitions = input.partitions().iter().map(|partition| exchange[*partition as usize].clone()).collect();
+        let read = |partition: &u32| match share.filter(|share| share.input == input.stage()) {
+            Some(share) => exchange[*partition as usize].iter().skip(share.part).step_by(2).cloned().collect(),
+            None => exchange[*partition as usize].clone(),
+        };
+        let partitions = input.partitions().iter().map(read).collect();
         Ok(Arc::new(ExchangeExec { partitions, properties: Arc::clone(input.properties()) }) as _)
     })?;
 
@@ -190,7 +230,20 @@ fn shown(plan: &Arc<dyn ExecutionPlan>) -> String {
         let end = [", dynamic_rg_pruning="].iter().filter_map(|hint| line.find(hint)).min();
         line[..end.unwrap_or(line.len())].to_owned() + "\n"
     };
-    text.lines().map(without_hints).collect()
+    text.lines().map(without_hints).map(|line| without_filters(&line)).collect()
+}
+
+/// Runtime filters are decoded as dynamic ones, which do not say yet what they will be.
+fn without_filters(line: &str) -> String {
+    let mut rest = line;
+    let mut shown = String::new();
+    while let Some(at) = ["RuntimeFilter ", "DynamicFilter ["].iter().filter_map(|name| rest.find(name)).min() {
+        let end = rest[at..].find(']').map_or(rest.len(), |end| at + end + 1);
+        shown += &rest[..at];
+        shown += "filter";
+        rest = &rest[end..];
+    }
+    shown + rest
 }
 
 /// Rows as text, one line each.

@@ -3,7 +3,7 @@
 use onward_wire::{ErrorKind, FunctionId, HostId, QueryId, StageId, WireError};
 
 use super::world::{Doing, End, World, limits, lost, query};
-use crate::scheduler::{Command, Event, FunctionShape, QuerySpec, SchedulerLimits};
+use crate::scheduler::{AlternativeSpec, Command, Event, FunctionShape, QuerySpec, SchedulerLimits};
 
 /// Starts `functions` functions by running a query on them.
 fn warm(functions: usize, limits: SchedulerLimits) -> World {
@@ -224,8 +224,12 @@ fn the_first_output_wins() {
     let (second, retry) = (runs(&commands)[0].0, attempt.task.attempt(1));
     let commands = world.prepare(function, attempt, 0, 1);
     assert_eq!(
-        commands[..2],
-        [Command::AttemptCommitted { attempt }, Command::CancelAttempt { function: second, attempt: retry }]
+        commands[..3],
+        [
+            Command::AttemptCommitted { attempt },
+            Command::StageCompleted { query: QueryId(2), stage: 0, attempts: vec![attempt] },
+            Command::CancelAttempt { function: second, attempt: retry }
+        ]
     );
     let commands = world.finish(second, 1);
     assert!(matches!(&commands[..], [Command::ReleaseSegments(_)]), "the second output is void: {commands:?}");
@@ -413,4 +417,109 @@ fn spared_tasks_run_when_the_rows_that_spared_them_are_lost() {
     assert_eq!(world.scheduler.stats(QueryId(1)).expect("it runs").tasks_committed, 0);
     super::random::settle(&mut world);
     assert!(matches!(world.queries[&QueryId(1)].end, Some((End::Done, _))));
+}
+
+/// A build side of two tasks, a probe side of two, and what joins them: a broadcast if the build side has at most 150 bytes.
+fn join(most_bytes: u64, split_bytes: u64) -> QuerySpec {
+    let mut spec = query(2, 2, &[(&[], 2), (&[], 2), (&[0, 1], 2)]);
+    spec.split_bytes = split_bytes;
+    spec.stages[2].splittable = Some(1);
+    spec.stages[1].may_coalesce = false;
+    spec.stages[2].alternative = Some(AlternativeSpec {
+        when: 0,
+        most_bytes,
+        most_rows: 10,
+        spares: 1,
+        inputs: vec![0],
+        tasks: vec![vec![0], vec![1], vec![2]],
+    });
+    spec
+}
+
+fn ended_well(world: &World) -> &crate::scheduler::QueryStats {
+    match &world.queries[&QueryId(2)].end {
+        Some((End::Done, stats)) => stats,
+        end => panic!("{end:?}"),
+    }
+}
+
+/// The side that is spared does not start before the other one is known, and not at all when that is small.
+#[test]
+fn a_join_whose_build_side_turns_out_small_runs_its_other_plan() {
+    let mut world = warm(2, limits());
+    let commands = world.submit(join(200, 0));
+    assert_eq!(runs(&commands).len(), 2);
+    assert!(runs(&world.finish(FunctionId(1), 1)).is_empty(), "the probe side waits");
+    let commands = world.finish(FunctionId(2), 1);
+    assert!(commands.contains(&Command::StageReplaced { query: QueryId(2), stage: 2 }), "{commands:?}");
+    while world.running().next().is_some() {
+        finish_all(&mut world);
+    }
+    let stats = ended_well(&world);
+    assert_eq!((stats.attempts, stats.functions_per_stage.as_slice()), (5, &[2, 0, 2][..]));
+}
+
+#[test]
+fn a_join_whose_build_side_is_not_small_runs_as_planned() {
+    let mut world = warm(2, limits());
+    world.submit(join(199, 0));
+    while world.running().next().is_some() {
+        finish_all(&mut world);
+    }
+    assert_eq!((ended_well(&world).attempts, &ended_well(&world).functions_per_stage), (6, &vec![2, 2, 2]));
+}
+
+/// Every task of the probe side gives 100 bytes of partition 0 in three segments: it is read by several tasks, a part each.
+#[test]
+fn a_partition_that_is_far_larger_is_read_by_several_tasks() {
+    let mut world = warm(2, limits());
+    world.submit(join(0, 60));
+    let mut shares = Vec::new();
+    loop {
+        let Some((function, _)) = world.running().next() else { break };
+        for command in world.finish(function, 3) {
+            if let Command::RunAttempt { attempt, share, partitions, .. } = command
+                && attempt.task.stage.stage == 2
+            {
+                shares.push((partitions, share.map(|share| (share.input, share.part, share.parts))));
+            }
+        }
+    }
+    ended_well(&world);
+    let part = |part| (vec![0], Some((1, part, 4)));
+    assert_eq!(shares, [part(0), part(1), part(2), part(3), (vec![1], None)]);
+}
+
+/// A stage that could start waits for runtime filters, but not for ever.
+#[test]
+fn a_stage_waits_for_runtime_filters_for_a_while() {
+    let mut world = warm(2, limits());
+    let mut spec = query(2, 2, &[(&[], 1), (&[], 2), (&[0, 1], 1)]);
+    spec.stages[1].filter_sources = vec![0];
+    assert_eq!(runs(&world.submit(spec.clone())).len(), 1);
+    assert_eq!(world.scheduler.next_wakeup(), Some(world.now_ms + limits().runtime_filter_wait_ms));
+    world.now_ms += limits().runtime_filter_wait_ms;
+    assert_eq!(runs(&world.send(Event::Tick)).len(), 1, "it waited long enough");
+    world.send(Event::CancelQuery { query: QueryId(2), reason: lost() });
+
+    let mut world = warm(2, limits());
+    world.submit(spec);
+    let (function, _) = world.running().next().expect("the source runs");
+    assert_eq!(runs(&world.finish(function, 1)).len(), 2, "what it waited for is there");
+}
+
+/// A scan is not for the size of a broadcast to cut down.
+#[test]
+fn a_stage_that_reads_tables_keeps_its_tasks() {
+    for may_coalesce in [true, false] {
+        let mut world = warm(2, limits());
+        let mut spec = query(2, 2, &[(&[], 1), (&[0], 4)]);
+        spec.task_bytes = 1_000;
+        spec.stages[1].may_coalesce = may_coalesce;
+        world.submit(spec);
+        while world.running().next().is_some() {
+            finish_all(&mut world);
+        }
+        assert_eq!(ended_well(&world).attempts, if may_coalesce { 2 } else { 5 });
+    }
 }

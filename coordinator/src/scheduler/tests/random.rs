@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 
 use super::world::{Doing, End, World, limits, lost};
-use crate::scheduler::{Event, FunctionShape, QuerySpec, SchedulerLimits, StageSpec};
+use crate::scheduler::{AlternativeSpec, Event, FunctionShape, QuerySpec, SchedulerLimits, StageSpec};
 
 #[derive(Clone, Debug)]
 enum Action {
@@ -66,8 +66,29 @@ fn stages() -> impl Strategy<Value = Vec<StageSpec>> {
                 ..StageSpec::default()
             }
         };
-        stages.into_iter().enumerate().map(stage).collect()
+        let mut stages: Vec<StageSpec> = stages.into_iter().enumerate().map(stage).collect();
+        for at in 2..stages.len() {
+            may_be_replaced(&mut stages, at);
+        }
+        stages
     })
+}
+
+/// A stage of two inputs, of which only it reads the second, has another plan: the first input is small in one case in two.
+fn may_be_replaced(stages: &mut [StageSpec], at: usize) {
+    let [when, spares] = stages[at].inputs[..] else { return };
+    let readers = stages.iter().filter(|stage| stage.inputs.contains(&spares)).count();
+    let is_free = stages[spares as usize].enough_rows.is_none() && !stages[spares as usize].inputs.contains(&when);
+    if readers != 1 || !is_free {
+        return;
+    }
+    let mut inputs = stages[spares as usize].inputs.clone();
+    inputs.push(when);
+    inputs.sort_unstable();
+    stages[at].filter_sources = vec![];
+    stages[spares as usize].filter_sources = vec![when];
+    let (most_bytes, most_rows, tasks) = (200, 100, stages[spares as usize].tasks.clone());
+    stages[at].alternative = Some(AlternativeSpec { when, most_bytes, most_rows, spares, inputs, tasks });
 }
 
 fn queries() -> impl Strategy<Value = Vec<QuerySpec>> {
@@ -204,6 +225,10 @@ pub fn settle(world: &mut World) {
             world.end_attempt(function);
         } else if let Some((function, _)) = running {
             world.finish(function, 1);
+        } else if let Some(due) = world.scheduler.next_wakeup().filter(|due| *due <= world.now_ms + 300) {
+            // A stage that waits for what it need not read.
+            world.now_ms = world.now_ms.max(due);
+            world.send(Event::Tick);
         } else {
             break;
         }
@@ -252,7 +277,10 @@ proptest! {
         let mut world = World::new(SchedulerLimits { max_functions: 64, max_running_queries: 8, ..limits() });
         queries.iter_mut().for_each(|query| query.timeout_ms = None);
         // A stage that ends early may do with fewer functions.
-        queries.iter_mut().flat_map(|query| &mut query.stages).for_each(|stage| stage.enough_rows = None);
+        queries.iter_mut().flat_map(|query| &mut query.stages).for_each(|stage| {
+            (stage.enough_rows, stage.alternative) = (None, None);
+            stage.filter_sources.clear();
+        });
         let specs = queries.clone();
         queries.drain(..).for_each(|query| { world.submit(query); });
         for index in order {

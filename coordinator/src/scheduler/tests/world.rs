@@ -46,6 +46,13 @@ pub fn query(id: u64, functions: usize, stages: &[(&[u32], u32)]) -> QuerySpec {
     }
 }
 
+impl QuerySpec {
+    /// Its stages may get other tasks than they have here.
+    fn adapts(&self) -> bool {
+        self.task_bytes > 0 || self.split_bytes > 0
+    }
+}
+
 pub fn lost() -> WireError {
     WireError::new(ErrorKind::Unavailable, "lost")
 }
@@ -262,7 +269,20 @@ impl World {
                 }
                 doing => assert_eq!(doing, Doing::Nothing),
             },
-            Command::RunAttempt { function, attempt, partitions, inputs, inline_bytes } => {
+            Command::StageReplaced { query, stage } => {
+                let spec = &mut self.queries.get_mut(query).expect("known").spec;
+                let other = spec.stages[*stage as usize].alternative.take().expect("it has another plan");
+                spec.stages[other.spares as usize].tasks.clear();
+                spec.stages[other.spares as usize].inputs.clear();
+                (spec.stages[*stage as usize].inputs, spec.stages[*stage as usize].tasks) = (other.inputs, other.tasks);
+            }
+            Command::StageCompleted { query, stage, attempts } => {
+                let query = &self.queries[query];
+                let known = query.committed.values().filter(|(attempt, _)| attempt.task.stage.stage == *stage);
+                let known: BTreeSet<_> = known.map(|(attempt, _)| *attempt).collect();
+                assert!(attempts.iter().all(|attempt| known.contains(attempt)), "only committed attempts count");
+            }
+            Command::RunAttempt { function, attempt, partitions, inputs, inline_bytes, .. } => {
                 self.check_run(*function, *attempt, partitions);
                 let query = &self.queries[&attempt.query()];
                 let stage = &query.spec.stages[attempt.task.stage.stage as usize];
@@ -336,7 +356,7 @@ impl World {
         assert_eq!(attempt.attempt, *next, "attempts count from 0");
         *next += 1;
         let stage = &query.spec.stages[attempt.task.stage.stage as usize];
-        assert_eq!(partitions, stage.tasks[attempt.task.task as usize]);
+        assert!(query.spec.adapts() || partitions == stage.tasks[attempt.task.task as usize]);
         let used = query.used.entry(attempt.task.stage).or_default();
         let starting = self.functions.values().filter(|function| **function == (shape, Doing::Starting)).count();
         let is_spread = used.len() + starting >= query.spec.functions.min(stage.tasks.len());
@@ -371,7 +391,7 @@ impl World {
     fn check_output(&self, stage: StageId, attempts: &[InputAttempt]) {
         let query = &self.queries[&stage.query];
         let tasks = query.spec.stages[stage.stage as usize].tasks.len() as u32;
-        let is_cut = query.spec.stages[stage.stage as usize].enough_rows.is_some();
+        let is_cut = query.spec.stages[stage.stage as usize].enough_rows.is_some() || query.spec.adapts();
         assert!(is_cut || attempts.len() as u32 == tasks, "every task of {stage} once");
         for input in attempts {
             let (attempt, output) = &query.committed[&AttemptId::from(input.attempt).task];
