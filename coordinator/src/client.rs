@@ -16,9 +16,9 @@ use onward_executor::write::WriteExec;
 use onward_planner::session::{OnwardOptions, PlanExtensions, onward_options, session_config};
 use onward_planner::statement::ExplainMode;
 use onward_planner::{PlanRequest, Planned, StageGraph, explain, narrow_decimals, plan_query};
-use onward_wire::QueryId;
 use onward_wire::message::CacheUse;
 use onward_wire::panics::caught;
+use onward_wire::{QueryId, WireError};
 use tokio::sync::watch;
 use tokio::time::Instant as Deadline;
 use tokio_util::task::task_tracker::TaskTrackerToken;
@@ -248,12 +248,18 @@ impl Session {
         let mut submitted = self.submit(run, graph).await?;
         let mut outcome = dispatch::outcome(query, submitted.outcome, &self.coordinator.history).await;
         if outcome.as_ref().is_err_and(|error| error.is_stale) {
-            self.coordinator.resources.stores().checks().forget();
-            let Planned::Stages(graph) = self.planned(&plan).await? else {
-                return Ok((self.rows(again, Work::Query(plan)).await?, None));
+            // Planned again, once: whoever sees an error of this one must not begin anew.
+            let last = |mut error: QueryError| {
+                error.error.is_stale = false;
+                error
             };
-            submitted = self.submit(again, graph).await?;
+            self.coordinator.resources.stores().checks().forget();
+            let Planned::Stages(graph) = self.planned(&plan).await.map_err(last)? else {
+                return Ok((self.rows(again, Work::Query(plan)).await.map_err(last)?, None));
+            };
+            submitted = self.submit(again, graph).await.map_err(last)?;
             outcome = dispatch::outcome(query, submitted.outcome, &self.coordinator.history).await;
+            outcome = outcome.map_err(|error| WireError { is_stale: false, ..error });
         }
         let Outcome { result, stats, .. } = outcome?;
         let located = LocatedResult::new(&submitted.engine, &self.coordinator.hosts, &result).map(Arc::new);

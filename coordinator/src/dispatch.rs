@@ -60,24 +60,6 @@ pub(crate) fn submit(
         })
     };
     let stages = graph.stages.iter().map(define).collect::<Result<Vec<_>, _>>()?;
-    let functions = graph.sizing.functions;
-    let spec = QuerySpec {
-        query,
-        functions,
-        shape: FunctionShape {
-            vcpus: graph.sizing.threads as u32,
-            memory_bytes: capacity.function_memory_bytes(config, functions),
-        },
-        timeout_ms,
-        first_attempt,
-        task_bytes: if graph.sizing.is_forced { 0 } else { config.bytes_per_task },
-        split_bytes: config.skewed_partition_bytes,
-        stages: graph.stages.iter().map(|stage| stage_spec(graph, stage)).collect(),
-    };
-    let plans: Vec<_> = graph.stages.iter().map(|stage| Arc::clone(&stage.plan)).collect();
-    let reads =
-        Box::new(move |stage: u32, partitions: &[u32]| onward_planner::reads(&plans[stage as usize], partitions));
-    let filters = graph.stages.iter().map(|stage| stage.filters.clone()).collect();
     let replacement = |(stage, define): (&onward_planner::Stage, &DefineStage)| {
         let alternative = stage.alternative.as_ref()?;
         let define = DefineStage {
@@ -90,7 +72,30 @@ pub(crate) fn submit(
         let reads = Box::new(move |_, partitions: &[u32]| onward_planner::reads(&plan, partitions));
         Some(Replacement { stage: define, filters, broadcast, reads })
     };
-    let alternatives = graph.stages.iter().zip(&stages).map(replacement).collect();
+    let alternatives: Vec<_> = graph.stages.iter().zip(&stages).map(replacement).collect();
+    let functions = graph.sizing.functions;
+    let spec = QuerySpec {
+        query,
+        functions,
+        shape: FunctionShape {
+            vcpus: graph.sizing.threads as u32,
+            memory_bytes: capacity.function_memory_bytes(config, functions),
+        },
+        timeout_ms,
+        first_attempt,
+        task_bytes: if graph.sizing.is_forced { 0 } else { config.bytes_per_task },
+        split_bytes: config.skewed_partition_bytes,
+        stages: graph
+            .stages
+            .iter()
+            .zip(&alternatives)
+            .map(|(stage, other)| stage_spec(graph, stage, other.is_some()))
+            .collect(),
+    };
+    let plans: Vec<_> = graph.stages.iter().map(|stage| Arc::clone(&stage.plan)).collect();
+    let reads =
+        Box::new(move |stage: u32, partitions: &[u32]| onward_planner::reads(&plans[stage as usize], partitions));
+    let filters = graph.stages.iter().map(|stage| stage.filters.clone()).collect();
     Ok(engine.submit(Submission { spec, stages, filters, alternatives, reads, progress }))
 }
 
@@ -98,7 +103,7 @@ fn sketch_spec(source: &KeySource, config: &Config) -> SketchSpec {
     SketchSpec { filter: source.filter, columns: source.columns.clone(), most_bytes: config.runtime_filter_bytes }
 }
 
-fn stage_spec(graph: &StageGraph, stage: &onward_planner::Stage) -> StageSpec {
+fn stage_spec(graph: &StageGraph, stage: &onward_planner::Stage, has_alternative: bool) -> StageSpec {
     let sources = graph.stages.iter().flat_map(|stage| &stage.key_sources);
     let sources = sources.filter(|source| stage.filters.contains(&source.filter)).map(|source| source.stage);
     StageSpec {
@@ -109,7 +114,7 @@ fn stage_spec(graph: &StageGraph, stage: &onward_planner::Stage) -> StageSpec {
         is_indeterminate: stage.is_indeterminate,
         may_coalesce: !stage.reads_tables,
         splittable: stage.splittable,
-        alternative: stage.alternative.as_ref().map(|alternative| AlternativeSpec {
+        alternative: stage.alternative.as_ref().filter(|_| has_alternative).map(|alternative| AlternativeSpec {
             when: alternative.when,
             most_bytes: alternative.most_bytes,
             most_rows: alternative.most_rows,

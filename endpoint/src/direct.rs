@@ -19,7 +19,7 @@ use onward_shuffle::flight::{flight_data, unpack};
 use onward_wire::ErrorKind;
 use tonic::Status;
 
-use crate::results::{Running, no_such_result};
+use crate::results::{Reading, Running, no_such_result};
 use crate::service::Service;
 use crate::statement::failure;
 use crate::status;
@@ -104,7 +104,12 @@ impl Service {
             return Err(why);
         }
         let located: &Arc<LocatedResult> = running.located.as_ref().ok_or_else(no_such_result)?;
+        let reading = Reading::new(&self.results, &running);
         let rows = located.read(ticket.part as usize).map_err(|error| failure(&error, None));
-        Ok(flight_data(&running.schema, rows).boxed())
+        let rows = flight_data(&running.schema, rows).map(move |message| {
+            let _held = &reading;
+            message
+        });
+        Ok(rows.boxed())
     }
 }

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! It starts a statement like GetFlightInfo, but for writes, which may go on after the first answer. The ticket can be
-//! fetched at any time: its stream begins when there are rows.
+//! fetched at any time: its stream begins when there are rows. With direct results the first answer comes when the query is over.
 
 use std::time::Duration;
 

@@ -11,6 +11,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use datafusion::arrow::array::RecordBatch;
@@ -51,6 +52,8 @@ pub(crate) struct Running {
     /// Not so for what was over when its client got the ticket: nobody needs to fetch that.
     is_query: bool,
     state: Mutex<State>,
+    /// Parts of it that are being read through this server.
+    readers: AtomicUsize,
     expires: Mutex<Instant>,
     ended: CancellationToken,
     /// Its rows are all there, and can be read any number of times.
@@ -101,6 +104,7 @@ impl Results {
             timeout,
             is_query: execution.is_query || written.is_some(),
             state: Mutex::new(State::Waiting(execution.stream)),
+            readers: AtomicUsize::new(0),
             expires: Mutex::new(Instant::now() + self.retention),
             ended: CancellationToken::new(),
             session,
@@ -217,7 +221,9 @@ impl Results {
         let now = Instant::now();
         let retention_ms = u64::try_from(self.retention.as_millis()).unwrap_or(u64::MAX);
         let is_expired = |running: &&Arc<Running>| {
-            *running.expires.lock() <= now && !matches!(*running.state.lock(), State::Sending)
+            let is_read =
+                matches!(*running.state.lock(), State::Sending) || running.readers.load(Ordering::Relaxed) > 0;
+            *running.expires.lock() <= now && !is_read
         };
         let expired: Vec<_> = self.running.lock().values().filter(is_expired).cloned().collect();
         for running in expired {
@@ -234,7 +240,8 @@ impl Results {
             let freed = self.freed.notified();
             let is_drained = self.running.lock().values().all(|running| match *running.state.lock() {
                 State::Ended(_) => true,
-                State::Waiting(_) => !running.is_query,
+                // What hosts hold is over; who reads it still is not waited for, since nobody knows.
+                State::Waiting(_) => !running.is_query || running.located.is_some(),
                 State::Sending => false,
             });
             if is_drained {
@@ -267,6 +274,26 @@ impl Results {
     }
 }
 
+/// A part that is being read through this server: as long as it is, and for the retention after that, its result stays.
+pub(crate) struct Reading {
+    results: Arc<Results>,
+    running: Arc<Running>,
+}
+
+impl Reading {
+    pub(crate) fn new(results: &Arc<Results>, running: &Arc<Running>) -> Self {
+        running.readers.fetch_add(1, Ordering::Relaxed);
+        Self { results: Arc::clone(results), running: Arc::clone(running) }
+    }
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        *self.running.expires.lock() = Instant::now() + self.results.retention;
+        self.running.readers.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// What a ticket that nothing belongs to is answered with.
 pub(crate) fn no_such_result() -> Status {
     status::new(ErrorKind::NotFound, "there is no such result: it was fetched, cancelled or has expired", None)
@@ -291,7 +318,7 @@ impl Drop for Sending {
 }
 
 impl Running {
-    /// When it is given up, unless it is renewed or fetched before.
+    /// When it is given up, unless it is renewed, fetched, or being read through this server.
     pub(crate) fn expires(&self) -> Instant {
         *self.expires.lock()
     }

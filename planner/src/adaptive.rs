@@ -30,7 +30,7 @@ use prost::bytes::Bytes;
 use crate::cut::{inputs, is_sliceable, tasks};
 use crate::graph::Stage;
 use crate::rules::{BROADCAST_BYTES, BUILD_COST, DynamicFilters, emits_build_rows};
-use crate::runtime_filter::filters;
+use crate::runtime_filter::{filters, has_partitioned_join};
 use crate::stage_input::StageInputExec;
 
 /// A build side is not worth waiting for where it is expected to be this many times too large to be broadcast.
@@ -92,7 +92,8 @@ pub(crate) fn plan_alternatives(
         if !fits || !is_sliceable(&runs, partition_wise) {
             continue;
         }
-        let plan = DynamicFilters::push_down(plan, config, true)?;
+        let keep_join_filters = !has_partitioned_join(&plan)?;
+        let plan = DynamicFilters::push_down(plan, config, keep_join_filters)?;
         stages[at].alternative = Some(Box::new(Alternative {
             when,
             most_bytes: BROADCAST_BYTES / 2,

@@ -20,6 +20,7 @@ use onward_wire::message::OutputKind;
 use prost::bytes::Bytes;
 
 pub use crate::adaptive::Alternative;
+use crate::runtime_filter::filters;
 
 /// What a hash exchange routes rows by.
 pub type HashExprs = Vec<Arc<dyn PhysicalExpr>>;
@@ -114,6 +115,7 @@ impl Stage {
 
     /// Puts another plan, of as many partitions, in the place of this one (a writer on top of the result stage).
     pub fn replace_plan(&mut self, plan: Arc<dyn ExecutionPlan>) {
+        self.filters = filters(&plan).map(|filters| filters.into_iter().collect()).unwrap_or_default();
         self.plan = plan;
         self.encoded = None;
         self.alternative = None;

@@ -1,14 +1,16 @@
 //! A server, over Arrow Flight SQL.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arrow_flight::error::FlightError;
 use arrow_flight::flight_service_client::FlightServiceClient;
 use arrow_flight::sql::{CommandStatementQuery, ProstMessageExt};
 use arrow_flight::{
-    CancelFlightInfoRequest, FlightClient, FlightDescriptor, FlightEndpoint, FlightInfo, PollInfo, Ticket,
+    CancelFlightInfoRequest, FlightClient, FlightDescriptor, FlightEndpoint, FlightInfo, PollInfo,
+    RenewFlightEndpointRequest,
 };
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::Schema;
@@ -48,6 +50,9 @@ pub struct Remote {
 
 /// The longest wait for a host that holds a part of a result: the server gives it, too.
 const HOST_CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A ticket of a direct result that is older than this is renewed before it is used.
+const RENEW_AFTER: Duration = Duration::from_secs(30);
 
 /// Parts of a result that are fetched at once, and batches of each that wait to be read.
 const PARTS_AT_ONCE: usize = 4;
@@ -110,9 +115,13 @@ impl Remote {
         // One part is read from the server as it comes; what several hosts hold is fetched at once.
         let is_direct = info.endpoint.iter().any(|endpoint| !endpoint.location.is_empty());
         let at_once = if is_direct { PARTS_AT_ONCE } else { 1 };
-        let parts = info.endpoint.into_iter().map(|endpoint| Part { endpoint, options: self.options.clone() });
-        let parts = parts.map(|part| Ok::<_, WireError>((self.client()?, part))).collect::<Result<Vec<_>, _>>()?;
-        let parts = stream::iter(parts).map(async |(client, part)| part.open(client).await).buffered(at_once);
+        let hosts = Arc::new(Hosts { options: self.options.clone(), channels: tokio::sync::Mutex::default() });
+        let started = Instant::now();
+        let part = |endpoint| {
+            Ok::<_, WireError>(Part { endpoint, server: self.client()?, hosts: Arc::clone(&hosts), started })
+        };
+        let parts = info.endpoint.into_iter().map(part).collect::<Result<Vec<_>, _>>()?;
+        let parts = stream::iter(parts).map(Part::open).buffered(at_once);
         // What hosts hold stays there until the server is told that nobody needs it.
         let last = stream::once(async move {
             if !is_direct {
@@ -176,36 +185,60 @@ fn follow(mut client: FlightClient, mut descriptor: FlightDescriptor) -> watch::
     receiver
 }
 
+/// The hosts that hold parts of a result: one connection to each, or none where that failed once.
+struct Hosts {
+    options: RemoteOptions,
+    channels: tokio::sync::Mutex<HashMap<String, Option<FlightServiceClient<Channel>>>>,
+}
+
+impl Hosts {
+    async fn client(&self, uri: &str) -> Option<FlightServiceClient<Channel>> {
+        let mut channels = self.channels.lock().await;
+        if let Some(known) = channels.get(uri) {
+            return known.clone();
+        }
+        let options = RemoteOptions { url: uri.to_owned(), ..self.options.clone() };
+        // The certificates of hosts bear one name, wherever they are.
+        let connected = match endpoint(&options, Some(CLUSTER_NAME)) {
+            Ok(endpoint) => endpoint.connect_timeout(HOST_CONNECT_TIMEOUT).connect().await.ok(),
+            Err(_) => None,
+        };
+        let client = connected.map(|channel| FlightServiceClient::new(channel).max_decoding_message_size(usize::MAX));
+        channels.insert(uri.to_owned(), client.clone());
+        client
+    }
+}
+
 /// An endpoint of a result.
 struct Part {
     endpoint: FlightEndpoint,
-    options: RemoteOptions,
+    server: FlightClient,
+    hosts: Arc<Hosts>,
+    /// When its result was there.
+    started: Instant,
 }
 
 type Batches = BoxStream<'static, Result<RecordBatch, FlightError>>;
 
 impl Part {
     /// Its rows, from the first of its locations that answers. `server` gives them where there is no other, or none answers.
-    async fn open(self, mut server: FlightClient) -> Result<Batches, FlightError> {
+    async fn open(mut self) -> Result<Batches, FlightError> {
+        if self.endpoint.expiration_time.is_some() && self.started.elapsed() > RENEW_AFTER {
+            let renewal = RenewFlightEndpointRequest::new(self.endpoint.clone());
+            // An expired one says so when it is fetched.
+            if let Ok(renewed) = self.server.renew_flight_endpoint(renewal).await {
+                self.endpoint = renewed;
+            }
+        }
         let Some(ticket) = self.endpoint.ticket.clone() else { return Ok(stream::empty().boxed()) };
         let elsewhere = self.endpoint.location.iter().filter(|location| !location.uri.starts_with(SAME_CONNECTION));
         for location in elsewhere {
-            if let Ok(rows) = self.open_at(&location.uri, ticket.clone()).await {
-                return Ok(ahead(rows));
+            let Some(host) = self.hosts.client(&location.uri).await else { continue };
+            if let Ok(rows) = FlightClient::new_from_inner(host).do_get(ticket.clone()).await {
+                return Ok(ahead(rows.boxed()));
             }
         }
-        Ok(server.do_get(ticket).await?.boxed())
-    }
-
-    async fn open_at(&self, uri: &str, ticket: Ticket) -> Result<Batches, WireError> {
-        let options = RemoteOptions { url: uri.to_owned(), ..self.options.clone() };
-        // The certificates of hosts bear one name, wherever they are.
-        let endpoint = endpoint(&options, Some(CLUSTER_NAME))?.connect_timeout(HOST_CONNECT_TIMEOUT);
-        let unreachable = |error: tonic::transport::Error| WireError::new(ErrorKind::Unavailable, innermost(&error));
-        let channel = endpoint.connect().await.map_err(unreachable)?;
-        let channel = FlightServiceClient::new(channel).max_decoding_message_size(usize::MAX);
-        let rows = FlightClient::new_from_inner(channel).do_get(ticket).await.map_err(|error| explain(&error))?;
-        Ok(rows.boxed())
+        Ok(self.server.do_get(ticket).await?.boxed())
     }
 }
 

@@ -94,6 +94,8 @@ impl Query {
     /// The stage's inputs are not what its running attempts were told: they stop, and start again when all are there.
     fn rebind(&mut self, stage: u32, recovery: &mut Recovery) {
         if self.stages[stage as usize].bound_inputs.take().is_none() {
+            // Nothing runs. What was told of the old inputs and given up may still turn up.
+            self.stages[stage as usize].tasks.iter_mut().for_each(Task::void_unreported);
             return;
         }
         let running: Vec<(FunctionId, AttemptId)> = self.stages[stage as usize]

@@ -167,7 +167,7 @@ impl Attempt {
         let done = AttemptDone {
             attempt: self.id.into(),
             output,
-            sketches: writer.take_sketches()?,
+            sketches: writer.take_sketches(),
             requests: stores.counters().snapshot(),
             elapsed_us: self.elapsed_us(),
             peak_memory_bytes: memory.inner().max_reserved() as u64,

@@ -10,7 +10,7 @@ use datafusion::arrow::compute::{filter_record_batch, prep_null_mask_filter};
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::common::cast::as_boolean_array;
 use datafusion::common::config::ConfigOptions;
-use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{Result, internal_err};
 use datafusion::execution::{RecordBatchStream, SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::expressions::DynamicFilterTracking;
@@ -18,6 +18,7 @@ use datafusion::physical_plan::filter_pushdown::{
     ChildFilterDescription, ChildPushdownResult, FilterDescription, FilterPushdownPhase, FilterPushdownPropagation,
 };
 use datafusion::physical_plan::metrics::{BaselineMetrics, ExecutionPlanMetricsSet, MetricsSet};
+use datafusion::physical_plan::union::{InterleaveExec, UnionExec};
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PhysicalExpr, PlanProperties};
 use futures::{Stream, StreamExt};
 
@@ -32,13 +33,41 @@ const LEAST_DROPPED: usize = 8;
 pub struct RuntimeFilterExec {
     input: Arc<dyn ExecutionPlan>,
     filter: Arc<dyn PhysicalExpr>,
+    /// DataFusion's push-down may take it further.
+    pushes: bool,
     metrics: ExecutionPlanMetricsSet,
 }
 
 impl RuntimeFilterExec {
     /// `filter`, in terms of the columns of `input`, over its rows.
     pub(crate) fn new(input: Arc<dyn ExecutionPlan>, filter: Arc<dyn PhysicalExpr>) -> Self {
-        Self { input, filter, metrics: ExecutionPlanMetricsSet::new() }
+        Self { input, filter, pushes: false, metrics: ExecutionPlanMetricsSet::new() }
+    }
+
+    /// [`Self::new`], to be pushed into `input` as well, where that is right: DataFusion finds columns by their names, and does
+    /// not look at the limits of scans and filters.
+    pub(crate) fn pushing(input: Arc<dyn ExecutionPlan>, filter: Arc<dyn PhysicalExpr>) -> Result<Self> {
+        let has_two_of_a_name = |plan: &Arc<dyn ExecutionPlan>| {
+            let schema = plan.schema();
+            let mut names: Vec<&String> = schema.fields().iter().map(|field| field.name()).collect();
+            names.sort_unstable();
+            names.windows(2).any(|pair| pair[0] == pair[1])
+        };
+        let has_other_names = |union: &Arc<dyn ExecutionPlan>| {
+            let names = |plan: &Arc<dyn ExecutionPlan>| -> Vec<String> {
+                plan.schema().fields().iter().map(|field| field.name().clone()).collect()
+            };
+            (union.is::<UnionExec>() || union.is::<InterleaveExec>())
+                && union.children().into_iter().any(|child| names(child) != names(union))
+        };
+        let is_in_the_way =
+            input.exists(|node| Ok(node.fetch().is_some() || has_two_of_a_name(node) || has_other_names(node)))?;
+        Ok(Self { pushes: !is_in_the_way, ..Self::new(input, filter) })
+    }
+
+    /// It was pushed: not again.
+    pub(crate) fn pushed(&self) -> Option<Self> {
+        self.pushes.then(|| Self::new(Arc::clone(&self.input), Arc::clone(&self.filter)))
     }
 
     pub(crate) fn input(&self) -> &Arc<dyn ExecutionPlan> {
@@ -86,7 +115,7 @@ impl ExecutionPlan for RuntimeFilterExec {
 
     fn with_new_children(self: Arc<Self>, children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
         match <[_; 1]>::try_from(children) {
-            Ok([input]) => Ok(Arc::new(Self::new(input, Arc::clone(&self.filter)))),
+            Ok([input]) => Ok(Arc::new(Self { pushes: self.pushes, ..Self::new(input, Arc::clone(&self.filter)) })),
             Err(children) => internal_err!("RuntimeFilterExec has one child, not {}", children.len()),
         }
     }
@@ -97,8 +126,12 @@ impl ExecutionPlan for RuntimeFilterExec {
         parent_filters: Vec<Arc<dyn PhysicalExpr>>,
         _: &ConfigOptions,
     ) -> Result<FilterDescription> {
-        let mut child = ChildFilterDescription::from_child(&parent_filters, &self.input)?;
-        if phase == FilterPushdownPhase::Post {
+        // Those of others go by names, too: an operator that is in their way is in that of this one.
+        let mut child = match self.pushes {
+            true => ChildFilterDescription::from_child(&parent_filters, &self.input)?,
+            false => ChildFilterDescription::all_unsupported(&parent_filters),
+        };
+        if phase == FilterPushdownPhase::Post && self.pushes {
             child = child.with_self_filter(Arc::clone(&self.filter));
         }
         Ok(FilterDescription::new().with_child(child))

@@ -31,6 +31,7 @@ use datafusion::datasource::physical_plan::FileScanConfig;
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::physical_expr::Partitioning;
 use datafusion::physical_expr::expressions::Column;
+use datafusion::physical_plan::aggregates::AggregateExec;
 use datafusion::physical_plan::coop::CooperativeExec;
 use datafusion::physical_plan::execution_plan::replace_children_if_necessary;
 use datafusion::physical_plan::filter::FilterExec;
@@ -161,7 +162,12 @@ impl Pass {
         plan.transform_up(|node| {
             let Some(join) = node.downcast_ref::<HashJoinExec>() else { return Ok(Transformed::no(node)) };
             let Some(filter) = self.filter_of(join)? else { return Ok(Transformed::no(node)) };
-            let probe = Arc::new(RuntimeFilterExec::new(Arc::clone(join.right()), filter));
+            // Straight to the stage that it reads; or through operators, where they let it pass.
+            if let Some(input) = join.right().downcast_ref::<StageInputExec>() {
+                self.arrive(input.stage(), [filter]);
+                return Ok(Transformed::no(node));
+            }
+            let probe = Arc::new(RuntimeFilterExec::pushing(Arc::clone(join.right()), filter)?);
             let children = vec![Arc::clone(join.left()), probe as Arc<dyn ExecutionPlan>];
             Ok(Transformed::yes(replace_children_if_necessary(Arc::clone(&node), children)?))
         })
@@ -201,18 +207,27 @@ impl Pass {
     /// Places what reached the output of `stage` at the root of its plan.
     fn mark_root(&mut self, plan: Arc<dyn ExecutionPlan>, stage: &Stage) -> Result<Arc<dyn ExecutionPlan>> {
         let Some(filters) = self.pending.remove(&stage.id) else { return Ok(plan) };
-        // Another number of rows could satisfy a limit.
-        if stage.enough_rows.is_some() || plan.fetch().is_some() {
+        // Its consumer wants some rows only, and does not say which.
+        if stage.enough_rows.is_some() {
             return Ok(plan);
         }
         let (runs, exchange) = Stage::split_root(&plan);
-        let marked =
-            filters.into_iter().fold(runs, |input, filter| Arc::new(RuntimeFilterExec::new(input, filter)) as _);
+        let mut marked = runs;
+        for filter in filters {
+            marked = Arc::new(RuntimeFilterExec::pushing(marked, filter)?);
+        }
         match (exchange, plan.downcast_ref::<RepartitionExec>()) {
             (Some(_), Some(root)) => {
                 Ok(Arc::new(RepartitionExec::try_new(marked, Partitioning::clone(root.partitioning()))?))
             }
             _ => Ok(marked),
+        }
+    }
+
+    /// Filters reached the output of a stage.
+    fn arrive(&mut self, stage: u32, filters: impl IntoIterator<Item = Arc<dyn PhysicalExpr>>) {
+        if self.readers.get(&stage) == Some(&1) {
+            self.pending.entry(stage).or_default().extend(filters);
         }
     }
 
@@ -222,10 +237,11 @@ impl Pass {
         plan.transform_up(|node| {
             if let Some((input, filters)) = node.downcast_ref::<StageInputExec>().and_then(StageInputExec::take_filters)
             {
-                if self.readers.get(&input.stage()) == Some(&1) {
-                    self.pending.entry(input.stage()).or_default().extend(filters);
-                }
+                self.arrive(input.stage(), filters);
                 return Ok(Transformed::yes(Arc::new(input)));
+            }
+            if let Some(root) = node.downcast_ref::<RuntimeFilterExec>().and_then(RuntimeFilterExec::pushed) {
+                return Ok(Transformed::yes(Arc::new(root)));
             }
             let Some(join) = node.downcast_ref::<HashJoinExec>() else { return Ok(Transformed::no(node)) };
             let Some(mark) = join.right().downcast_ref::<RuntimeFilterExec>() else { return Ok(Transformed::no(node)) };
@@ -281,12 +297,22 @@ fn readers(stages: &[Stage]) -> Result<BTreeMap<u32, usize>> {
 fn changing(stages: &[Stage]) -> BTreeSet<u32> {
     let mut changing = BTreeSet::new();
     for stage in stages {
-        let own = stage.is_indeterminate || stage.enough_rows.is_some();
+        let own = stage.is_indeterminate || stage.enough_rows.is_some() || adds_floats(stage);
         if own || stage.inputs.iter().any(|input| changing.contains(input)) {
             changing.insert(stage.id);
         }
     }
     changing
+}
+
+/// Sums of floats differ in the last bit with the order of what is added, and with them conditions on groups.
+fn adds_floats(stage: &Stage) -> bool {
+    let adds = |node: &Arc<dyn ExecutionPlan>| {
+        let has_floats =
+            |node: &Arc<dyn ExecutionPlan>| node.schema().fields().iter().any(|field| field.data_type().is_floating());
+        Ok(node.is::<AggregateExec>() && has_floats(node))
+    };
+    stage.plan.exists(adds).unwrap_or(true)
 }
 
 /// The filters that have a place in `plan`.
@@ -304,7 +330,7 @@ pub(crate) fn filters(plan: &Arc<dyn ExecutionPlan>) -> Result<BTreeSet<u32>> {
     Ok(found)
 }
 
-fn has_partitioned_join(plan: &Arc<dyn ExecutionPlan>) -> Result<bool> {
+pub(crate) fn has_partitioned_join(plan: &Arc<dyn ExecutionPlan>) -> Result<bool> {
     plan.exists(|node| {
         Ok(node.downcast_ref::<HashJoinExec>().is_some_and(|join| *join.partition_mode() == PartitionMode::Partitioned))
     })

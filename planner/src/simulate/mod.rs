@@ -227,7 +227,8 @@ impl ExecutionPlan for ExchangeExec {
 fn shown(plan: &Arc<dyn ExecutionPlan>) -> String {
     let text = displayable(plan.as_ref()).indent(true).to_string();
     let without_hints = |line: &str| {
-        let end = [", dynamic_rg_pruning="].iter().filter_map(|hint| line.find(hint)).min();
+        // With a dynamic filter it is made when it is needed.
+        let end = [", dynamic_rg_pruning=", ", pruning_predicate="].iter().filter_map(|hint| line.find(hint)).min();
         line[..end.unwrap_or(line.len())].to_owned() + "\n"
     };
     text.lines().map(without_hints).map(|line| without_filters(&line)).collect()

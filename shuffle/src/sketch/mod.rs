@@ -32,8 +32,11 @@ use onward_wire::filters::{KeySketch, SketchSpec};
 use bloom::Bloom;
 use filter::KeySetExpr;
 
-/// So many hashes are kept as they are.
+/// So many hashes are kept as they are, if there is room for them.
 const MOST_EXACT: usize = 8_192;
+
+/// A longer text is no bound.
+const MOST_BOUND_BYTES: usize = 1 << 10;
 
 /// Hashes, all of them or a superset.
 #[derive(Clone, Debug)]
@@ -47,7 +50,8 @@ impl KeySet {
         match self {
             Self::Bloom(bloom) => bloom.insert(hash),
             Self::Exact(hashes) => {
-                if hashes.insert(hash) && hashes.len() > MOST_EXACT {
+                let most = MOST_EXACT.min(usize::try_from(most_bytes / 8).unwrap_or(usize::MAX));
+                if hashes.insert(hash) && hashes.len() > most {
                     let mut bloom = Bloom::new(most_bytes);
                     hashes.iter().for_each(|hash| bloom.insert(*hash));
                     *self = Self::Bloom(bloom);
@@ -148,11 +152,24 @@ impl KeySketcher {
         let bounds = match self.is_empty {
             true => Vec::new(),
             false => {
-                let pair = |bounds: &mut Bounds| Ok([bounds.least.evaluate()?, bounds.greatest.evaluate()?]);
+                let pair =
+                    |bounds: &mut Bounds| Ok([known(bounds.least.evaluate()?)?, known(bounds.greatest.evaluate()?)?]);
                 self.bounds.iter_mut().map(pair).collect::<Result<Vec<_>>>()?
             }
         };
         encode(self.spec.filter, &bounds, Some(&self.keys))
+    }
+}
+
+/// A bound, or NULL where it is too long to be told: unknown.
+fn known(bound: ScalarValue) -> Result<ScalarValue> {
+    match &bound {
+        ScalarValue::Utf8(Some(text)) | ScalarValue::LargeUtf8(Some(text)) | ScalarValue::Utf8View(Some(text))
+            if text.len() > MOST_BOUND_BYTES =>
+        {
+            ScalarValue::try_from(bound.data_type())
+        }
+        _ => Ok(bound),
     }
 }
 
@@ -243,10 +260,11 @@ pub fn merge_sketches(sketches: &[KeySketch], most_bytes: u64) -> Result<KeySket
             return internal_err!("sketches of {} and {} columns", bounds.len(), decoded.bounds.len());
         }
         for ([least, greatest], [other_least, other_greatest]) in bounds.iter_mut().zip(decoded.bounds) {
-            if other_least < *least {
+            // NULL is unknown, in one as in both.
+            if other_least.is_null() || (!least.is_null() && other_least < *least) {
                 *least = other_least;
             }
-            if other_greatest > *greatest {
+            if other_greatest.is_null() || (!greatest.is_null() && other_greatest > *greatest) {
                 *greatest = other_greatest;
             }
         }
@@ -339,6 +357,33 @@ mod tests {
                 let is_useful = count < 2_000_000;
                 assert!(!is_useful || wrong * 20 <= between.num_rows(), "{wrong} of {count}");
                 assert!(sketch.bloom.len() + sketch.hashes.len() <= 65_536);
+            }
+        }
+    }
+
+    /// Bounds that are too long to be told are unknown, whatever the other parts say.
+    #[test]
+    fn long_texts_are_no_bounds() {
+        let names = |name: &str| {
+            let names: ArrayRef = Arc::new(StringArray::from(vec![name, "m"]));
+            RecordBatch::try_from_iter([("name", names)]).expect("a column")
+        };
+        let sketch = |batch: &RecordBatch| {
+            let spec = SketchSpec { filter: 0, columns: vec![0], most_bytes: 1 << 10 };
+            let mut sketcher = KeySketcher::new(&spec, &batch.schema()).expect("a column that is there");
+            sketcher.add(batch).expect("rows");
+            sketcher.finish().expect("a sketch")
+        };
+        let (long, short) = (names(&"z".repeat(5_000)), names("a"));
+        for parts in [[sketch(&long), sketch(&short)], [sketch(&short), sketch(&long)]] {
+            let merged = merge_sketches(&parts, 1 << 10).expect("of one filter");
+            assert!(merged.bounds.len() < 2_000);
+            let keys: Vec<Arc<dyn PhysicalExpr>> = vec![Arc::new(Column::new("name", 0))];
+            let expr = filter_expr(&merged, &keys, &[DataType::Utf8]).expect("of these keys");
+            for batch in [&long, &short] {
+                let passed = expr.evaluate(batch).and_then(|rows| rows.into_array(2)).expect("it runs");
+                let passed = passed.as_any().downcast_ref::<BooleanArray>().expect("booleans");
+                assert_eq!(passed, &BooleanArray::from(vec![true, true]));
             }
         }
     }

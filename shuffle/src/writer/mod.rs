@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::SchemaRef;
-use datafusion::common::{Result, internal_err};
+use datafusion::common::{DataFusionError, Result, internal_err};
 use datafusion::physical_expr::PhysicalExpr;
 use onward_segment::{Finished, ImageWriter, SegmentWriter, segment_bytes};
 use onward_wire::filters::{KeySketch, SketchSpec};
@@ -85,7 +85,8 @@ pub struct AttemptWriter {
     rows: AtomicU64,
     bytes: AtomicU64,
     sketches: Vec<SketchSpec>,
-    sketched: Mutex<Vec<KeySketch>>,
+    /// Of the lanes that ended; `None` when one could not be made, since then none is whole.
+    sketched: Mutex<Option<Vec<KeySketch>>>,
     written: Mutex<Written>,
 }
 
@@ -120,7 +121,7 @@ impl AttemptWriter {
             schema,
             mapping,
             sketches,
-            sketched: Mutex::default(),
+            sketched: Mutex::new(Some(Vec::new())),
             sink,
             options,
             open_lanes: AtomicUsize::new(0),
@@ -143,15 +144,19 @@ impl AttemptWriter {
         Lane { writer, plan_partition: global_plan_partition, assigner, sketchers: None, window, is_finished: false }
     }
 
-    /// The sketches of all rows, when all lanes have finished.
-    pub fn take_sketches(&self) -> Result<Vec<KeySketch>> {
-        let parts = std::mem::take(&mut *self.sketched.lock());
+    /// The sketches of all rows, when all lanes have finished. None where one could not be made: rows are the same without.
+    pub fn take_sketches(&self) -> Vec<KeySketch> {
+        let Some(parts) = self.sketched.lock().take() else { return Vec::new() };
         let merge = |spec: &SketchSpec| {
             let of_filter = parts.iter().filter(|part| part.filter == spec.filter).cloned().collect::<Vec<_>>();
             let merged = merge_sketches(&of_filter, spec.most_bytes)?;
             Ok(KeySketch { filter: spec.filter, ..merged })
         };
-        self.sketches.iter().map(merge).collect()
+        let merged: Result<Vec<KeySketch>> = self.sketches.iter().map(merge).collect();
+        merged.unwrap_or_else(|error| {
+            tracing::warn!(%error, "an attempt gives no keys for runtime filters");
+            Vec::new()
+        })
     }
 
     /// Rows given to the lanes so far.
@@ -317,7 +322,9 @@ impl Lane {
         }
         self.writer.rows.fetch_add(batch.num_rows() as u64, Ordering::Relaxed);
         self.writer.check_types(&batch)?;
-        self.sketch(&batch)?;
+        if let Err(error) = self.sketch(&batch) {
+            self.sketch_failed(&error);
+        }
         let (assignment, measured) = match (&mut self.assigner, &self.writer.mapping) {
             (Some(assigner), _) => assigner.assign(&batch)?,
             (None, OutputMapping::Single) => Assignment::whole(0, &batch),
@@ -348,6 +355,12 @@ impl Lane {
         sketchers.iter_mut().try_for_each(|sketcher| sketcher.add(batch))
     }
 
+    fn sketch_failed(&mut self, error: &DataFusionError) {
+        tracing::warn!(%error, "an attempt gives no keys for runtime filters");
+        self.sketchers = Some(Vec::new());
+        *self.writer.sketched.lock() = None;
+    }
+
     async fn flush(&mut self) -> Result<()> {
         let window = std::mem::take(&mut self.window);
         self.writer.flush(&window).await
@@ -362,8 +375,10 @@ impl Lane {
             self.writer.written.lock().rests.entry(self.plan_partition).or_default().append(window);
         }
         for sketcher in self.sketchers.take().into_iter().flatten() {
-            let sketch = sketcher.finish()?;
-            self.writer.sketched.lock().push(sketch);
+            match sketcher.finish() {
+                Ok(sketch) => self.writer.sketched.lock().iter_mut().for_each(|made| made.push(sketch.clone())),
+                Err(error) => self.sketch_failed(&error),
+            }
         }
         self.is_finished = true;
         Ok(())
