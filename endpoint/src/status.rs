@@ -13,6 +13,7 @@
 //! The kind and the query id also travel as metadata, so that our own clients keep the type of an error.
 
 use onward_coordinator::QueryError;
+use onward_shuffle::flight::code_of;
 use onward_wire::{ErrorKind, QueryId};
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
@@ -37,16 +38,7 @@ pub(crate) fn from_query_error(error: &QueryError) -> Status {
 
 /// A status of `kind` that is not a timeout.
 pub(crate) fn new(kind: ErrorKind, message: impl Into<String>, query: Option<QueryId>) -> Status {
-    let code = match kind {
-        ErrorKind::InvalidQuery => Code::InvalidArgument,
-        ErrorKind::NotFound => Code::NotFound,
-        ErrorKind::Denied => Code::PermissionDenied,
-        ErrorKind::ResourceExhausted => Code::ResourceExhausted,
-        ErrorKind::Unavailable => Code::Unavailable,
-        ErrorKind::Cancelled => Code::Cancelled,
-        ErrorKind::Internal => Code::Internal,
-    };
-    build(code, kind, message.into(), query)
+    build(code_of(kind), kind, message.into(), query)
 }
 
 /// The status of a statement that a timeout ended.

@@ -40,6 +40,7 @@ fn small() -> Config {
         inline_query_bytes: 16 << 10,
         flush_bytes: 4 << 10,
         fetch_bytes: 10 << 10,
+        skewed_partition_bytes: 1 << 10,
         vcpus: 2,
         memory_bytes: 1 << 30,
         ..Config::default()
@@ -48,6 +49,10 @@ fn small() -> Config {
 
 const JOIN: &str =
     "SELECT a.grp, count(*), sum(b.id) FROM nums a JOIN nums b ON a.day = b.day GROUP BY a.grp ORDER BY 1";
+
+/// Its build side tells the probe side what it need not send.
+const FILTERED: &str = "SELECT a.grp, count(*), sum(b.id) FROM nums a JOIN nums b ON a.day = b.day WHERE a.id % 3 = 1 \
+                        AND b.val IN (SELECT val FROM nums GROUP BY val HAVING count(*) > 1) GROUP BY a.grp ORDER BY 1";
 
 /// The test tables, in a directory and in the catalog.
 async fn define(hosts: &Hosts) -> PathBuf {
@@ -115,9 +120,9 @@ async fn a_query_outlives_a_host_that_is_killed() {
     let mut hosts = Hosts::start(None, 3, small()).await;
     let data = define(&hosts).await;
     let session = hosts.session(&["SET onward.functions = 6", "SET datafusion.execution.batch_size = 7"]).await;
-    let right = expected(&data, JOIN).await;
-    for victim in 0..2 {
-        let execution = session.execute(JOIN).await.expect("it is planned");
+    for (victim, sql) in [(0, JOIN), (1, FILTERED)] {
+        let right = expected(&data, sql).await;
+        let execution = session.execute(sql).await.expect("it is planned");
         let mut progress = execution.progress.clone();
         // Some tasks are done, and their output lies on all hosts; others are to come.
         progress.wait_for(|progress| progress.tasks_done > 2 + victim).await.expect("it runs");

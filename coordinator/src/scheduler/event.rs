@@ -274,7 +274,7 @@ pub struct QueryStats {
     pub running: u64,
     /// Distinct functions that ran attempts of each stage.
     pub functions_per_stage: Vec<u64>,
-    /// Rows of committed attempts of the last stage.
+    /// Rows of the result; 0 until it is there.
     pub rows: u64,
     /// Encoded bytes that committed attempts of all stages but the last produced.
     pub exchange_bytes: u64,

@@ -307,7 +307,7 @@ impl Scheduler {
             return;
         }
         let Some(mut query) = self.running.remove(&id) else { return };
-        let (result, stats) = (query.result(), query.stats());
+        let (result, stats) = (query.result(), QueryStats { rows: query.result_rows(), ..query.stats() });
         let (others, segments) = query.take_segments();
         self.release(others);
         if !segments.is_empty() {

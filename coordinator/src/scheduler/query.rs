@@ -343,6 +343,11 @@ impl Query {
         output.iter().map(|committed| committed.input(None)).collect()
     }
 
+    /// Rows of the result, once the query is complete.
+    pub(super) fn result_rows(&self) -> u64 {
+        self.stages.last().into_iter().flat_map(Stage::output).map(|output| output.rows).sum()
+    }
+
     /// Lets go of all committed output that is left: of all stages, and of the last one apart.
     pub(super) fn take_segments(&mut self) -> (Segments, Segments) {
         let result = self.stages.last_mut().map(|stage| stage.take_output().0).unwrap_or_default();
@@ -357,7 +362,7 @@ impl Query {
             attempts: self.attempts,
             running: self.running as u64,
             functions_per_stage: self.stages.iter().map(|stage| stage.used.len() as u64).collect(),
-            rows: self.stages.last().into_iter().flat_map(Stage::output).map(|output| output.rows).sum(),
+            rows: 0,
             exchange_bytes: self.exchange_bytes,
         }
     }

@@ -1,18 +1,15 @@
 //! `system.cache`: one row per cached column of a row group, and one per remote object whose bytes are kept.
 
-use std::fmt;
 use std::sync::{Arc, OnceLock};
 
-use async_trait::async_trait;
 use datafusion::arrow::array::{ArrayRef, BooleanArray, RecordBatch, StringArray, UInt32Array, UInt64Array};
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use datafusion::catalog::{MemTable, Session, TableProvider};
 use datafusion::common::Result;
-use datafusion::logical_expr::{Expr, TableType};
-use datafusion::physical_plan::ExecutionPlan;
 use onward_cache::columns::{ColumnInfo, ColumnKey, ColumnTier};
 use onward_cache::ranges::{ObjectUse, RangeTier};
 use onward_wire::columns::FOOTER;
+
+use super::snapshot::Snapshot;
 
 /// The tier of this coordinator's host, which starts with the first query that needs it.
 pub type TierCell = Arc<OnceLock<Arc<ColumnTier>>>;
@@ -53,30 +50,6 @@ impl CacheTable {
             columns.into_iter().map(Row::of_column).chain(objects.into_iter().map(Row::of_object)).collect();
         rows.sort_by(|a, b| (&a.object, a.row_group, a.number).cmp(&(&b.object, b.row_group, b.number)));
         rows
-    }
-
-    fn batch(&self) -> Result<RecordBatch> {
-        let rows = self.rows();
-        let texts =
-            |value: fn(&Row) -> Option<&str>| -> ArrayRef { Arc::new(rows.iter().map(value).collect::<StringArray>()) };
-        let numbers =
-            |value: fn(&Row) -> Option<u64>| -> ArrayRef { Arc::new(rows.iter().map(value).collect::<UInt64Array>()) };
-        let row_groups: UInt32Array = rows.iter().map(|row| row.row_group).collect();
-        let pinned: BooleanArray = rows.iter().map(|row| Some(row.is_pinned)).collect();
-        let arrays = vec![
-            texts(|row| Some(&row.object)),
-            texts(|row| Some(&row.version)),
-            Arc::new(row_groups),
-            texts(|row| row.column.as_deref()),
-            texts(|row| row.target.as_deref()),
-            numbers(|row| row.rows),
-            numbers(|row| Some(row.bytes)),
-            numbers(|row| Some(row.hits)),
-            texts(|row| Some(row.tier)),
-            numbers(|row| Some(row.idle_ms)),
-            Arc::new(pinned),
-        ];
-        Ok(RecordBatch::try_new(Arc::clone(&self.schema), arrays)?)
     }
 }
 
@@ -134,30 +107,32 @@ impl Row {
     }
 }
 
-impl fmt::Debug for CacheTable {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("CacheTable")
-    }
-}
-
-#[async_trait]
-impl TableProvider for CacheTable {
-    fn schema(&self) -> SchemaRef {
-        Arc::clone(&self.schema)
+impl Snapshot for CacheTable {
+    fn schema(&self) -> &SchemaRef {
+        &self.schema
     }
 
-    fn table_type(&self) -> TableType {
-        TableType::View
-    }
-
-    async fn scan(
-        &self,
-        state: &dyn Session,
-        projection: Option<&Vec<usize>>,
-        filters: &[Expr],
-        limit: Option<usize>,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        let table = MemTable::try_new(Arc::clone(&self.schema), vec![vec![self.batch()?]])?;
-        table.scan(state, projection, filters, limit).await
+    fn batch(&self) -> Result<RecordBatch> {
+        let rows = self.rows();
+        let texts =
+            |value: fn(&Row) -> Option<&str>| -> ArrayRef { Arc::new(rows.iter().map(value).collect::<StringArray>()) };
+        let numbers =
+            |value: fn(&Row) -> Option<u64>| -> ArrayRef { Arc::new(rows.iter().map(value).collect::<UInt64Array>()) };
+        let row_groups: UInt32Array = rows.iter().map(|row| row.row_group).collect();
+        let pinned: BooleanArray = rows.iter().map(|row| Some(row.is_pinned)).collect();
+        let arrays = vec![
+            texts(|row| Some(&row.object)),
+            texts(|row| Some(&row.version)),
+            Arc::new(row_groups),
+            texts(|row| row.column.as_deref()),
+            texts(|row| row.target.as_deref()),
+            numbers(|row| row.rows),
+            numbers(|row| Some(row.bytes)),
+            numbers(|row| Some(row.hits)),
+            texts(|row| Some(row.tier)),
+            numbers(|row| Some(row.idle_ms)),
+            Arc::new(pinned),
+        ];
+        Ok(RecordBatch::try_new(Arc::clone(&self.schema), arrays)?)
     }
 }

@@ -3,16 +3,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use async_trait::async_trait;
 use datafusion::arrow::array::{ArrayRef, RecordBatch, StringArray, UInt64Array};
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use datafusion::catalog::{MemTable, Session, TableProvider};
 use datafusion::common::Result;
-use datafusion::logical_expr::{Expr, TableType};
-use datafusion::physical_plan::ExecutionPlan;
 use onward_wire::cluster::{Heartbeat, Join};
 use onward_wire::{Config, HostId};
 use parking_lot::Mutex;
+
+use super::snapshot::Snapshot;
 
 /// A host, as it introduced itself.
 #[derive(Clone, Debug)]
@@ -74,7 +72,6 @@ impl HostTable {
 }
 
 /// The table over a [`HostTable`].
-#[derive(Debug)]
 pub(super) struct HostsTable {
     hosts: Arc<HostTable>,
     schema: SchemaRef,
@@ -100,6 +97,12 @@ impl HostsTable {
         ]);
         Self { hosts, schema: Arc::new(schema) }
     }
+}
+
+impl Snapshot for HostsTable {
+    fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
 
     fn batch(&self) -> Result<RecordBatch> {
         let hosts: Vec<_> = self.hosts.hosts.lock().values().cloned().collect();
@@ -124,27 +127,5 @@ impl HostsTable {
             number(|_, beat| beat.served_bytes),
         ];
         Ok(RecordBatch::try_new(Arc::clone(&self.schema), columns)?)
-    }
-}
-
-#[async_trait]
-impl TableProvider for HostsTable {
-    fn schema(&self) -> SchemaRef {
-        Arc::clone(&self.schema)
-    }
-
-    fn table_type(&self) -> TableType {
-        TableType::View
-    }
-
-    async fn scan(
-        &self,
-        state: &dyn Session,
-        projection: Option<&Vec<usize>>,
-        filters: &[Expr],
-        limit: Option<usize>,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        let batch = self.batch()?;
-        MemTable::try_new(Arc::clone(&self.schema), vec![vec![batch]])?.scan(state, projection, filters, limit).await
     }
 }

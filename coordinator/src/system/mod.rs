@@ -11,11 +11,14 @@
 mod cache;
 mod hosts;
 mod queries;
+mod snapshot;
 
 use std::sync::Arc;
 
 use datafusion::catalog::{MemorySchemaProvider, SchemaProvider};
 use onward_cache::ranges::RangeTier;
+
+use snapshot::SnapshotTable;
 
 pub use cache::TierCell;
 pub use hosts::{HostRecord, HostTable};
@@ -35,8 +38,11 @@ pub fn schema(
     ranges: Option<Arc<RangeTier>>,
 ) -> datafusion::common::Result<Arc<dyn SchemaProvider>> {
     let schema = MemorySchemaProvider::new();
-    schema.register_table("queries".to_owned(), Arc::new(queries::QueriesTable::new(Arc::clone(history))))?;
-    schema.register_table("cache".to_owned(), Arc::new(cache::CacheTable::new(Arc::clone(tier), ranges)))?;
-    schema.register_table("hosts".to_owned(), Arc::new(hosts::HostsTable::new(Arc::clone(hosts))))?;
+    let queries = queries::QueriesTable::new(Arc::clone(history));
+    let cache = cache::CacheTable::new(Arc::clone(tier), ranges);
+    let hosts = hosts::HostsTable::new(Arc::clone(hosts));
+    schema.register_table("queries".to_owned(), Arc::new(SnapshotTable(queries)))?;
+    schema.register_table("cache".to_owned(), Arc::new(SnapshotTable(cache)))?;
+    schema.register_table("hosts".to_owned(), Arc::new(SnapshotTable(hosts)))?;
     Ok(Arc::new(schema))
 }

@@ -1,22 +1,18 @@
 //! `system.queries`: one row per query.
 
 use std::collections::VecDeque;
-use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
-use async_trait::async_trait;
 use datafusion::arrow::array::{ListBuilder, RecordBatch, StringArray, UInt64Array, UInt64Builder};
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use datafusion::catalog::{MemTable, Session, TableProvider};
 use datafusion::common::Result;
-use datafusion::logical_expr::{Expr, TableType};
-use datafusion::physical_plan::ExecutionPlan;
 use onward_wire::QueryId;
 use onward_wire::message::StoreRequests;
 use parking_lot::Mutex;
 
 use super::HISTORY_LIMIT;
+use super::snapshot::Snapshot;
 
 /// Where a query is.
 #[derive(Clone, Debug, PartialEq)]
@@ -224,31 +220,13 @@ impl QueriesTable {
     }
 }
 
-impl fmt::Debug for QueriesTable {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("QueriesTable")
-    }
-}
-
-#[async_trait]
-impl TableProvider for QueriesTable {
-    fn schema(&self) -> SchemaRef {
-        Arc::clone(&self.schema)
+impl Snapshot for QueriesTable {
+    fn schema(&self) -> &SchemaRef {
+        &self.schema
     }
 
-    fn table_type(&self) -> TableType {
-        TableType::View
-    }
-
-    async fn scan(
-        &self,
-        state: &dyn Session,
-        projection: Option<&Vec<usize>>,
-        filters: &[Expr],
-        limit: Option<usize>,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        let batch = self.history.batch(Arc::clone(&self.schema))?;
-        MemTable::try_new(Arc::clone(&self.schema), vec![vec![batch]])?.scan(state, projection, filters, limit).await
+    fn batch(&self) -> Result<RecordBatch> {
+        self.history.batch(Arc::clone(&self.schema))
     }
 }
 
@@ -275,7 +253,7 @@ mod tests {
         history.end(QueryId(1), QueryState::Done);
         history.end(QueryId(1), QueryState::Failed("dropped".to_owned()));
         let table = QueriesTable::new(Arc::new(History::default()));
-        let batch = history.batch(table.schema()).expect("a batch");
+        let batch = history.batch(Arc::clone(table.schema())).expect("a batch");
         assert_eq!(batch.column_by_name("state").expect("state").as_ref(), &StringArray::from(vec!["done"]));
     }
 }

@@ -37,7 +37,7 @@ pub use grant::{GrantKey, now_ms};
 pub use result::{pack, serve_result, unpack};
 pub use rows::flight_data;
 pub use serve::{HeldSegments, serve};
-pub use status::{from_status, to_status};
+pub use status::{code_of, from_status, to_status};
 pub use tls::{CLUSTER_NAME, ClusterTls};
 
 /// The most bytes of messages in one Flight message.

@@ -4,9 +4,9 @@ use onward_wire::{ErrorKind, WireError};
 use prost::Message;
 use tonic::{Code, Status};
 
-/// `error` as gRPC carries it.
-pub fn to_status(error: &WireError) -> Status {
-    let code = match error.kind() {
+/// The code of an error of `kind` that is not a timeout.
+pub fn code_of(kind: ErrorKind) -> Code {
+    match kind {
         ErrorKind::InvalidQuery => Code::InvalidArgument,
         ErrorKind::NotFound => Code::NotFound,
         ErrorKind::Denied => Code::PermissionDenied,
@@ -14,8 +14,12 @@ pub fn to_status(error: &WireError) -> Status {
         ErrorKind::Unavailable => Code::Unavailable,
         ErrorKind::Cancelled => Code::Cancelled,
         ErrorKind::Internal => Code::Internal,
-    };
-    Status::with_details(code, error.message.clone(), error.encode_to_vec().into())
+    }
+}
+
+/// `error` as gRPC carries it.
+pub fn to_status(error: &WireError) -> Status {
+    Status::with_details(code_of(error.kind()), error.message.clone(), error.encode_to_vec().into())
 }
 
 /// What a status of `peer` says. What is not an [`WireError`] of ours is the network's, and worth another try.
