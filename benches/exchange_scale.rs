@@ -125,6 +125,7 @@ fn simulate(count: usize) -> Result<(), BoxError> {
         timeout_ms: None,
         first_attempt: 0,
         task_bytes: 0,
+        split_bytes: 0,
         stages: vec![stage(vec![]), stage(vec![0])],
     };
     let stats: Vec<PartitionStats> =

@@ -280,6 +280,7 @@ impl Bench {
             output: OutputSpec { kind: planned.output as i32, partitions: planned.output_partitions as u32 },
             objects: vec![],
             cache: CacheUse::Off as i32,
+            sketches: vec![],
         };
         for function in 1..=FUNCTIONS as u64 {
             self.host.define_stage(FunctionId(function), definition.clone());

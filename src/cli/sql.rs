@@ -133,7 +133,7 @@ async fn connect(args: &SqlArgs, global: &GlobalArgs, config: onward_wire::Confi
     };
     let follows_progress = !args.quiet && std::io::stderr().is_terminal();
     let options = RemoteOptions { url: url.clone(), token, ca_file: args.ca_file.clone(), follows_progress };
-    let client = Client::Remote(Remote::connect(&options).await?);
+    let client = Client::Remote(Box::new(Remote::connect(&options).await?));
     if let Some(functions) = global.forced_functions() {
         client.collect(&format!("SET onward.functions = {functions}")).await?;
     }

@@ -22,7 +22,7 @@ pub enum Client {
     /// In this process.
     Embedded(Box<Embedded>),
     /// On a server.
-    Remote(Remote),
+    Remote(Box<Remote>),
 }
 
 /// A statement that runs. Dropping the stream cancels it.

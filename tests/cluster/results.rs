@@ -59,7 +59,7 @@ impl Cluster {
     }
 
     /// What the server itself answers to a ticket.
-    async fn from_server(&self, endpoint: &FlightEndpoint) -> Result<Vec<RecordBatch>, FlightError> {
+    async fn proxied(&self, endpoint: &FlightEndpoint) -> Result<Vec<RecordBatch>, FlightError> {
         fetch(self.server.clone(), ticket(endpoint)).await
     }
 }
@@ -103,7 +103,7 @@ async fn clients_fetch_results_from_the_hosts_that_hold_them() {
     for endpoint in info.endpoint.iter().rev() {
         let part = from_host(endpoint, ticket(endpoint)).await.expect("its host gives it");
         assert_eq!(from_host(endpoint, ticket(endpoint)).await.expect("and again"), part);
-        assert_eq!(cluster.from_server(endpoint).await.expect("so does the server"), part);
+        assert_eq!(cluster.proxied(endpoint).await.expect("so does the server"), part);
         parts.push(part);
     }
     let batches: Vec<RecordBatch> = parts.into_iter().rev().flatten().collect();
@@ -122,14 +122,14 @@ async fn clients_fetch_results_from_the_hosts_that_hold_them() {
     let mut client = FlightClient::new(cluster.server.clone());
     client.cancel_flight_info(CancelFlightInfoRequest::new(info.clone())).await.expect("it is let go");
     let endpoint = &info.endpoint[0];
-    assert_eq!(code(&cluster.from_server(endpoint).await.expect_err("gone")), Code::Cancelled);
+    assert_eq!(code(&cluster.proxied(endpoint).await.expect_err("gone")), Code::Cancelled);
     // Hosts hear of it in their own time.
     while from_host(endpoint, ticket(endpoint)).await.is_ok() {}
 
     // Where there is nothing on a host, there is one ticket as ever.
     let info = cluster.info("SELECT count(*) FROM nums").await;
     assert!(info.endpoint.len() == 1 && info.endpoint[0].location.is_empty(), "{info}");
-    assert_eq!(cells(&cluster.from_server(&info.endpoint[0]).await.expect("one row")).expect("rows").len(), 1);
+    assert_eq!(cells(&cluster.proxied(&info.endpoint[0]).await.expect("one row")).expect("rows").len(), 1);
     cluster.hosts.stop().await;
 }
 

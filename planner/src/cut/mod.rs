@@ -254,7 +254,7 @@ impl Cutter<'_> {
 /// A partitioned join whose build side is what a condition leaves of groups (HAVING), and which wants no other rows of its
 /// probe side.
 fn tells_few_keys(join: &HashJoinExec) -> bool {
-    fn below<'a>(mut plan: &'a Arc<dyn ExecutionPlan>) -> &'a Arc<dyn ExecutionPlan> {
+    fn below(mut plan: &Arc<dyn ExecutionPlan>) -> &Arc<dyn ExecutionPlan> {
         while plan.is::<ProjectionExec>() || plan.is::<CooperativeExec>() {
             plan = plan.children()[0];
         }

@@ -10,7 +10,6 @@ use onward_segment::MappedSegment;
 use onward_wire::exchange::ResultTicket;
 use onward_wire::{ErrorKind, SegmentId, WireError};
 use prost::Message;
-use tonic::Status;
 use tonic::codegen::BoxStream;
 
 use super::grant::{GrantKey, now_ms};
@@ -53,6 +52,6 @@ pub fn serve_result(
         let segments = segments.clone();
         segments.into_iter().flat_map(move |segment| segment.batches(partition))
     });
-    let batches = batches.map(|batch| batch.map_err(|error| Status::from(to_status(&error.into()))));
+    let batches = batches.map(|batch| batch.map_err(|error| to_status(&error.into())));
     Ok(flight_data(&schema, stream::iter(batches)).boxed())
 }
