@@ -15,9 +15,11 @@ const TABLES: [&str; 8] = ["customer", "lineitem", "nation", "orders", "part", "
 /// Names the tables in `ctx`.
 pub async fn register(ctx: &SessionContext, data: &Path) -> Result<(), BoxError> {
     for table in TABLES {
-        let path = data.join(table);
+        // A file, or a directory of some (`--parts`).
+        let file = data.join(format!("{table}.parquet"));
+        let path = if file.exists() { file } else { data.join(table).join("") };
         let path = path.to_str().ok_or("the path of the data is no UTF-8")?;
-        ctx.register_parquet(table, format!("{path}/"), ParquetReadOptions::default()).await?;
+        ctx.register_parquet(table, path, ParquetReadOptions::default()).await?;
     }
     Ok(())
 }
