@@ -244,7 +244,7 @@ impl Session {
             return Ok((self.rows(run, Work::Query(plan)).await?, None));
         };
         let (query, listing) = (run.query(), Arc::clone(&run.listing));
-        let again = Run { first_attempt: PLANNED_AGAIN, progress: run.progress.clone(), ..run.clone() };
+        let again = Run { first_attempt: PLANNED_AGAIN, ..run.clone() };
         let mut submitted = self.submit(run, graph).await?;
         let mut outcome = dispatch::outcome(query, submitted.outcome, &self.coordinator.history).await;
         if outcome.as_ref().is_err_and(|error| error.is_stale) {

@@ -18,11 +18,10 @@ use std::sync::Arc;
 use datafusion::common::Result;
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
-use datafusion::physical_expr::{Distribution, Partitioning};
+use datafusion::physical_expr::Distribution;
 use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
 use datafusion::physical_plan::execution_plan::replace_children_if_necessary;
 use datafusion::physical_plan::joins::{HashJoinExec, PartitionMode};
-use datafusion::physical_plan::repartition::RepartitionExec;
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
 use onward_wire::message::OutputKind;
 use prost::bytes::Bytes;
@@ -181,9 +180,5 @@ fn broadcast(
         let collect = replace_children_if_necessary(collect, vec![build, Arc::clone(&probe)])?;
         Ok(Transformed::new(collect, true, TreeNodeRecursion::Jump))
     })?;
-    // A repartitioning root keeps its number of partitions.
-    Ok(match plan.downcast_ref::<RepartitionExec>().map(RepartitionExec::partitioning) {
-        Some(Partitioning::Hash(..)) | None => replaced.data,
-        Some(_) => Arc::clone(plan),
-    })
+    Ok(replaced.data)
 }

@@ -30,7 +30,7 @@ struct Query {
     reads: Reads,
     alternatives: Vec<Option<Replacement>>,
     /// Stages that run their other plan.
-    replaced: BTreeMap<u32, Replaced>,
+    replaced: BTreeMap<u32, Replacement>,
     filters: Filters,
     /// Hosts, but the coordinator's own, that ran an attempt of it.
     hosts: BTreeSet<HostId>,
@@ -43,12 +43,6 @@ struct Query {
     /// Whoever waits for its end: dropped with it.
     waiting: Vec<oneshot::Sender<()>>,
     progress: watch::Sender<QueryProgress>,
-}
-
-/// How a stage with another plan reads.
-struct Replaced {
-    broadcast: u32,
-    reads: Reads,
 }
 
 /// A query that is over, but for functions on other hosts that may still work for it.
@@ -354,10 +348,9 @@ impl Driver {
             Command::StageReplaced { query, stage } => {
                 let Some(query) = self.queries.get_mut(&query) else { return };
                 let Some(other) = query.alternatives.get_mut(stage as usize).and_then(Option::take) else { return };
-                let Replacement { stage: define, filters, broadcast, reads } = other;
-                query.stages[stage as usize] = define;
-                query.filters.replace(stage, filters);
-                query.replaced.insert(stage, Replaced { broadcast, reads });
+                query.stages[stage as usize] = other.stage.clone();
+                query.filters.replace(stage, other.filters.clone());
+                query.replaced.insert(stage, other);
             }
             Command::StageCompleted { query, stage, attempts } => {
                 let Some(query) = self.queries.get_mut(&query) else { return };
