@@ -230,6 +230,7 @@ impl Bench {
             bytes_per_function: u64::MAX,
             tiny_query_bytes: 0,
             max_functions: FUNCTIONS,
+            skewed_bytes: 0,
         };
         let mut exchanges = Vec::new();
         // Q15 alone has several statements; the last one is the query.

@@ -440,6 +440,7 @@ impl Session {
             bytes_per_function: config.bytes_per_function,
             tiny_query_bytes: config.tiny_query_bytes,
             max_functions: config.max_functions as usize,
+            skewed_bytes: config.skewed_partition_bytes,
         }
     }
 }

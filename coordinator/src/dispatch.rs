@@ -85,6 +85,7 @@ pub(crate) fn submit(
         first_attempt,
         task_bytes: if graph.sizing.is_forced { 0 } else { config.bytes_per_task },
         split_bytes: config.skewed_partition_bytes,
+        starts_early: config.early_start,
         stages: graph
             .stages
             .iter()

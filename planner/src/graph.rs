@@ -140,12 +140,18 @@ impl Stage {
         }
     }
 
-    /// Hash expressions of the exchange, for stages whose output is [`OutputKind::Hash`], and the plan that a task
-    /// slices and runs: the root's child for `Hash`, the whole plan otherwise.
+    /// The root of its plan says where rows go: the partition writer does its work.
+    pub fn is_repartitioned(&self) -> bool {
+        matches!(self.output, OutputKind::Hash | OutputKind::RoundRobin)
+    }
+
+    /// Of a stage that [is repartitioned](Self::is_repartitioned): the plan that a task slices and runs, and the hash expressions
+    /// of the exchange, if it is one by hash.
     pub fn split_root(plan: &Arc<dyn ExecutionPlan>) -> (Arc<dyn ExecutionPlan>, Option<HashExprs>) {
         match plan.downcast_ref::<RepartitionExec>().map(|root| (root, root.partitioning())) {
             Some((root, Partitioning::Hash(exprs, _))) => (Arc::clone(root.input()), Some(exprs.clone())),
-            _ => (Arc::clone(plan), None),
+            Some((root, _)) => (Arc::clone(root.input()), None),
+            None => (Arc::clone(plan), None),
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::codec;
 use crate::cut::{cut, whole};
 use crate::graph::{Sizing, Stage, StageGraph};
 use crate::session::{OnwardOptions, PlanExtensions, changed_settings, onward_options};
-use crate::sizing::{scan_bytes, size};
+use crate::sizing::{is_skewed, scan_bytes, size};
 
 /// The most bytes of an encoded stage. Larger ones (literal tables, mostly) run in the coordinator, where their data is.
 const MAX_PLAN_BYTES: usize = 64 << 20;
@@ -36,6 +36,9 @@ pub struct PlanRequest {
     pub tiny_query_bytes: u64,
     /// The most functions of one query.
     pub max_functions: usize,
+    /// A partition of a scan of more bytes, which has far more than its share and cannot be split, is dealt out to all tasks;
+    /// 0: never.
+    pub skewed_bytes: u64,
 }
 
 /// How a query runs.
@@ -72,7 +75,7 @@ pub async fn plan_query(state: &SessionState, logical: &LogicalPlan, request: &P
     if let Some(functions) = request.functions {
         let sizing = size(request, None);
         if functions > 1 || stage_tasks(state) > 1 {
-            return distributed(state, &optimized, sizing, true).await;
+            return distributed(state, &optimized, sizing, request).await;
         }
         let plan = physical(state, &optimized).await?;
         return Ok(single(state, plan, sizing));
@@ -88,7 +91,7 @@ pub async fn plan_query(state: &SessionState, logical: &LogicalPlan, request: &P
     }
     let sizing = size(request, input);
     if sizing.functions > 1 || stage_tasks(state) > 1 {
-        return distributed(state, &optimized, sizing, false).await;
+        return distributed(state, &optimized, sizing, request).await;
     }
     Ok(single(state, plan, sizing))
 }
@@ -142,13 +145,16 @@ async fn distributed(
     state: &SessionState,
     optimized: &LogicalPlan,
     sizing: Sizing,
-    is_forced: bool,
+    request: &PlanRequest,
 ) -> Result<Planned> {
-    let spread = spread_state(state, &sizing, is_forced);
-    let plan = physical(&spread, optimized).await?;
+    let spread = spread_state(state, &sizing, request.functions.is_some());
+    let mut plan = physical(&spread, optimized).await?;
     let extensions = extensions(state);
     let tasks = onward_options(spread.config_options()).tasks;
-    let stages = cut(&plan, tasks, spread.config_options(), &extensions.partition_wise);
+    if plan.exists(|node| Ok(is_skewed(node, tasks, request.skewed_bytes)))? {
+        plan = physical(&dealing_out(&spread), optimized).await?;
+    }
+    let stages = cut(&plan, tasks, request.skewed_bytes, spread.config_options(), &extensions.partition_wise);
     match stages.and_then(|stages| encoded(stages, &spread, &extensions)) {
         Ok(stages) => {
             let settings = changed_settings(spread.config_options());
@@ -190,6 +196,13 @@ fn encoded(mut stages: Vec<Stage>, state: &SessionState, extensions: &PlanExtens
         }
     }
     Ok(stages)
+}
+
+/// The session as it plans where it may deal the rows of few partitions out to many.
+fn dealing_out(state: &SessionState) -> SessionState {
+    let mut state = state.clone();
+    state.config_mut().options_mut().optimizer.enable_round_robin_repartition = true;
+    state
 }
 
 /// Tasks of a stage, as the session wants them; 0: as many as functions.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use datafusion::arrow::datatypes::{DataType, Schema};
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{Result, Statistics};
+use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::memory::MemorySourceConfig;
 use datafusion::datasource::physical_plan::FileScanConfig;
 use datafusion::datasource::source::{DataSource, DataSourceExec};
@@ -40,13 +41,7 @@ fn is_without_input(leaf: &Arc<dyn ExecutionPlan>) -> bool {
 
 fn source_bytes(source: &Arc<dyn DataSource>) -> Option<u64> {
     if let Some(scan) = source.downcast_ref::<FileScanConfig>() {
-        let files = scan.file_groups.iter().flat_map(|group| group.iter());
-        let bytes: u64 = files
-            .map(|file| match &file.range {
-                Some(range) => (range.end - range.start).max(0) as u64,
-                None => file.object_meta.size,
-            })
-            .sum();
+        let bytes: u64 = group_bytes(scan).sum();
         // Rows of text files are read whole.
         let is_columnar = matches!(scan.file_source().file_type(), "parquet" | "arrow");
         return Some(if is_columnar { (bytes as f64 * read_share(scan)) as u64 } else { bytes });
@@ -54,6 +49,24 @@ fn source_bytes(source: &Arc<dyn DataSource>) -> Option<u64> {
     source
         .downcast_ref::<MemorySourceConfig>()
         .map(|memory| memory.partitions().iter().flatten().map(|batch| batch.get_array_memory_size() as u64).sum())
+}
+
+/// Bytes of the files of each partition.
+fn group_bytes(scan: &FileScanConfig) -> impl Iterator<Item = u64> + '_ {
+    let file_bytes = |file: &PartitionedFile| match &file.range {
+        Some(range) => (range.end - range.start).max(0) as u64,
+        None => file.object_meta.size,
+    };
+    scan.file_groups.iter().map(move |group| group.iter().map(file_bytes).sum())
+}
+
+/// A scan of files whose largest partition has more than `skewed_bytes` (0: never), and at least twice what each of `tasks`
+/// would have if all had the same: its files could not be split as that takes.
+pub(crate) fn is_skewed(node: &Arc<dyn ExecutionPlan>, tasks: usize, skewed_bytes: u64) -> bool {
+    let source = node.downcast_ref::<DataSourceExec>().map(DataSourceExec::data_source);
+    let Some(scan) = source.and_then(|source| source.downcast_ref::<FileScanConfig>()) else { return false };
+    let (largest, all) = group_bytes(scan).fold((0, 0), |(largest, all), bytes| (bytes.max(largest), all + bytes));
+    skewed_bytes > 0 && largest > skewed_bytes && largest >= all / tasks.max(1) as u64 * 2
 }
 
 /// The share of a file's bytes in the columns that are read, for the projection and for the filter.
@@ -171,6 +184,7 @@ mod tests {
             bytes_per_host: 1 << 28,
             tiny_query_bytes: 0,
             max_functions: 8,
+            skewed_bytes: 0,
         }
     }
 

@@ -30,8 +30,8 @@ use crate::cut::join_sides;
 use crate::stage_input::StageInputExec;
 
 /// `plan` with exactly the given `partitions` (ascending, without duplicates): partition `i` of the outcome is partition
-/// `partitions[i]` of `plan`. When the root is the `RepartitionExec` of a hash exchange the partitions are those of its
-/// child, which the partition writer runs.
+/// `partitions[i]` of `plan`. When the root is the `RepartitionExec` of an exchange the partitions are those of its child:
+/// the root is the partition writer's work.
 ///
 /// Nodes of other crates are taken for partition-wise when their only child has as many partitions as they have.
 ///
@@ -39,7 +39,7 @@ use crate::stage_input::StageInputExec;
 /// When the plan cannot be sliced, which [`crate::Stage::tasks`] never asks for.
 pub fn slice(plan: &Arc<dyn ExecutionPlan>, partitions: &[u32]) -> Result<Arc<dyn ExecutionPlan>> {
     if let Some(repartition) = plan.downcast_ref::<RepartitionExec>()
-        && matches!(repartition.partitioning(), Partitioning::Hash(..))
+        && matches!(repartition.partitioning(), Partitioning::Hash(..) | Partitioning::RoundRobinBatch(_))
     {
         let child = slice_node(repartition.input(), partitions)?;
         return Ok(Arc::new(RepartitionExec::try_new(child, repartition.partitioning().clone())?));

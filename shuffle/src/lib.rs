@@ -26,7 +26,7 @@ mod writer;
 mod tests;
 
 pub use local::LocalStore;
-pub use reader::ShuffleReaderExec;
+pub use reader::{InputFeed, ShuffleReaderExec};
 pub use sketch::{filter_expr, merge_sketches};
 pub use transport::{Fetch, SegmentSink, SegmentSource, WritableSegment};
 pub use writer::{AttemptWriter, Lane, OutputMapping, WriterOptions};

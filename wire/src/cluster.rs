@@ -14,6 +14,7 @@
 //! again under a new id.
 
 use crate::error::WireError;
+use crate::exchange::MoreInputs;
 use crate::filters::RuntimeFilters;
 use crate::message::{
     AttemptDone, AttemptEnded, CancelAttempt, DefineStage, ForgetQuery, Progress, RunAttempt, Shutdown,
@@ -139,7 +140,7 @@ pub struct Order {
     #[prost(uint64, tag = "1")]
     pub function: u64,
     /// The command.
-    #[prost(oneof = "order::Body", tags = "2,3,4,5")]
+    #[prost(oneof = "order::Body", tags = "2,3,4,5,6")]
     pub body: Option<order::Body>,
 }
 
@@ -160,6 +161,9 @@ pub mod order {
         /// See [`super::RuntimeFilters`].
         #[prost(message, tag = "5")]
         RuntimeFilters(super::RuntimeFilters),
+        /// See [`super::MoreInputs`].
+        #[prost(message, tag = "6")]
+        MoreInputs(super::MoreInputs),
     }
 }
 

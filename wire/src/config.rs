@@ -54,6 +54,8 @@ settings! {
     memory_bytes: u64 = 0;
     /// Shared memory for segments (exchange and results) before the disk tier is used; 0 takes 1/4 of `memory_bytes`.
     segment_memory_bytes: u64 = 0;
+    /// Of that, what one function may fill with what it wrote or had fetched; the rest of it goes to disk. 0 takes 3/4.
+    function_segment_bytes: u64 = 0;
     /// Local disk for segments past the shared-memory budget, at most nine tenths of what is free at start; a query that
     /// needs more fails with ResourceExhausted.
     segment_disk_bytes: u64 = 200 * GIB;
@@ -105,6 +107,8 @@ settings! {
     bytes_per_task: u64 = 4 * MIB;
     /// A partition of an exchange that is larger than this, and than four times the median, is read by several tasks; 0: never.
     skewed_partition_bytes: u64 = 64 * MIB;
+    /// Where a function is free and no task waits, a stage starts on a part of its input, and is told of more as it comes.
+    early_start: bool = true;
     /// Output of one attempt up to this size travels inside its completion message.
     inline_attempt_bytes: u64 = 64 * KIB;
     /// Inline output of one exchange; past it the store is used.

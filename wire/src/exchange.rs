@@ -102,13 +102,14 @@ impl InputAttempt {
     }
 }
 
-/// All committed attempts of one producer stage, fixed when the consumer starts.
+/// Committed attempts of one producer stage: all, or those that are known when the consumer starts, or those that follow on what
+/// it was told before.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct StageInputs {
     /// The producer stage.
     #[prost(uint32, tag = "1")]
     pub stage: u32,
-    /// One attempt per producer task, ordered by task.
+    /// One attempt per producer task, ordered by task; no task between them is missing.
     #[prost(message, repeated, tag = "2")]
     pub attempts: Vec<InputAttempt>,
     /// What lets the task read its partitions of them from other hosts; none where there are no others.
@@ -120,6 +121,20 @@ pub struct StageInputs {
     /// The partitions that the outputs tell of, ascending; none: all.
     #[prost(message, repeated, tag = "5")]
     pub partitions: Vec<PartitionRange>,
+    /// More attempts follow, in [`MoreInputs`].
+    #[prost(bool, tag = "6")]
+    pub is_open: bool,
+}
+
+/// What a running attempt reads after what it was told before.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct MoreInputs {
+    /// The attempt.
+    #[prost(message, required, tag = "1")]
+    pub attempt: Attempt,
+    /// One per producer stage of which there is more.
+    #[prost(message, repeated, tag = "2")]
+    pub inputs: Vec<StageInputs>,
 }
 
 /// How bytes are compressed on their way between hosts.

@@ -7,6 +7,7 @@
 //!      | <-------------------------- DefineStage -|   once per stage and function
 //!      | <--------------------------- RunAttempt -|   small: names the stage, its partitions, its inputs
 //!      | <----------------------- RuntimeFilters -|   which rows of its scans need not be looked at
+//!      | <--------------------------- MoreInputs -|   what of its inputs is there by now
 //!      | -- MapSegments ------------------------> |
 //!      | <-------------- SegmentsMapped (+ fds) --|   read-only descriptors, never paths
 //!      | -- FetchSegments ----------------------> |   of another host; brought here, then mapped like the host's own
@@ -25,7 +26,7 @@ use crate::columns::{
     AbandonColumns, ColumnsFound, FindColumns, ForgetColumns, ObjectTag, OpenColumn, PublishColumn, UseColumns,
 };
 use crate::error::WireError;
-use crate::exchange::{FetchSegments, StageInputs};
+use crate::exchange::{FetchSegments, MoreInputs, StageInputs};
 use crate::filters::{KeySketch, RuntimeFilters, SketchSpec};
 use crate::id::{AttemptId, QueryId, SegmentId, StageId};
 use crate::ranges::{PrefetchRanges, RangesRead, ReadRanges};
@@ -216,6 +217,8 @@ pub enum OutputKind {
     Single = 1,
     /// Rows go to `hash(expressions) % partitions`.
     Hash = 2,
+    /// Batches go to partitions in turns.
+    RoundRobin = 3,
 }
 
 /// A stage, sent once per function.
@@ -579,7 +582,7 @@ pub mod to_host {
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct ToFunction {
     /// The message.
-    #[prost(oneof = "to_function::Body", tags = "1,2,3,4,5,6,7,8,9,10,11,12,13")]
+    #[prost(oneof = "to_function::Body", tags = "1,2,3,4,5,6,7,8,9,10,11,12,13,14")]
     pub body: Option<to_function::Body>,
 }
 
@@ -627,6 +630,9 @@ pub mod to_function {
         /// See [`super::RuntimeFilters`].
         #[prost(message, tag = "13")]
         RuntimeFilters(super::RuntimeFilters),
+        /// See [`super::MoreInputs`].
+        #[prost(message, tag = "14")]
+        MoreInputs(super::MoreInputs),
     }
 }
 
@@ -640,5 +646,5 @@ enveloped! {
 enveloped! {
     ToFunction, to_function:
     Welcome DefineStage RunAttempt CancelAttempt ForgetQuery SegmentOpened SegmentsMapped RequestFailed Shutdown
-    ColumnsFound ForgetColumns RangesRead RuntimeFilters
+    ColumnsFound ForgetColumns RangesRead RuntimeFilters MoreInputs
 }

@@ -1,6 +1,6 @@
 //! The task that owns the scheduler.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,51 +8,20 @@ use onward_cache::OpenUploads;
 use onward_cache::paths::store_path;
 use onward_executor::host::HostEvent;
 use onward_planner::error::classify;
-use onward_planner::explain::StageRun;
+use onward_wire::exchange::MoreInputs;
 use onward_wire::filters::RuntimeFilters;
-use onward_wire::message::{AttemptDone, DefineStage, Progress, RunAttempt, StoreRequests};
+use onward_wire::message::{AttemptDone, RunAttempt};
 use onward_wire::{AttemptId, Config, ErrorKind, FunctionId, HostId, QueryId, SegmentId, StageId, WireError};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 
+use super::Request;
 use super::door::{Joining, MemberEvent};
-use super::filters::Filters;
 use super::fleet::{Capacity, Fleet};
-use super::inputs::{Granting, told};
-use super::outcome::{CacheRead, Outcome};
-use super::{Reads, Replacement, Request, Submission};
-use crate::api::QueryProgress;
+use super::inputs::told;
+use super::outcome::Outcome;
+use super::running::{Ending, Query};
 use crate::scheduler::{Command, Event, Scheduler, SchedulerLimits};
-
-/// The shell's part of a query: what the scheduler need not know.
-struct Query {
-    stages: Vec<DefineStage>,
-    reads: Reads,
-    alternatives: Vec<Option<Replacement>>,
-    /// Stages that run their other plan.
-    replaced: BTreeMap<u32, Replacement>,
-    filters: Filters,
-    /// Hosts, but the coordinator's own, that ran an attempt of it.
-    hosts: BTreeSet<HostId>,
-    metrics: Vec<StageRun>,
-    requests: StoreRequests,
-    cache: CacheRead,
-    /// How far attempts are, and where they run.
-    running: HashMap<AttemptId, (FunctionId, Progress)>,
-    reply: oneshot::Sender<Result<Outcome, WireError>>,
-    /// Whoever waits for its end: dropped with it.
-    waiting: Vec<oneshot::Sender<()>>,
-    progress: watch::Sender<QueryProgress>,
-}
-
-/// A query that is over, but for functions on other hosts that may still work for it.
-#[derive(Default)]
-struct Ending {
-    /// Requests that are not answered yet.
-    open: usize,
-    /// Dropped with it.
-    waiting: Vec<oneshot::Sender<()>>,
-}
 
 pub(super) struct Driver {
     scheduler: Scheduler,
@@ -189,26 +158,7 @@ impl Driver {
     fn on_request(&mut self, request: Request) {
         match request {
             Request::Submit(submission, reply) => {
-                let Submission { spec, stages, filters, alternatives, reads, progress } = *submission;
-                let filters = Filters::new(filters, &stages);
-                let metrics = vec![StageRun::default(); stages.len()];
-                let (requests, cache, running) = (StoreRequests::default(), CacheRead::default(), HashMap::new());
-                let (waiting, hosts) = (Vec::new(), BTreeSet::new());
-                let query = Query {
-                    stages,
-                    reads,
-                    alternatives,
-                    replaced: BTreeMap::new(),
-                    filters,
-                    hosts,
-                    metrics,
-                    requests,
-                    cache,
-                    running,
-                    reply,
-                    waiting,
-                    progress,
-                };
+                let (spec, query) = Query::new(*submission, reply);
                 self.queries.insert(spec.query, query);
                 self.handle(Event::SubmitQuery(spec));
             }
@@ -317,14 +267,7 @@ impl Driver {
                 if self.defined.entry(function).or_default().insert(stage) {
                     self.fleet.define_stage(function, query.stages[stage.stage as usize].clone());
                 }
-                let replaced = query.replaced.get(&stage.stage);
-                let granting = Granting {
-                    stages: &query.stages,
-                    reads: replaced.map_or(&query.reads, |replaced| &replaced.reads),
-                    broadcast: replaced.map(|replaced| replaced.broadcast),
-                    key: self.fleet.key(),
-                    lifetime_ms: self.grant_lifetime_ms,
-                };
+                let granting = query.granting(stage, self.fleet.key(), self.grant_lifetime_ms);
                 let inputs = match told(&granting, stage, here, &partitions, &inputs, share) {
                     Ok(inputs) => inputs,
                     Err(error) => {
@@ -334,10 +277,27 @@ impl Driver {
                         return;
                     }
                 };
+                if inputs.iter().any(|inputs| inputs.is_open)
+                    && let Some(run) = query.metrics.get_mut(stage.stage as usize)
+                {
+                    run.early += 1;
+                }
                 let filters = query.filters.begin(attempt, function);
                 let run = RunAttempt { attempt: attempt.into(), partitions, inputs, inline_bytes, filters };
                 self.fleet.run_attempt(function, run);
                 self.publish_progress(stage.query);
+            }
+            Command::MoreInputs { function, attempt, partitions, inputs } => {
+                let (stage, here) = (attempt.task.stage, self.fleet.place_of(function));
+                let Some(query) = self.queries.get(&stage.query) else { return };
+                let granting = query.granting(stage, self.fleet.key(), self.grant_lifetime_ms);
+                match told(&granting, stage, here, &partitions, &inputs, None) {
+                    Ok(inputs) => self.fleet.more_inputs(function, MoreInputs { attempt: attempt.into(), inputs }),
+                    Err(error) => {
+                        tracing::warn!(%attempt, %error, "an attempt that waits for more input cannot be told");
+                        self.fleet.cancel_attempt(function, attempt);
+                    }
+                }
             }
             Command::CancelAttempt { function, attempt } => self.fleet.cancel_attempt(function, attempt),
             Command::AttemptCommitted { attempt } => {
@@ -410,19 +370,9 @@ impl Driver {
     }
 
     fn publish_progress(&self, id: QueryId) {
-        let (Some(query), Some(stats)) = (self.queries.get(&id), self.scheduler.stats(id)) else { return };
-        let mut progress = QueryProgress {
-            tasks: stats.tasks,
-            tasks_done: stats.tasks_committed,
-            functions: stats.running,
-            rows: query.metrics.iter().map(|metrics| metrics.rows).sum(),
-            bytes: query.metrics.iter().map(|metrics| metrics.bytes).sum(),
-        };
-        for (_, running) in query.running.values() {
-            progress.rows += running.rows;
-            progress.bytes += running.bytes;
+        if let (Some(query), Some(stats)) = (self.queries.get(&id), self.scheduler.stats(id)) {
+            query.publish_progress(&stats);
         }
-        query.progress.send_replace(progress);
     }
 }
 
@@ -440,10 +390,13 @@ mod tests {
     use futures::FutureExt;
     use onward_executor::host::{Host, HostOptions};
     use onward_shuffle::flight::GrantKey;
-    use onward_wire::message::AttemptOutput;
+    use onward_wire::message::{AttemptOutput, DefineStage, Progress};
     use tempfile::TempDir;
+    use tokio::sync::oneshot;
 
     use super::*;
+    use crate::api::QueryProgress;
+    use crate::engine::Submission;
     use crate::scheduler::{FunctionShape, QuerySpec, StageSpec};
 
     const FUNCTION: FunctionId = FunctionId(1);
@@ -484,6 +437,7 @@ mod tests {
             first_attempt: 0,
             task_bytes: 0,
             split_bytes: 0,
+            starts_early: true,
             stages,
         };
         let (progress, watcher) = watch::channel(QueryProgress::default());

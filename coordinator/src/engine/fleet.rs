@@ -10,6 +10,7 @@ use onward_wire::cluster::{
     Alive, AwaitQueryEnd, Heartbeat, Join, Joined, Order, Peer, Peers, RemoveSegments, StartFunction, StopFunction,
     ToMember, order,
 };
+use onward_wire::exchange::MoreInputs;
 use onward_wire::filters::RuntimeFilters;
 use onward_wire::message::{CancelAttempt, DefineStage, ForgetQuery, RunAttempt};
 use onward_wire::{AttemptId, Config, FunctionId, HostId, QueryId, SegmentId};
@@ -250,6 +251,13 @@ impl Fleet {
         match self.place_of(function) {
             HostId::EMBEDDED => self.embedded.add_filters(function, filters),
             host => self.order(host, function, order::Body::RuntimeFilters(filters)),
+        }
+    }
+
+    pub(super) fn more_inputs(&mut self, function: FunctionId, more: MoreInputs) {
+        match self.place_of(function) {
+            HostId::EMBEDDED => self.embedded.more_inputs(function, more),
+            host => self.order(host, function, order::Body::MoreInputs(more)),
         }
     }
 

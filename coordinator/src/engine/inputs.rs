@@ -1,4 +1,4 @@
-//! What a task is told of its inputs when it starts.
+//! What a task is told of its inputs: when it starts, and when there is more.
 
 use std::sync::Arc;
 
@@ -81,6 +81,7 @@ fn all_of(
         let all = |output: &StageOutput| StageInputs {
             stage: output.stage,
             attempts: output.attempts.iter().map(|committed| committed.input(None)).collect(),
+            is_open: output.is_open,
             ..StageInputs::default()
         };
         return Ok(outputs.iter().map(all).collect());
@@ -105,6 +106,7 @@ fn all_of(
             partitions: PartitionRange::cover(read.iter().copied()),
             is_shared: stages[output.stage as usize].output.kind() == OutputKind::Single
                 || *broadcast == Some(output.stage),
+            is_open: output.is_open,
         }
     };
     Ok(outputs.iter().map(input).collect())

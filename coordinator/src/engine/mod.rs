@@ -21,6 +21,7 @@ mod listing;
 mod located;
 mod outcome;
 mod result;
+mod running;
 mod stopper;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -14,6 +14,8 @@
 //!   6. any idle function
 //! ```
 //!
+//! Functions that are free then may take a task that lacks a part of its input: see [`super::early`].
+//!
 //! Nothing here can wait for ever: 2, 3 and 5 wait for a function whose start or attempt ends or is given up, and when
 //! there is none, every idle function will do.
 
@@ -81,6 +83,37 @@ impl Scheduler {
         }
     }
 
+    /// Gives functions that have nothing to do to stages that lack a part of their input only: see [`super::early`]. Functions are
+    /// not started for that.
+    pub(super) fn assign_early(&mut self) {
+        if self.running.values().any(|query| query.could_start().next().is_some()) {
+            return;
+        }
+        let mut order: Vec<_> = self.running.values().map(|query| (query.turn, query.id)).collect();
+        order.sort_unstable();
+        for (_, id) in order {
+            while let Some((stage, task, function)) = self.place_early(id) {
+                if let Some(query) = self.running.get_mut(&id) {
+                    query.open_early(stage);
+                }
+                self.run(id, stage, task, function);
+            }
+        }
+    }
+
+    fn place_early(&self, id: QueryId) -> Option<(u32, u32, FunctionId)> {
+        let query = self.running.get(&id)?;
+        if query.running >= query.functions {
+            return None;
+        }
+        let used = &query.stages;
+        let mut free = self.pool.idle(query.shape).filter(|function| self.pool.has_vcpus_for(*function)).peekable();
+        free.peek()?;
+        let (stage, task) = query.early_start()?;
+        let fresh = free.filter(|function| !used[stage as usize].used.contains(function));
+        Some((stage, task, self.pool.best(fresh, self.preferred_host(query, stage, task))?))
+    }
+
     /// Places one task of the query; false when nothing is left for it in this pass.
     fn serve(&mut self, turn: &mut Turn, pass: &mut Pass) -> bool {
         while let Some(stage) = turn.stages.front().copied() {
@@ -138,8 +171,8 @@ impl Scheduler {
             if has_unclaimed && preferred.is_some_and(is_better) {
                 return Some(Placement::Claim(shape));
             }
-            let goes_elsewhere =
-                self.pool.is_crowded(function) && (has_unclaimed || self.start_function(shape, preferred));
+            let is_crowded = self.pool.is_crowded(function, self.most_failed_starts());
+            let goes_elsewhere = is_crowded && (has_unclaimed || self.start_function(shape, preferred));
             return Some(if goes_elsewhere { Placement::Claim(shape) } else { Placement::Run(function) });
         }
         if has_unclaimed {
@@ -162,8 +195,8 @@ impl Scheduler {
         if self.starts_fail() {
             return false;
         }
-        let most_failed = self.limits.max_attempts.max(1);
-        let Some((function, host, evicted)) = self.pool.start(shape, preferred, most_failed) else { return false };
+        let started = self.pool.start(shape, preferred, self.most_failed_starts());
+        let Some((function, host, evicted)) = started else { return false };
         self.commands.extend(evicted.map(|function| Command::StopFunction { function }));
         self.commands.push(Command::StartFunction { function, host, shape });
         true

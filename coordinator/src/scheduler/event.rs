@@ -35,6 +35,8 @@ pub struct QuerySpec {
     pub task_bytes: u64,
     /// A partition of more bytes, and of far more than the others, is read by several tasks, where a stage can do that; 0: never.
     pub split_bytes: u64,
+    /// Stages start on a part of their inputs where functions are free.
+    pub starts_early: bool,
     /// In topological order; the last one's output is the result.
     pub stages: Vec<StageSpec>,
 }
@@ -193,12 +195,24 @@ pub enum Command {
         attempt: AttemptId,
         /// Partitions of the stage's plan.
         partitions: Vec<u32>,
-        /// Committed attempts only, one entry per producer stage, ordered by task. All tasks of a stage share one list.
+        /// Committed attempts only, one entry per producer stage, ordered by task. All tasks of a stage share one list. Of what is
+        /// open, the first ones: `MoreInputs` follows.
         inputs: Arc<Vec<StageOutput>>,
         /// It reads a part of one of them only.
         share: Option<Share>,
         /// Output up to this size may travel inline.
         inline_bytes: u64,
+    },
+    /// Tell an attempt what it reads after what it was told before.
+    MoreInputs {
+        /// Where it runs.
+        function: FunctionId,
+        /// Which.
+        attempt: AttemptId,
+        /// Partitions of the stage's plan that it runs.
+        partitions: Vec<u32>,
+        /// What follows, of some producer stages.
+        inputs: Arc<Vec<StageOutput>>,
     },
     /// Stop an attempt; the answer is the same as to `RunAttempt`. The function takes nothing new before the attempt has
     /// ended, because one that does not end is stopped, with everything it runs.

@@ -25,6 +25,7 @@
 //! | `limits` | what may be used |
 //! | `query`, `stage`, `task` | what is to do, what is done, what was tried |
 //! | `output` | what is kept of what was made |
+//! | `early` | stages that start on a part of their inputs |
 //! | `adapt` | what becomes of a stage when the sizes of its inputs are known |
 //! | `recovery` | what runs again when a host is lost |
 //! | `pool` | functions and hosts |
@@ -35,6 +36,7 @@
 
 mod adapt;
 mod assign;
+mod early;
 mod event;
 mod limits;
 mod output;
@@ -55,6 +57,7 @@ pub use event::{AlternativeSpec, Command, Event, FunctionShape, QuerySpec, Query
 pub use limits::SchedulerLimits;
 pub use output::{Committed, PartitionSizes, StageOutput};
 
+use early::Told;
 use pool::{Activity, Pool};
 use query::{Outcome, Query};
 use recovery::Recovery;
@@ -126,7 +129,9 @@ impl Scheduler {
         self.time_out_queries();
         self.stop_functions(false);
         self.fail_without_functions();
+        self.close_early();
         self.assign();
+        self.assign_early();
         self.stop_functions(true);
         std::mem::take(&mut self.commands)
     }
@@ -207,13 +212,16 @@ impl Scheduler {
         match query.prepared(attempt, host, output, &self.limits) {
             Outcome::Known => {}
             Outcome::Superseded(segments) => self.release(segments),
-            Outcome::Committed { cancel, release, completed, replaced } => {
+            Outcome::Committed { cancel, release, completed, replaced, told } => {
                 self.commands.push(Command::AttemptCommitted { attempt });
                 let query = attempt.query();
                 self.commands.extend(replaced.into_iter().map(|stage| Command::StageReplaced { query, stage }));
                 if let Some(attempts) = completed {
                     let (query, stage) = (attempt.query(), attempt.task.stage.stage);
                     self.commands.push(Command::StageCompleted { query, stage, attempts });
+                }
+                for Told { function, attempt, partitions, inputs } in told {
+                    self.commands.push(Command::MoreInputs { function, attempt, partitions, inputs });
                 }
                 for (function, attempt) in cancel {
                     self.cancel(function, attempt);
@@ -282,7 +290,12 @@ impl Scheduler {
 
     /// No function is started on any host any more until one succeeds or a new query tries.
     fn starts_fail(&self) -> bool {
-        self.pool.failed_starts() >= self.limits.max_attempts.max(1)
+        self.pool.failed_starts() >= self.most_failed_starts()
+    }
+
+    /// Starts that fail in a row before a host is left out.
+    fn most_failed_starts(&self) -> u32 {
+        self.limits.max_attempts.max(1)
     }
 
     /// Queries that could only wait for functions that do not start.
@@ -332,6 +345,14 @@ impl Scheduler {
         } else if let Some(position) = self.waiting.iter().position(|(spec, _)| spec.query == id) {
             self.waiting.remove(position);
             self.commands.push(Command::QueryFailed { query: id, error, stats: QueryStats::default() });
+        }
+    }
+
+    /// Stops attempts that wait for tasks which may need their functions.
+    fn close_early(&mut self) {
+        let stopped: Vec<_> = self.running.values_mut().flat_map(Query::close_early).collect();
+        for (function, attempt) in stopped {
+            self.cancel(function, attempt);
         }
     }
 

@@ -50,13 +50,16 @@ impl Committed {
     }
 }
 
-/// All committed attempts of a stage, by task.
+/// Committed attempts of a stage, by task: all, or those of the first tasks, or those of the tasks that follow on what was told
+/// before.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StageOutput {
     /// The stage.
     pub stage: u32,
     /// One per task.
     pub attempts: Vec<std::sync::Arc<Committed>>,
+    /// More follow.
+    pub is_open: bool,
 }
 
 /// Sizes of partitions, each within a tenth: the power of 1.1 that is not below it.

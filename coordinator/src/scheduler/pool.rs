@@ -37,6 +37,13 @@ struct Host {
     failed_starts: u32,
 }
 
+impl Host {
+    /// One more function may be started here, where fewer than `most_failed` starts in a row failed.
+    fn has_room(&self, most_failed: u32) -> bool {
+        self.failed_starts < most_failed && self.functions < self.max_functions
+    }
+}
+
 /// All functions that are alive or starting. Iteration is by id, so the oldest idle function is reused first and the
 /// others age out.
 #[derive(Debug, Default)]
@@ -141,12 +148,20 @@ impl Pool {
         })
     }
 
-    /// `function` would have to share its host's vCPUs, and another host has some to spare.
-    pub(super) fn is_crowded(&self, function: FunctionId) -> bool {
+    /// `function` would have to share its host's vCPUs, and another host has some to spare and room for a function.
+    pub(super) fn is_crowded(&self, function: FunctionId, most_failed: u32) -> bool {
         let Some(Function { host, shape, .. }) = self.functions.get(&function) else { return false };
         let has_vcpus = |host: &Host| host.running_vcpus.saturating_add(shape.vcpus) <= host.vcpus;
         let is_full = self.hosts.get(host).is_some_and(|host| !has_vcpus(host));
-        is_full && self.usable().any(|(_, host)| has_vcpus(host) && host.functions < host.max_functions)
+        is_full && self.usable().any(|(_, host)| has_vcpus(host) && host.has_room(most_failed))
+    }
+
+    /// Its host and all hosts together have vCPUs for what `function` would run.
+    pub(super) fn has_vcpus_for(&self, function: FunctionId) -> bool {
+        let Some(Function { host, shape, .. }) = self.functions.get(&function) else { return false };
+        let is_within = |running: u32, vcpus: u32| running.saturating_add(shape.vcpus) <= vcpus;
+        self.hosts.get(host).is_some_and(|host| is_within(host.running_vcpus, host.vcpus))
+            && is_within(self.running_vcpus, self.total_vcpus())
     }
 
     pub(super) fn running(&self, shape: FunctionShape) -> impl Iterator<Item = (FunctionId, AttemptId)> + '_ {
@@ -174,8 +189,7 @@ impl Pool {
         preferred: Option<HostId>,
         most_failed: u32,
     ) -> Option<(FunctionId, HostId, Option<FunctionId>)> {
-        let starts = |host: &Host| host.failed_starts < most_failed;
-        let with_room = self.usable().filter(|(_, host)| starts(host) && host.functions < host.max_functions);
+        let with_room = self.usable().filter(|(_, host)| host.has_room(most_failed));
         let is_full =
             |id: HostId| self.starting_or_running_vcpus(id).saturating_add(shape.vcpus) > self.hosts[&id].vcpus;
         let best = with_room.map(|(id, host)| {

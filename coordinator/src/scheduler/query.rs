@@ -7,6 +7,7 @@ use onward_wire::exchange::InputAttempt;
 use onward_wire::message::AttemptOutput;
 use onward_wire::{AttemptId, ErrorKind, FunctionId, HostId, QueryId, SegmentId, StageId, WireError};
 
+use super::early::Told;
 use super::event::{Command, FunctionShape, QuerySpec, QueryStats};
 use super::limits::SchedulerLimits;
 use super::output::{Committed, StageOutput};
@@ -24,6 +25,8 @@ pub(super) struct Query {
     pub(super) task_bytes: u64,
     /// See [`QuerySpec::split_bytes`].
     pub(super) split_bytes: u64,
+    /// See [`QuerySpec::starts_early`].
+    pub(super) starts_early: bool,
     /// When it was last given a function, as a count of such events: the least recent one is served first.
     pub(super) turn: u64,
     pub(super) stages: Vec<Stage>,
@@ -37,7 +40,7 @@ pub(super) struct Query {
 }
 
 /// Segments and where they lie.
-type Segments = Vec<(HostId, SegmentId)>;
+pub(super) type Segments = Vec<(HostId, SegmentId)>;
 
 /// What became of a prepared output.
 #[derive(Debug)]
@@ -55,6 +58,8 @@ pub(super) enum Outcome {
         replaced: Vec<u32>,
         /// The attempts that count, if the stage is complete now.
         completed: Option<Vec<AttemptId>>,
+        /// What attempts that started early are told.
+        told: Vec<Told>,
     },
 }
 
@@ -88,6 +93,7 @@ impl Query {
             deadline_ms,
             task_bytes: spec.task_bytes,
             split_bytes: spec.split_bytes,
+            starts_early: spec.starts_early,
             turn,
             stages,
             used: BTreeSet::new(),
@@ -102,8 +108,8 @@ impl Query {
         self.stages.iter().all(Stage::is_complete)
     }
 
-    /// Stages with tasks that may start: all producers are complete. (Early starts on a part of them would go here.)
-    fn could_start(&self) -> impl Iterator<Item = u32> + '_ {
+    /// Stages with tasks that may start: all producers are complete.
+    pub(super) fn could_start(&self) -> impl Iterator<Item = u32> + '_ {
         let is_ready = |stage: &Stage| {
             let mut needed = stage.inputs.iter().chain(&stage.waits_for);
             needed.all(|needed| self.stages[*needed as usize].is_complete())
@@ -159,15 +165,25 @@ impl Query {
     }
 
     fn inputs(&mut self, stage: u32) -> Arc<Vec<StageOutput>> {
-        let consumer = &self.stages[stage as usize];
-        if let Some(inputs) = &consumer.bound_inputs {
-            return Arc::clone(inputs);
+        match &self.stages[stage as usize].bound_inputs {
+            Some(inputs) => Arc::clone(inputs),
+            None => self.bind(stage),
         }
-        let inputs = consumer
-            .inputs
-            .iter()
-            .map(|input| StageOutput { stage: *input, attempts: self.stages[*input as usize].output() });
-        let inputs = Arc::new(inputs.collect());
+    }
+
+    /// What attempts of the stage that begin from here on are told: all, or what is known of it (see [`super::early`]).
+    pub(super) fn bind(&mut self, stage: u32) -> Arc<Vec<StageOutput>> {
+        let consumer = &self.stages[stage as usize];
+        let output = |(at, input): (usize, &u32)| {
+            let producer = &self.stages[*input as usize];
+            let known = consumer.told.as_ref().map_or(producer.tasks.len(), |told| told[at]);
+            StageOutput {
+                stage: *input,
+                attempts: producer.output_of(0..known),
+                is_open: consumer.told.is_some() && !producer.is_complete(),
+            }
+        };
+        let inputs = Arc::new(consumer.inputs.iter().enumerate().map(output).collect());
         self.stages[stage as usize].bound_inputs = Some(Arc::clone(&inputs));
         inputs
     }
@@ -234,20 +250,23 @@ impl Query {
         stage.committed += 1;
         let output = Some(Arc::new(Committed::new(attempt, host, output)));
         stage.tasks[attempt.task.task as usize].state = State::Committed { output };
+        let id = attempt.task.stage.stage;
         let mut cancel: Vec<_> = other.into_iter().collect();
-        cancel.extend(self.cut_short(attempt.task.stage.stage));
-        let replaced = self.adapt_consumers(attempt.task.stage.stage);
-        let stage = &self.stages[attempt.task.stage.stage as usize];
+        if self.stages[id as usize].has_enough() {
+            cancel.extend(self.end_stage(id));
+        }
+        let replaced = self.adapt_consumers(id);
+        let stage = &self.stages[id as usize];
         let attempts = || stage.output().iter().map(|output| output.attempt).collect();
         let completed = stage.is_complete().then(attempts);
-        Outcome::Committed { cancel, release: self.release_read(attempt.task.stage.stage), replaced, completed }
+        let told = self.tell_consumers(id);
+        let (stopped, release) = self.spare_unread(id);
+        cancel.extend(stopped);
+        Outcome::Committed { cancel, release, replaced, completed, told }
     }
 
-    /// Ends a stage whose consumer wants no more rows; its attempts that still run.
-    fn cut_short(&mut self, id: u32) -> Vec<(FunctionId, AttemptId)> {
-        if !self.stages[id as usize].has_enough() {
-            return Vec::new();
-        }
+    /// Ends a stage of which nobody wants more rows; its attempts that still run.
+    pub(super) fn end_stage(&mut self, id: u32) -> Vec<(FunctionId, AttemptId)> {
         let stage = &mut self.stages[id as usize];
         let (mut running, mut reserved) = (Vec::new(), 0);
         for task in &mut stage.tasks {
@@ -268,12 +287,13 @@ impl Query {
     }
 
     /// When `consumer` is complete, lets go of the inputs that no other stage still reads.
-    fn release_read(&mut self, consumer: u32) -> Segments {
+    pub(super) fn release_read(&mut self, consumer: u32) -> Segments {
         let mut released = Vec::new();
         if !self.stages[consumer as usize].is_complete() {
             return released;
         }
         self.stages[consumer as usize].bound_inputs = None;
+        self.stages[consumer as usize].told = None;
         for input in self.stages[consumer as usize].inputs.clone() {
             let consumers = &self.stages[input as usize].consumers;
             if consumers.iter().all(|consumer| self.stages[*consumer as usize].is_complete()) {

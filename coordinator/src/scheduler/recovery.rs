@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 use onward_wire::{AttemptId, FunctionId, HostId, SegmentId};
 
 use super::query::Query;
-use super::task::{State, Task};
+use super::task::State;
 
 /// What the loss of a host costs a query.
 #[derive(Debug, Default)]
@@ -67,7 +67,7 @@ impl Query {
             }
         }
         for stage in rebound {
-            self.rebind(stage, &mut recovery);
+            recovery.cancelled.extend(self.rebind(stage));
         }
         recovery
     }
@@ -89,28 +89,5 @@ impl Query {
             self.release_inline(inline_bytes);
         }
         true
-    }
-
-    /// The stage's inputs are not what its running attempts were told: they stop, and start again when all are there.
-    fn rebind(&mut self, stage: u32, recovery: &mut Recovery) {
-        if self.stages[stage as usize].bound_inputs.take().is_none() {
-            // Nothing runs. What was told of the old inputs and given up may still turn up.
-            self.stages[stage as usize].tasks.iter_mut().for_each(Task::void_unreported);
-            return;
-        }
-        let running: Vec<(FunctionId, AttemptId)> = self.stages[stage as usize]
-            .tasks
-            .iter()
-            .filter_map(|task| match task.state {
-                State::Running { attempt, function, .. } => Some((function, task.id.attempt(attempt))),
-                _ => None,
-            })
-            .collect();
-        for (_, attempt) in &running {
-            self.put_back(*attempt);
-        }
-        // Those of lost functions may still turn up.
-        self.stages[stage as usize].tasks.iter_mut().for_each(Task::void_unreported);
-        recovery.cancelled.extend(running);
     }
 }

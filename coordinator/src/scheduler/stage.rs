@@ -1,6 +1,7 @@
 //! One stage of a running query.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 use std::sync::Arc;
 
 use onward_wire::{FunctionId, HostId, SegmentId, StageId};
@@ -38,7 +39,9 @@ pub(super) struct Stage {
     pub(super) used: BTreeSet<FunctionId>,
     /// Inline output that it holds or that its running attempts may return.
     pub(super) inline_bytes: u64,
-    /// What its tasks read; fixed when the first of them starts.
+    /// Of each input, the first tasks that its attempts know of, while those are not all of some input.
+    pub(super) told: Option<Vec<usize>>,
+    /// What its tasks read; fixed when the first of them starts with all there is to read.
     pub(super) bound_inputs: Option<Arc<Vec<StageOutput>>>,
 }
 
@@ -64,6 +67,7 @@ impl Stage {
             committed: 0,
             used: BTreeSet::new(),
             inline_bytes: 0,
+            told: None,
             bound_inputs: None,
         }
     }
@@ -95,9 +99,19 @@ impl Stage {
         self.pending = (0..self.tasks.len() as u32).collect();
     }
 
-    /// The committed attempts of a complete stage, by task.
+    /// Tasks up to the first one that is not committed.
+    pub(super) fn known(&self) -> usize {
+        self.tasks.iter().take_while(|task| matches!(task.state, State::Committed { .. })).count()
+    }
+
+    /// The committed attempts, by task.
     pub(super) fn output(&self) -> Vec<Arc<Committed>> {
-        let committed = self.tasks.iter().filter_map(|task| match &task.state {
+        self.output_of(0..self.tasks.len())
+    }
+
+    /// The committed attempts of some tasks, by task.
+    pub(super) fn output_of(&self, tasks: Range<usize>) -> Vec<Arc<Committed>> {
+        let committed = self.tasks[tasks].iter().filter_map(|task| match &task.state {
             State::Committed { output } => output.clone(),
             _ => None,
         });

@@ -13,7 +13,8 @@ use onward_cache::ranges::RangeClient;
 use onward_cache::scan::WarmScans;
 use onward_planner::RuntimeFilterPlaces;
 use onward_planner::error::classify;
-use onward_shuffle::{AttemptWriter, Lane, OutputMapping, SegmentSource, WriterOptions, filter_expr};
+use onward_shuffle::{AttemptWriter, InputFeed, Lane, OutputMapping, SegmentSource, WriterOptions, filter_expr};
+use onward_wire::exchange::StageInputs;
 use onward_wire::filters::KeySketch;
 use onward_wire::message::{AttemptDone, AttemptOutput, Metric, OperatorMetrics, Progress, RunAttempt, UploadOpened};
 use onward_wire::{AttemptId, ErrorKind, WireError, panics};
@@ -45,6 +46,8 @@ pub(super) struct Attempt {
     started: Instant,
     writer: OnceLock<Weak<AttemptWriter>>,
     tasks: Mutex<Vec<AbortHandle>>,
+    /// What it reads of other stages.
+    inputs: Vec<Arc<InputFeed>>,
     /// Rows and bytes.
     reported: Mutex<(u64, u64)>,
     filters: Mutex<Filters>,
@@ -67,12 +70,13 @@ pub(super) struct Finished {
 
 impl Attempt {
     /// `end` is called when the last one who works for it is gone.
-    pub(super) fn new(id: AttemptId, end: impl FnOnce() + Send + 'static) -> Arc<Self> {
+    pub(super) fn new(id: AttemptId, inputs: Vec<StageInputs>, end: impl FnOnce() + Send + 'static) -> Arc<Self> {
         Arc::new(Self {
             id,
             started: Instant::now(),
             writer: OnceLock::new(),
             tasks: Mutex::default(),
+            inputs: inputs.into_iter().map(InputFeed::new).collect(),
             reported: Mutex::default(),
             filters: Mutex::default(),
             end: Mutex::new(Some(Box::new(end))),
@@ -85,6 +89,14 @@ impl Attempt {
         match &state.places {
             Some(places) => self.place(places, &filters),
             None => state.told.extend(filters),
+        }
+    }
+
+    /// It reads these, too.
+    pub(super) fn add_inputs(&self, more: Vec<StageInputs>) {
+        for more in more {
+            let feed = self.inputs.iter().find(|feed| feed.stage() == more.stage);
+            feed.into_iter().for_each(|feed| feed.add(more.clone()));
         }
     }
 
@@ -135,7 +147,7 @@ impl Attempt {
     }
 
     async fn run_unguarded(self: &Arc<Self>, shared: &Shared, stage: &Stage, request: RunAttempt) -> Result<Finished> {
-        let RunAttempt { partitions, inputs, inline_bytes, filters, .. } = request;
+        let RunAttempt { partitions, inline_bytes, filters, .. } = request;
         self.add_filters(filters);
         let config = stage.config(&shared.environment)?;
         let batch_rows = config.batch_size();
@@ -144,7 +156,7 @@ impl Attempt {
             shared.environment.attempt(self.id, config, self.upload_log(shared), stage.expected(), ranges);
         let source = AttemptSource::new(Arc::clone(&shared.segments), self.id) as Arc<dyn SegmentSource>;
         let AttemptPlan { planned, runs, mapping, places } =
-            stage.plan(&task, &partitions, inputs, &source, &shared.scans)?;
+            stage.plan(&task, &partitions, &self.inputs, &source, &shared.scans)?;
         self.use_filters(places);
 
         let count = runs.output_partitioning().partition_count();
@@ -153,7 +165,7 @@ impl Attempt {
         }
 
         let sink = AttemptSink::new(Arc::clone(&shared.link), self.id);
-        let is_hash = matches!(mapping, OutputMapping::Hash { .. });
+        let is_repartitioned = matches!(mapping, OutputMapping::Hash { .. } | OutputMapping::RoundRobin { .. });
         let options = WriterOptions { flush_bytes: shared.flush_bytes, inline_bytes, batch_rows };
         let sketches = stage.sketches();
         let writer = AttemptWriter::sketching(runs.schema(), mapping, Arc::clone(&sink) as _, options, sketches);
@@ -163,7 +175,7 @@ impl Attempt {
         self.run_partitions(&runs, &task, lanes).await?;
         let output = writer.finish().await?;
         shared.columns.report_uses();
-        let operators = measure(&planned, &runs, is_hash.then_some(&output));
+        let operators = measure(&planned, &runs, is_repartitioned.then_some(&output));
         let done = AttemptDone {
             attempt: self.id.into(),
             output,
@@ -247,15 +259,15 @@ async fn run_partition(
     lane.finish().await
 }
 
-/// The operators' metrics in the order of the stage's plan. The repartitioning at the root of a hash exchange is the
-/// writer's work: its rows are those of the output, `hashed`.
+/// The operators' metrics in the order of the stage's plan. The repartitioning at the root of an exchange is the
+/// writer's work: its rows are those of the output, `repartitioned`.
 fn measure(
     planned: &Arc<dyn ExecutionPlan>,
     runs: &Arc<dyn ExecutionPlan>,
-    hashed: Option<&AttemptOutput>,
+    repartitioned: Option<&AttemptOutput>,
 ) -> Vec<OperatorMetrics> {
     let children = planned.children();
-    let (Some(output), [child]) = (hashed, children.as_slice()) else {
+    let (Some(output), [child]) = (repartitioned, children.as_slice()) else {
         return metrics::collect(planned, runs);
     };
     let rows = Metric { name: "output_rows".to_owned(), value: output.rows() };
@@ -322,7 +334,7 @@ mod tests {
     async fn a_panic_is_the_attempts_error() {
         for partitions in [1, 3] {
             let id = StageId::new(QueryId(1), 0).task(0).attempt(0);
-            let (attempt, plan) = (Attempt::new(id, || ()), panicking(partitions));
+            let (attempt, plan) = (Attempt::new(id, Vec::new(), || ()), panicking(partitions));
             let options = WriterOptions { flush_bytes: 1 << 20, inline_bytes: 1 << 20, batch_rows: 8192 };
             let writer = AttemptWriter::new(plan.schema(), OutputMapping::Preserve, Arc::new(NoFiles), options);
             let lanes = (0..partitions as u32).map(|partition| writer.lane(partition)).collect();

@@ -228,6 +228,11 @@ impl Function {
                     // One that has ended needs none.
                     attempt.into_iter().for_each(|attempt| attempt.add_filters(told.filters.clone()));
                 }
+                Some(to_function::Body::MoreInputs(more)) => {
+                    let attempt = self.attempts.lock().running.get(&AttemptId::from(more.attempt)).cloned();
+                    // One that has ended reads no more.
+                    attempt.into_iter().for_each(|attempt| attempt.add_inputs(more.inputs.clone()));
+                }
                 Some(to_function::Body::ForgetQuery(query)) => {
                     self.stages.retain(|stage, _| stage.query != QueryId(query.query));
                 }
@@ -250,10 +255,11 @@ impl Function {
         self.stages.insert(StageId::new(QueryId(stage.query), stage.stage), Arc::new(Stage::new(stage)));
     }
 
-    fn run(&mut self, request: RunAttempt) {
+    fn run(&mut self, mut request: RunAttempt) {
         let id = AttemptId::from(request.attempt);
         let link = Arc::clone(&self.shared.link);
-        let attempt = Attempt::new(id, move || tell(&link, id, AttemptEnded { attempt: id.into() }));
+        let inputs = std::mem::take(&mut request.inputs);
+        let attempt = Attempt::new(id, inputs, move || tell(&link, id, AttemptEnded { attempt: id.into() }));
         let Some(stage) = self.stages.get(&id.task.stage).cloned() else {
             drop(attempt);
             let error = WireError::new(ErrorKind::Internal, format!("{id} came before its stage"));

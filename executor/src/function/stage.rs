@@ -12,8 +12,7 @@ use onward_cache::ExpectedVersions;
 use onward_cache::scan::{WarmScans, with_tags};
 use onward_planner::session::function_session_config;
 use onward_planner::{RuntimeFilterPlaces, StageInputExec, bind_inputs, codec, narrow_decimals, slice};
-use onward_shuffle::{OutputMapping, SegmentSource, ShuffleReaderExec};
-use onward_wire::exchange::StageInputs;
+use onward_shuffle::{InputFeed, OutputMapping, SegmentSource, ShuffleReaderExec};
 use onward_wire::filters::SketchSpec;
 use onward_wire::message::{CacheUse, DefineStage, OutputKind};
 
@@ -78,19 +77,18 @@ impl Stage {
         Ok(self.config.get_or_init(|| config).clone())
     }
 
-    /// Decodes the plan, cuts it down to `partitions`, and binds its inputs to the committed attempts in `inputs`.
+    /// Decodes the plan, cuts it down to `partitions`, and binds its inputs to the committed attempts that `inputs` tell of.
     pub(super) fn plan(
         &self,
         context: &TaskContext,
         partitions: &[u32],
-        inputs: Vec<StageInputs>,
+        inputs: &[Arc<InputFeed>],
         source: &Arc<dyn SegmentSource>,
         scans: &WarmScans,
     ) -> Result<AttemptPlan> {
         let (planned, places) = codec::decode_with_filters(&self.definition.plan, context, &extensions())?;
-        let inputs: Vec<Arc<StageInputs>> = inputs.into_iter().map(Arc::new).collect();
         let sliced = slice(&planned, partitions)?;
-        let bound = bind_inputs(sliced, &mut |input| reader(input, &inputs, source))?;
+        let bound = bind_inputs(sliced, &mut |input| reader(input, inputs, source))?;
         let tagged = |bound| with_tags(bound, &self.definition.objects);
         let bound = match self.definition.cache() {
             CacheUse::Off => bound,
@@ -99,7 +97,7 @@ impl Stage {
         };
         let bound = narrow_decimals(bound)?;
         let (runs, mapping) = match self.definition.output.kind() {
-            OutputKind::Hash => hash_output(&bound)?,
+            OutputKind::Hash | OutputKind::RoundRobin => repartitioned(&bound)?,
             OutputKind::Preserve => (bound, OutputMapping::Preserve),
             OutputKind::Single => (bound, OutputMapping::Single),
         };
@@ -109,23 +107,25 @@ impl Stage {
 
 fn reader(
     input: &StageInputExec,
-    inputs: &[Arc<StageInputs>],
+    inputs: &[Arc<InputFeed>],
     source: &Arc<dyn SegmentSource>,
 ) -> Result<Arc<dyn ExecutionPlan>> {
-    let Some(attempts) = inputs.iter().find(|inputs| inputs.stage == input.stage()) else {
+    let Some(feed) = inputs.iter().find(|feed| feed.stage() == input.stage()) else {
         return internal_err!("the task came without the output of stage {}, which it reads", input.stage());
     };
     let (properties, partitions) = (Arc::clone(input.properties()), input.partitions().to_vec());
-    Ok(Arc::new(ShuffleReaderExec::new(properties, partitions, Arc::clone(attempts), Arc::clone(source))))
+    Ok(Arc::new(ShuffleReaderExec::new(properties, partitions, Arc::clone(feed), Arc::clone(source))))
 }
 
-/// The root of a hash exchange names its keys; the partition writer does its work.
-fn hash_output(plan: &Arc<dyn ExecutionPlan>) -> Result<(Arc<dyn ExecutionPlan>, OutputMapping)> {
-    if let Some(repartition) = plan.downcast_ref::<RepartitionExec>()
-        && let Partitioning::Hash(exprs, partitions) = repartition.partitioning()
-    {
-        let mapping = OutputMapping::Hash { exprs: exprs.clone(), partitions: *partitions };
-        return Ok((Arc::clone(repartition.input()), mapping));
-    }
-    internal_err!("the root of a hash exchange is {} and not RepartitionExec: Hash", plan.name())
+/// The root says where rows go; the partition writer does its work.
+fn repartitioned(plan: &Arc<dyn ExecutionPlan>) -> Result<(Arc<dyn ExecutionPlan>, OutputMapping)> {
+    let Some(repartition) = plan.downcast_ref::<RepartitionExec>() else {
+        return internal_err!("the root of an exchange by hash or in turns is {}, not RepartitionExec", plan.name());
+    };
+    let mapping = match repartition.partitioning() {
+        Partitioning::Hash(exprs, partitions) => OutputMapping::Hash { exprs: exprs.clone(), partitions: *partitions },
+        Partitioning::RoundRobinBatch(partitions) => OutputMapping::RoundRobin { partitions: *partitions },
+        other => return internal_err!("an exchange by {other}"),
+    };
+    Ok((Arc::clone(repartition.input()), mapping))
 }

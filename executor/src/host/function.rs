@@ -86,6 +86,13 @@ impl Function {
         work.queries.insert(attempt.query());
     }
 
+    /// Notes that an attempt may read these segments, too, if anything still works for it.
+    pub(super) fn may_read_more(&self, attempt: AttemptId, segments: HashSet<SegmentId>) {
+        if let Some(readable) = self.work.lock().readable.get_mut(&attempt) {
+            readable.extend(segments);
+        }
+    }
+
     /// Notes that an attempt was answered; false when it was before.
     pub(super) fn answer(&self, attempt: AttemptId) -> bool {
         self.work.lock().running.remove(&attempt).is_some()

@@ -285,6 +285,7 @@ fn carry_out(host: &Host, command: to_member::Body) {
                 Some(order::Body::RunAttempt(attempt)) => host.run_attempt(function, attempt),
                 Some(order::Body::CancelAttempt(cancel)) => host.cancel_attempt(function, cancel.attempt.into()),
                 Some(order::Body::RuntimeFilters(filters)) => host.add_filters(function, filters),
+                Some(order::Body::MoreInputs(more)) => host.more_inputs(function, more),
                 None => tracing::warn!("an order without content"),
             }
         }

@@ -26,7 +26,7 @@ mod neighbours;
 mod ranges;
 mod supervise;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::future::Future;
 use std::io;
@@ -38,7 +38,7 @@ use onward_cache::columns::ColumnTier;
 use onward_cache::ranges::RangeTier;
 use onward_segment::{MappedSegment, ScratchDir, SegmentStore, StoreOptions};
 use onward_shuffle::flight::GrantKey;
-use onward_wire::exchange::FetchSegments;
+use onward_wire::exchange::{FetchSegments, MoreInputs, StageInputs};
 use onward_wire::filters::RuntimeFilters;
 use onward_wire::message::{
     AttemptDone, CancelAttempt, DefineStage, ForgetQuery, Progress, RunAttempt, SegmentRef, Shutdown, ToFunction,
@@ -319,10 +319,7 @@ impl Host {
     pub fn run_attempt(&self, id: FunctionId, attempt: RunAttempt) {
         let Some(function) = self.function(id) else { return };
         let attempt_id = AttemptId::from(attempt.attempt);
-        let here = self.shared.neighbours.id();
-        let inputs = attempt.inputs.iter().flat_map(|inputs| &inputs.attempts);
-        let readable = inputs.filter(|input| input.host() == here).flat_map(|input| &input.output.segments);
-        function.begin(attempt_id, readable.map(|segment| segment.id()).collect());
+        function.begin(attempt_id, self.readable(&attempt.inputs));
         let stage = attempt_id.task.stage;
         let result = function.undefined(stage).map_or_else(|| send(&function, attempt), Err);
         if let Err(error) = result
@@ -332,6 +329,27 @@ impl Host {
             function.end(attempt_id);
             self.shared.emit(HostEvent::AttemptFailed { function: id, attempt: attempt_id, error, has_ended: true });
         }
+    }
+
+    /// Tells an attempt what more it reads. One that has ended reads no more.
+    pub fn more_inputs(&self, id: FunctionId, more: MoreInputs) {
+        let Some(function) = self.function(id) else { return };
+        let attempt = AttemptId::from(more.attempt);
+        function.may_read_more(attempt, self.readable(&more.inputs));
+        if let Err(error) = send(&function, more)
+            && function.answer(attempt)
+        {
+            // It would wait for ever. A function that is lost reports itself.
+            let _ = send(&function, CancelAttempt { attempt: attempt.into() });
+            self.shared.emit(HostEvent::AttemptFailed { function: id, attempt, error, has_ended: false });
+        }
+    }
+
+    /// Segments of this host among `inputs`.
+    fn readable(&self, inputs: &[StageInputs]) -> HashSet<SegmentId> {
+        let here = self.shared.neighbours.id();
+        let attempts = inputs.iter().flat_map(|inputs| &inputs.attempts).filter(|input| input.host() == here);
+        attempts.flat_map(|input| &input.output.segments).map(|segment| segment.id()).collect()
     }
 
     /// Stops an attempt: [`HostEvent::AttemptFailed`] of kind Cancelled follows, or [`HostEvent::Prepared`] when it was

@@ -16,7 +16,8 @@
 //! | `CoalescePartitionsExec`, `SortPreservingMergeExec` over several partitions | an exchange that preserves partitions, under the node |
 //! | the build side of a `CollectLeft`, nested-loop or cross join over several probe partitions | a broadcast |
 //! | the build side of a partitioned join, where it is groups under a condition | a stage of its own that preserves partitions |
-//! | `RepartitionExec` round-robin | nothing: tasks are balanced by how the input is split |
+//! | a scan of which one partition has most of the bytes | an exchange in turns above it |
+//! | `RepartitionExec` round-robin | over such a scan, an exchange in turns; else nothing: tasks are balanced by how the input is split |
 //!
 //! A fragment that is not provably partition-wise runs as one task, with all its partitions: always correct.
 
@@ -48,18 +49,20 @@ pub(crate) use fragment::{JoinSides, is_sliceable, join_sides};
 use crate::adaptive::plan_alternatives;
 use crate::graph::{Estimate, Stage};
 use crate::runtime_filter;
-use crate::sizing::estimate;
+use crate::sizing::{estimate, is_skewed};
 use crate::stage_input::StageInputExec;
 
-/// Cuts `plan` into stages of at most `tasks` tasks. The last stage is the result.
+/// Cuts `plan` into stages of at most `tasks` tasks. The last stage is the result. For `skewed_bytes` see
+/// [`PlanRequest`](crate::PlanRequest).
 /// `partition_wise` names nodes of other crates that [`fragment::is_sliceable`] may take for partition-wise.
 pub(crate) fn cut(
     plan: &Arc<dyn ExecutionPlan>,
     tasks: usize,
+    skewed_bytes: u64,
     config: &ConfigOptions,
     partition_wise: &[&str],
 ) -> Result<Vec<Stage>> {
-    let mut cutter = Cutter { stages: Vec::new(), tasks: tasks.max(1), partition_wise };
+    let mut cutter = Cutter { stages: Vec::new(), tasks: tasks.max(1), skewed_bytes, partition_wise };
     let result = cutter.fragment(plan)?;
     let partitions = result.output_partitioning().partition_count();
     cutter.finish(result, OutputKind::Preserve, partitions, estimate(plan))?;
@@ -97,6 +100,7 @@ pub(crate) fn whole(plan: Arc<dyn ExecutionPlan>) -> Result<Vec<Stage>> {
 struct Cutter<'a> {
     stages: Vec<Stage>,
     tasks: usize,
+    skewed_bytes: u64,
     partition_wise: &'a [&'a str],
 }
 
@@ -119,7 +123,7 @@ impl Cutter<'_> {
         }
         let children = node.children();
         if children.is_empty() {
-            return Ok(Arc::clone(node));
+            return self.scan(node);
         }
         let children = children.into_iter().map(|child| self.fragment(child)).collect::<Result<Vec<_>>>()?;
         replace_children_if_necessary(Arc::clone(node), children)
@@ -130,12 +134,19 @@ impl Cutter<'_> {
         node: &Arc<dyn ExecutionPlan>,
         repartition: &RepartitionExec,
     ) -> Result<Arc<dyn ExecutionPlan>> {
+        let is_dealt_out = self.is_dealt_out(repartition)?;
         let child = self.fragment(repartition.input())?;
+        let output = match repartition.partitioning() {
+            Partitioning::Hash(..) => OutputKind::Hash,
+            Partitioning::RoundRobinBatch(_) => OutputKind::RoundRobin,
+            Partitioning::UnknownPartitioning(_) | Partitioning::Range(_) => OutputKind::Preserve,
+        };
         match repartition.partitioning() {
-            Partitioning::Hash(_, partitions) => {
+            Partitioning::RoundRobinBatch(_) if !is_dealt_out => Ok(child),
+            Partitioning::Hash(_, partitions) | Partitioning::RoundRobinBatch(partitions) => {
                 let partitioning = repartition.partitioning().clone();
                 let producer: Arc<dyn ExecutionPlan> = Arc::new(RepartitionExec::try_new(child, partitioning)?);
-                let input = self.finish(producer, OutputKind::Hash, *partitions, estimate(node))?;
+                let input = self.finish(producer, output, *partitions, estimate(node))?;
                 // Several sorted producers interleave in an exchange partition: sort again where the order is used.
                 match node.output_ordering() {
                     Some(order) if input.output_ordering().is_none() => {
@@ -144,9 +155,30 @@ impl Cutter<'_> {
                     _ => Ok(input),
                 }
             }
-            Partitioning::RoundRobinBatch(_) | Partitioning::UnknownPartitioning(_) => Ok(child),
+            Partitioning::UnknownPartitioning(_) => Ok(child),
             Partitioning::Range(_) => replace_children_if_necessary(Arc::clone(node), vec![child]),
         }
+    }
+
+    /// A node that deals out the rows of a scan of few partitions, of which one is too large.
+    fn is_dealt_out(&self, repartition: &RepartitionExec) -> Result<bool> {
+        let is_in_turns = matches!(repartition.partitioning(), Partitioning::RoundRobinBatch(_));
+        let is_few = |node: &Arc<dyn ExecutionPlan>| node.output_partitioning().partition_count() < self.tasks;
+        let is_skewed = |node: &_| is_skewed(node, self.tasks, self.skewed_bytes);
+        Ok(is_in_turns && repartition.input().exists(|node| Ok(is_few(node) && is_skewed(node)))?)
+    }
+
+    /// A leaf. One that has a partition for each task, and in one of them too much, deals its rows out.
+    fn scan(&mut self, node: &Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
+        let partitions = node.output_partitioning().partition_count();
+        let is_free = node.output_ordering().is_none()
+            && matches!(node.output_partitioning(), Partitioning::UnknownPartitioning(_));
+        if partitions < self.tasks.max(2) || !is_free || !is_skewed(node, self.tasks, self.skewed_bytes) {
+            return Ok(Arc::clone(node));
+        }
+        let in_turns = Partitioning::RoundRobinBatch(partitions);
+        let producer: Arc<dyn ExecutionPlan> = Arc::new(RepartitionExec::try_new(Arc::clone(node), in_turns)?);
+        self.finish(producer, OutputKind::RoundRobin, partitions, estimate(node))
     }
 
     /// A node that merges all partitions into one keeps standing above the exchange, so order and limit are its own.
@@ -216,13 +248,15 @@ impl Cutter<'_> {
         estimate: Estimate,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let id = self.stages.len() as u32;
-        let runs = if output == OutputKind::Hash { plan.children()[0] } else { &plan };
+        let is_repartitioned = matches!(output, OutputKind::Hash | OutputKind::RoundRobin);
+        let runs = if is_repartitioned { plan.children()[0] } else { &plan };
         let is_sliceable = is_sliceable(runs, self.partition_wise);
         let tasks = tasks(runs.output_partitioning().partition_count(), if is_sliceable { self.tasks } else { 1 });
 
         let (equivalences, partitioning) = match output {
-            OutputKind::Hash => (plan.equivalence_properties().clone(), plan.output_partitioning().clone()),
-            OutputKind::Preserve => (plan.equivalence_properties().clone(), plan.output_partitioning().clone()),
+            OutputKind::Hash | OutputKind::RoundRobin | OutputKind::Preserve => {
+                (plan.equivalence_properties().clone(), plan.output_partitioning().clone())
+            }
             OutputKind::Single if plan.output_partitioning().partition_count() > 1 => {
                 let merged = CoalescePartitionsExec::new(Arc::clone(&plan));
                 (merged.properties().equivalence_properties().clone(), Partitioning::UnknownPartitioning(1))

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use onward_wire::message::{AttemptDone, OperatorMetrics, OutputKind, StoreRequests};
+use onward_wire::message::{AttemptDone, OperatorMetrics, StoreRequests};
 
 use super::{count, operators, sizing_line, stage_line};
 use crate::graph::{Stage, StageGraph};
@@ -14,6 +14,8 @@ use crate::sizing::display_bytes;
 pub struct StageRun {
     /// Attempts that finished.
     pub attempts: u32,
+    /// Attempts that began before all of their input was there.
+    pub early: u32,
     /// Rows they wrote.
     pub rows: u64,
     /// Bytes they wrote.
@@ -67,8 +69,8 @@ pub fn analyze(graph: &StageGraph, runs: &[StageRun], elapsed: Duration) -> Stri
         let _ = writeln!(out, "{}", stage_line(stage, stage.id == graph.result().id));
         let _ = writeln!(out, "  {}", run_line(stage, &run));
         let lines = operators(&stage.plan);
-        // The root of a hash exchange is the partition writer: functions run what is below it.
-        let skipped = usize::from(stage.output == OutputKind::Hash && run.operators.len() + 1 == lines.len());
+        // The root is the partition writer: functions run what is below it.
+        let skipped = usize::from(stage.is_repartitioned() && run.operators.len() + 1 == lines.len());
         for (index, (depth, line)) in lines.into_iter().enumerate() {
             let metrics = index.checked_sub(skipped).and_then(|index| run.operators.get(index)).map(metrics_text);
             let metrics = metrics.unwrap_or_default();
@@ -89,6 +91,9 @@ fn run_line(stage: &Stage, run: &StageRun) -> String {
     );
     if let Some(rows) = stage.estimate.rows {
         let _ = write!(line, " (estimated {})", count(rows, "row"));
+    }
+    if run.early > 0 {
+        let _ = write!(line, "; {} began early", run.early);
     }
     let requests = &run.requests;
     if requests.table > 0 {

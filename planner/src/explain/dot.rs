@@ -42,6 +42,7 @@ pub fn dot(planned: &Planned) -> String {
 fn edge(producer: &Stage) -> String {
     match producer.output {
         OutputKind::Hash => format!("hash {}", producer.output_partitions),
+        OutputKind::RoundRobin => format!("round-robin {}", producer.output_partitions),
         OutputKind::Preserve => count(producer.output_partitions as u64, "partition"),
         OutputKind::Single => "broadcast".to_owned(),
     }

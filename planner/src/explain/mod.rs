@@ -63,6 +63,7 @@ fn output_line(stage: &Stage, is_result: bool) -> String {
     let mut line = match stage.output {
         _ if is_result => count(stage.output_partitions as u64, "partition"),
         OutputKind::Hash => format!("by hash over {}", count(stage.output_partitions as u64, "partition")),
+        OutputKind::RoundRobin => format!("in turns over {}", count(stage.output_partitions as u64, "partition")),
         OutputKind::Preserve => format!("{} as they are", count(stage.output_partitions as u64, "partition")),
         OutputKind::Single => "broadcast".to_owned(),
     };

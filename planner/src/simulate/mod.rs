@@ -41,6 +41,7 @@ pub(crate) fn request(functions: usize) -> PlanRequest {
         bytes_per_host: 1 << 29,
         tiny_query_bytes: 0,
         max_functions: 64,
+        skewed_bytes: 0,
     }
 }
 
@@ -144,7 +145,7 @@ async fn run_task(
     assert_eq!(without_scan_hints(&planned), without_scan_hints(&shown(&plan)), "the codec changed the plan");
     assert_eq!(stage.plan.output_ordering(), plan.output_ordering(), "the codec lost an order of\n{planned}");
 
-    let (plan, exprs) = if stage.output == OutputKind::Hash { Stage::split_root(&plan) } else { (plan, None) };
+    let (plan, exprs) = if stage.is_repartitioned() { Stage::split_root(&plan) } else { (plan, None) };
     let plan = slice(&plan, task)?;
     assert_eq!(plan.output_partitioning().partition_count(), task.len(), "a task runs exactly its partitions");
     let plan = bind_inputs(plan, &mut |input: &StageInputExec| {
@@ -160,7 +161,7 @@ async fn run_task(
     let mut output = vec![Vec::new(); stage.output_partitions];
     let schema = plan.schema();
     for (partition, batches) in task.iter().zip(collect_partitioned(Arc::clone(&plan), ctx).await?) {
-        for batch in batches {
+        for (turn, batch) in batches.into_iter().enumerate() {
             assert_eq!(batch.schema().fields().len(), schema.fields().len());
             match (stage.output, &exprs) {
                 (OutputKind::Hash, Some(exprs)) => {
@@ -173,6 +174,9 @@ async fn run_task(
                 }
                 (OutputKind::Preserve, None) => output[*partition as usize].push(batch),
                 (OutputKind::Single, None) => output[0].push(batch),
+                (OutputKind::RoundRobin, None) => {
+                    output[(*partition as usize + turn) % stage.output_partitions].push(batch);
+                }
                 _ => return internal_err!("an output of kind {:?} with hash expressions {exprs:?}", stage.output),
             }
         }

@@ -85,6 +85,8 @@ struct Slot {
     file: u64,
     tier: Tier,
     bytes: u64,
+    /// Who wrote it.
+    writer: FunctionId,
     phase: Phase,
     leases: HashMap<FunctionId, u32>,
 }
@@ -95,6 +97,8 @@ struct State {
     pool: Pool,
     /// Bytes of first-tier files in slots or about to be.
     memory_bytes: u64,
+    /// Of those in slots or about to be, by who wrote them.
+    written_bytes: HashMap<FunctionId, u64>,
     disk_bytes: u64,
     last_id: u64,
     last_file: u64,
@@ -144,8 +148,32 @@ impl SegmentStore {
     /// tier has room.
     pub fn create(&self, writer: FunctionId, capacity_bytes: u64) -> Result<WritableFile> {
         let size = size_class(capacity_bytes);
-        let taken = self.shared.state.lock().take(size);
-        let (number, tier, bytes, file) = match taken {
+        let may_use_memory = self.shared.state.lock().reserve(writer, size, self.shared.options.function_bytes);
+        let created = match self.create_of_size(size, may_use_memory) {
+            // Better than an error: it is in nobody's way that there is no disk.
+            Err(SegmentError::Exhausted { .. }) if !may_use_memory => self.create_of_size(size, true),
+            created => created,
+        };
+        let mut state = self.shared.state.lock();
+        if may_use_memory {
+            // What it took may be larger, or not be there, or on disk.
+            state.give_back(writer, size);
+        }
+        let (number, tier, bytes, file) = created?;
+        if tier == Tier::Memory {
+            *state.written_bytes.entry(writer).or_default() += bytes;
+        }
+        state.last_id += 1;
+        let id = SegmentId(state.last_id);
+        let leases = HashMap::from([(writer, 1)]);
+        state.slots.insert(id, Slot { file: number, tier, bytes, writer, phase: Phase::Writing { writer }, leases });
+        Ok(WritableFile { id, file, capacity_bytes: bytes })
+    }
+
+    /// Its number, tier, and bytes.
+    fn create_of_size(&self, size: u64, may_use_memory: bool) -> Result<(u64, Tier, u64, OwnedFd)> {
+        let taken = if may_use_memory { self.shared.state.lock().take(size) } else { None };
+        Ok(match taken {
             Some((number, bytes)) => match file::open_writable(self.shared.memory.path(), number) {
                 Ok(file) => (number, Tier::Memory, bytes, file),
                 Err(error) => {
@@ -156,19 +184,13 @@ impl SegmentStore {
                 }
             },
             None => {
-                let (number, tier, file) = self.shared.create_file(size)?;
+                let (number, tier, file) = self.shared.create_file(size, may_use_memory)?;
                 if tier == Tier::Memory {
                     self.prefaulter.want(size);
                 }
                 (number, tier, size, file)
             }
-        };
-        let mut state = self.shared.state.lock();
-        state.last_id += 1;
-        let id = SegmentId(state.last_id);
-        let leases = HashMap::from([(writer, 1)]);
-        state.slots.insert(id, Slot { file: number, tier, bytes, phase: Phase::Writing { writer }, leases });
-        Ok(WritableFile { id, file, capacity_bytes: bytes })
+        })
     }
 
     /// Verifies a segment that its writer finished and unmapped, and ends the writer's lease. From here on it can be
@@ -310,6 +332,25 @@ impl State {
         Some(taken)
     }
 
+    /// Counts `size` bytes of the first tier for `writer`; false when it would have more than `most`.
+    fn reserve(&mut self, writer: FunctionId, size: u64, most: u64) -> bool {
+        let written = self.written_bytes.get(&writer).copied().unwrap_or(0);
+        let fits = written.saturating_add(size) <= most;
+        if fits {
+            self.written_bytes.insert(writer, written + size);
+        }
+        fits
+    }
+
+    fn give_back(&mut self, writer: FunctionId, size: u64) {
+        if let Some(written) = self.written_bytes.get_mut(&writer) {
+            *written -= size;
+            if *written == 0 {
+                self.written_bytes.remove(&writer);
+            }
+        }
+    }
+
     fn next_file(&mut self) -> u64 {
         self.last_file += 1;
         self.created_files += 1;
@@ -325,9 +366,10 @@ impl Shared {
         }
     }
 
-    /// A new file of `size` bytes in the first tier that has room.
-    fn create_file(&self, size: u64) -> Result<(u64, Tier, OwnedFd)> {
-        if let Some(number) = self.reserve_memory(size, self.options.memory_bytes) {
+    /// A new file of `size` bytes in the first tier that has room and may be used.
+    fn create_file(&self, size: u64, may_use_memory: bool) -> Result<(u64, Tier, OwnedFd)> {
+        let number = if may_use_memory { self.reserve_memory(size, self.options.memory_bytes) } else { None };
+        if let Some(number) = number {
             match file::create(self.memory.path(), number, size) {
                 Ok(file) => return Ok((number, Tier::Memory, file)),
                 Err(error) => {
@@ -398,6 +440,9 @@ impl Shared {
             return;
         }
         let Some(slot) = state.slots.remove(&id) else { return };
+        if slot.tier == Tier::Memory {
+            state.give_back(slot.writer, slot.bytes);
+        }
         match slot.tier {
             Tier::Memory if state.pool.bytes() + slot.bytes <= self.options.pool_bytes => {
                 state.pool.put(slot.file, slot.bytes);

@@ -25,6 +25,8 @@ pub struct StoreOptions {
     pub disk_dir: PathBuf,
     /// Bytes of files in the first tier, idle ones included.
     pub memory_bytes: u64,
+    /// Bytes in the first tier of what one function wrote, or had fetched; its next segments go to the second.
+    pub function_bytes: u64,
     /// Bytes of files in the second tier.
     pub disk_bytes: u64,
     /// Bytes of idle files kept for reuse in the first tier.
@@ -42,6 +44,7 @@ impl StoreOptions {
             memory_dir: dir.join("memory"),
             disk_dir: dir.join("disk"),
             memory_bytes,
+            function_bytes: memory_bytes,
             disk_bytes,
             pool_bytes: memory_bytes / 2,
             prefault_bytes: 0,
@@ -56,6 +59,7 @@ impl StoreOptions {
             memory_dir,
             disk_dir: config.spill_root(),
             memory_bytes,
+            function_bytes: memory_bytes,
             disk_bytes: 0,
             pool_bytes: memory_bytes / 8,
             prefault_bytes: MOST_PREFAULTED_BYTES.min(memory_bytes / 8),
@@ -74,6 +78,10 @@ impl StoreOptions {
             memory_dir,
             disk_dir,
             memory_bytes,
+            function_bytes: match config.function_segment_bytes {
+                0 => memory_bytes / 4 * 3,
+                n => n,
+            },
             pool_bytes: memory_bytes / 2,
             prefault_bytes: MOST_PREFAULTED_BYTES.min(memory_bytes / 8),
             ids_after: 0,

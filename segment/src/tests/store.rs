@@ -168,6 +168,31 @@ fn a_pooled_file_that_cannot_be_opened_is_removed() {
     store.create(WRITER, FILE_BYTES).unwrap();
 }
 
+/// What one function wrote fills its share of the memory, not that of the others; where there is no disk it may have more.
+#[test]
+fn past_its_share_of_the_memory_a_function_writes_to_disk() {
+    for (disk_files, last_is_in_memory) in [(8, false), (0, true)] {
+        let dir = tempfile::tempdir().unwrap();
+        let (memory_bytes, function_bytes) = (8 * FILE_BYTES, 2 * FILE_BYTES);
+        let options = StoreOptions::below(dir.path(), memory_bytes, disk_files * FILE_BYTES);
+        let store = SegmentStore::open(StoreOptions { function_bytes, ..options }).unwrap();
+        let files: Vec<_> = (0..3).map(|_| store.create(WRITER, FILE_BYTES).unwrap()).collect();
+        let in_memory = |store: &SegmentStore| store.usage().memory_bytes / FILE_BYTES;
+        assert_eq!(in_memory(&store), if last_is_in_memory { 3 } else { 2 });
+        let others = store.create(READER, FILE_BYTES).unwrap();
+        assert_eq!(in_memory(&store), if last_is_in_memory { 4 } else { 3 });
+        store.release(others.id, READER);
+        store.discard(others.id);
+        for file in files {
+            store.release(file.id, WRITER);
+            store.discard(file.id);
+        }
+        // What is gone does not count, and its files are used again.
+        let again: Vec<_> = (0..2).map(|_| store.create(WRITER, FILE_BYTES).unwrap()).collect();
+        assert_eq!((again.len() as u64, store.usage().memory_bytes, store.usage().disk_bytes), (2, 2 * FILE_BYTES, 0));
+    }
+}
+
 #[test]
 fn only_what_was_verified_can_be_leased() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,5 +1,6 @@
 //! [`ShuffleReaderExec`]: the rows of exchange partitions, from mapped segments.
 
+mod feed;
 mod plan;
 mod stream;
 
@@ -21,47 +22,80 @@ use onward_wire::exchange::StageInputs;
 
 use crate::error::wire_error;
 use crate::transport::SegmentSource;
+pub use feed::InputFeed;
 use parking_lot::Mutex;
 use plan::Piece;
 use stream::PartitionReader;
 
 /// Reads exchange partitions of one producer stage. Partition `i` of this node is exchange partition `partitions[i]`:
-/// its committed attempts in task order, their segments in order, the entries of the partition in order.
+/// its committed attempts in task order, their segments in order, the entries of the partition in order. Attempts that are not
+/// known yet are waited for.
 ///
 /// Batches point into the mapped segments; a segment stays mapped while one of its batches is alive.
 #[derive(Debug)]
 pub struct ShuffleReaderExec {
-    partitions: Vec<u32>,
-    inputs: Arc<StageInputs>,
-    source: Arc<dyn SegmentSource>,
+    input: Arc<Input>,
     properties: Arc<PlanProperties>,
-    /// Inline images, opened once for all partitions.
-    images: Arc<Vec<OnceLock<Arc<MappedSegment>>>>,
-    /// What each partition reads; taken when it starts.
-    pieces: Mutex<Vec<VecDeque<Piece>>>,
     metrics: ExecutionPlanMetricsSet,
 }
 
+/// What all partitions share.
+#[derive(Debug)]
+struct Input {
+    partitions: Vec<u32>,
+    feed: Arc<InputFeed>,
+    source: Arc<dyn SegmentSource>,
+    /// The parts of the feed that a partition came to.
+    parts: Mutex<Vec<Arc<InputPart>>>,
+}
+
+/// Attempts that became known together.
+#[derive(Debug)]
+struct InputPart {
+    inputs: Arc<StageInputs>,
+    /// Inline images, opened once for all partitions.
+    images: Vec<OnceLock<Arc<MappedSegment>>>,
+    /// What each partition reads; taken when it comes here.
+    pieces: Mutex<Vec<VecDeque<Piece>>>,
+}
+
 impl ShuffleReaderExec {
-    /// Reads `partitions` (ascending) of `inputs`. `properties` are those of the placeholder it replaces.
+    /// Reads `partitions` (ascending) of what `feed` tells of. `properties` are those of the placeholder it replaces.
     pub fn new(
         properties: Arc<PlanProperties>,
         partitions: Vec<u32>,
-        inputs: Arc<StageInputs>,
+        feed: Arc<InputFeed>,
         source: Arc<dyn SegmentSource>,
     ) -> Self {
-        let images = Arc::new(inputs.attempts.iter().map(|_| OnceLock::new()).collect());
-        let (pieces, metrics) = (Mutex::default(), ExecutionPlanMetricsSet::new());
-        Self { partitions, inputs, source, properties, images, pieces, metrics }
+        let input = Arc::new(Input { partitions, feed, source, parts: Mutex::default() });
+        Self { input, properties, metrics: ExecutionPlanMetricsSet::new() }
     }
 
-    /// What plan partition `partition` reads. Made for all partitions when the first one starts, since they share requests;
-    /// a partition that starts again makes its own.
-    fn pieces(&self, partition: usize) -> Result<VecDeque<Piece>> {
+    fn output_schema(&self) -> &SchemaRef {
+        self.properties.equivalence_properties().schema()
+    }
+}
+
+impl Input {
+    /// The part at position `at`, waiting for it if need be; `None` behind the last one.
+    async fn part(&self, at: usize) -> Option<Arc<InputPart>> {
+        let inputs = self.feed.part(at).await?;
+        let mut parts = self.parts.lock();
+        // Whoever comes here has been at all parts before.
+        if parts.len() == at {
+            let images = inputs.attempts.iter().map(|_| OnceLock::new()).collect();
+            parts.push(Arc::new(InputPart { inputs, images, pieces: Mutex::default() }));
+        }
+        parts.get(at).cloned()
+    }
+
+    /// What plan partition `partition` reads of a part. Made for all partitions when the first one comes, since they share
+    /// requests; a partition that comes again makes its own.
+    fn pieces(&self, part: &InputPart, partition: usize) -> Result<VecDeque<Piece>> {
         let plan = |partitions: &[u32]| {
-            plan::pieces(&self.inputs, partitions, self.source.host(), self.source.fetch_bytes()).map_err(wire_error)
+            plan::pieces(&part.inputs, partitions, self.source.host(), self.source.fetch_bytes()).map_err(wire_error)
         };
-        let mut pieces = self.pieces.lock();
+        let mut pieces = part.pieces.lock();
         if pieces.is_empty() {
             *pieces = plan(&self.partitions)?;
         }
@@ -72,10 +106,6 @@ impl ShuffleReaderExec {
         drop(pieces);
         Ok(plan(&self.partitions[partition..=partition])?.pop().unwrap_or_default())
     }
-
-    fn output_schema(&self) -> &SchemaRef {
-        self.properties.equivalence_properties().schema()
-    }
 }
 
 impl DisplayAs for ShuffleReaderExec {
@@ -83,9 +113,9 @@ impl DisplayAs for ShuffleReaderExec {
         write!(
             f,
             "ShuffleReaderExec: stage={}, partitions={}, attempts={}",
-            self.inputs.stage,
-            self.partitions.len(),
-            self.inputs.attempts.len()
+            self.input.feed.stage(),
+            self.input.partitions.len(),
+            self.input.feed.attempts()
         )
     }
 }
@@ -115,19 +145,16 @@ impl ExecutionPlan for ShuffleReaderExec {
     }
 
     fn execute(&self, partition: usize, ctx: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
-        let Some(exchange_partition) = self.partitions.get(partition) else {
-            return internal_err!("partition {partition} of {} was asked for", self.partitions.len());
-        };
+        let partitions = &self.input.partitions;
+        if partition >= partitions.len() {
+            return internal_err!("partition {partition} of {} was asked for", partitions.len());
+        }
         let reader = PartitionReader::new(
-            *exchange_partition,
-            self.pieces(partition)?,
+            Arc::clone(&self.input),
+            partition,
             self.output_schema().clone(),
-            self.inputs.clone(),
-            self.source.clone(),
-            self.images.clone(),
             stream::Limits::new(ctx.session_config().batch_size()),
             &self.metrics,
-            partition,
         );
         let stream = RecordBatchStreamAdapter::new(self.output_schema().clone(), Box::pin(reader.into_stream()));
         Ok(Box::pin(cooperative(stream)))

@@ -1,7 +1,7 @@
 //! One exchange partition as a stream.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use datafusion::arrow::array::{RecordBatch, RecordBatchOptions};
 use datafusion::arrow::compute::concat_batches;
@@ -10,13 +10,12 @@ use datafusion::common::Result;
 use datafusion::physical_plan::metrics::{BaselineMetrics, Count, ExecutionPlanMetricsSet, MetricBuilder};
 use futures::Stream;
 use onward_segment::{Entry, MappedSegment};
-use onward_wire::exchange::StageInputs;
 use onward_wire::message::SegmentRef;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::plan::{Part, Piece};
+use super::{Input, InputPart};
 use crate::error::{segment_error, wire_error};
-use crate::transport::SegmentSource;
 
 /// Segments asked for at once: one round trip to the host for many, without holding hundreds mapped.
 const SEGMENTS_AT_ONCE: usize = 16;
@@ -38,13 +37,15 @@ impl Limits {
 
 /// Reads one exchange partition; see the reading rule at [`super::ShuffleReaderExec`].
 pub(super) struct PartitionReader {
-    partition: u32,
+    input: Arc<Input>,
+    /// Of the plan.
+    partition: usize,
     schema: SchemaRef,
-    inputs: Arc<StageInputs>,
-    source: Arc<dyn SegmentSource>,
-    images: Arc<Vec<OnceLock<Arc<MappedSegment>>>>,
     limits: Limits,
-    /// What was not looked at yet.
+    /// The part of the input that it is at, and the position of the next one.
+    part: Option<Arc<InputPart>>,
+    next_part: usize,
+    /// What was not looked at yet of that part.
     pieces: VecDeque<Piece>,
     /// The next request at another host, under way.
     ahead: Option<(Arc<Part>, AbortOnDropHandle<()>)>,
@@ -59,35 +60,45 @@ pub(super) struct PartitionReader {
     bytes: Count,
 }
 
+impl InputPart {
+    /// The inline output of an attempt.
+    fn image(&self, attempt: usize) -> Result<Arc<MappedSegment>> {
+        let image = &self.images[attempt];
+        match image.get() {
+            Some(segment) => Ok(segment.clone()),
+            None => {
+                let bytes = self.inputs.attempts[attempt].output.inline.clone();
+                let opened = MappedSegment::from_image(bytes).map_err(segment_error)?;
+                Ok(image.get_or_init(|| Arc::new(opened)).clone())
+            }
+        }
+    }
+}
+
 impl PartitionReader {
-    #[expect(clippy::too_many_arguments, reason = "called once, from the node that holds all of them")]
     pub fn new(
-        partition: u32,
-        pieces: VecDeque<Piece>,
+        input: Arc<Input>,
+        partition: usize,
         schema: SchemaRef,
-        inputs: Arc<StageInputs>,
-        source: Arc<dyn SegmentSource>,
-        images: Arc<Vec<OnceLock<Arc<MappedSegment>>>>,
         limits: Limits,
         metrics: &ExecutionPlanMetricsSet,
-        plan_partition: usize,
     ) -> Self {
         Self {
+            input,
             partition,
             schema,
-            inputs,
-            source,
-            images,
             limits,
-            pieces,
+            part: None,
+            next_part: 0,
+            pieces: VecDeque::new(),
             ahead: None,
             waiting: VecDeque::new(),
             mapped: VecDeque::new(),
             entries: VecDeque::new(),
             tiny: Vec::new(),
             tiny_rows: 0,
-            metrics: BaselineMetrics::new(metrics, plan_partition),
-            bytes: MetricBuilder::new(metrics).output_bytes(plan_partition),
+            metrics: BaselineMetrics::new(metrics, partition),
+            bytes: MetricBuilder::new(metrics).output_bytes(partition),
         }
     }
 
@@ -152,46 +163,47 @@ impl PartitionReader {
             } else if !self.waiting.is_empty() {
                 let count = self.waiting.len().min(SEGMENTS_AT_ONCE);
                 let asked: Vec<SegmentRef> = self.waiting.drain(..count).collect();
-                let mapped = self.source.map(&asked).await.map_err(wire_error)?;
-                self.mapped.extend(mapped.into_iter().map(|segment| (segment, self.partition)));
-            } else if !self.next_piece().await? {
+                let mapped = self.input.source.map(&asked).await.map_err(wire_error)?;
+                let partition = self.exchange_partition();
+                self.mapped.extend(mapped.into_iter().map(|segment| (segment, partition)));
+            } else if !self.next_piece().await? && !self.go_to_next_part().await? {
                 return Ok(None);
             }
         }
     }
 
-    /// Goes to the next piece; false when there is none.
+    fn exchange_partition(&self) -> u32 {
+        self.input.partitions[self.partition]
+    }
+
+    /// Goes to what became known next; false when all was read.
+    async fn go_to_next_part(&mut self) -> Result<bool> {
+        let Some(part) = self.input.part(self.next_part).await else { return Ok(false) };
+        self.pieces = self.input.pieces(&part, self.partition)?;
+        self.part = Some(part);
+        self.next_part += 1;
+        Ok(true)
+    }
+
+    /// Goes to the next piece of the part; false when there is none.
     async fn next_piece(&mut self) -> Result<bool> {
-        match self.pieces.pop_front() {
-            None => return Ok(false),
-            Some(Piece::Here { attempt }) => {
-                self.look_ahead(None);
-                let output = &self.inputs.attempts[attempt].output;
+        let (Some(piece), Some(part)) = (self.pieces.pop_front(), &self.part) else { return Ok(false) };
+        match piece {
+            Piece::Here { attempt } => {
+                let output = &part.inputs.attempts[attempt].output;
                 match output.inline.is_empty() {
                     true => self.waiting.extend(output.segments.iter().copied()),
-                    false => self.mapped.push_back((self.image(attempt)?, self.partition)),
+                    false => self.mapped.push_back((part.image(attempt)?, self.exchange_partition())),
                 }
+                self.look_ahead(None);
             }
-            Some(Piece::Fetched { part, partition }) => {
-                let segment = part.get(self.source.as_ref()).await.map_err(wire_error)?;
+            Piece::Fetched { part, partition } => {
+                let segment = part.get(self.input.source.as_ref()).await.map_err(wire_error)?;
                 self.look_ahead(Some(&part));
                 self.mapped.push_back((segment, partition));
             }
         }
         Ok(true)
-    }
-
-    /// The inline output of an attempt.
-    fn image(&self, attempt: usize) -> Result<Arc<MappedSegment>> {
-        let image = &self.images[attempt];
-        match image.get() {
-            Some(segment) => Ok(segment.clone()),
-            None => {
-                let bytes = self.inputs.attempts[attempt].output.inline.clone();
-                let opened = MappedSegment::from_image(bytes).map_err(segment_error)?;
-                Ok(image.get_or_init(|| Arc::new(opened)).clone())
-            }
-        }
     }
 
     /// Makes the next request at another host while `current` is read.
@@ -206,7 +218,7 @@ impl PartitionReader {
             return;
         }
         self.ahead = next.filter(|part| !part.is_fetched()).map(|part| {
-            let (asked, source) = (Arc::clone(part), Arc::clone(&self.source));
+            let (asked, source) = (Arc::clone(part), Arc::clone(&self.input.source));
             // An error comes again when the part's turn has come.
             let asking = async move { drop(asked.get(source.as_ref()).await) };
             (Arc::clone(part), AbortOnDropHandle::new(tokio::spawn(asking)))

@@ -7,12 +7,15 @@ use datafusion::arrow::compute::concat_batches;
 use datafusion::error::DataFusionError;
 use datafusion::execution::TaskContext;
 use datafusion::physical_plan::ExecutionPlan;
-use futures::{StreamExt, TryStreamExt};
+use futures::{FutureExt, StreamExt, TryStreamExt};
+use onward_wire::exchange::StageInputs;
 use onward_wire::message::AttemptOutput;
 use onward_wire::{ErrorKind, WireError};
 
-use super::harness::{Broken, Exchange, OPTIONS, SmallFiles, hash_of, numbers, reader, values, write_through};
-use crate::{AttemptWriter, OutputMapping, SegmentSource, WriterOptions};
+use super::harness::{
+    Broken, Exchange, OPTIONS, SmallFiles, attempts, hash_of, numbers, reader, reader_of_feed, values, write_through,
+};
+use crate::{AttemptWriter, InputFeed, OutputMapping, SegmentSource, WriterOptions};
 
 fn kind_of(error: &DataFusionError) -> Option<i32> {
     match error {
@@ -44,6 +47,40 @@ async fn preserve_keeps_partitions_and_their_order_over_flushes_and_attempts() {
         assert_eq!(values(batches), expected, "partition {partition}");
     }
     assert_eq!(outputs.iter().map(AttemptOutput::rows).sum::<u64>(), 18_000);
+}
+
+/// A reader that knows the first attempts only gives their rows, waits for the others, and gives the same rows in the same
+/// batches as one that knew all.
+#[tokio::test]
+async fn attempts_that_become_known_later_are_read_after_the_others() {
+    let exchange = Exchange::new();
+    let schema = numbers(0..0).schema();
+    let mut outputs = Vec::new();
+    for start in [0, 10_000, 20_000, 30_000] {
+        let lanes = [vec![numbers(start..start + 9_000), numbers(start..start + 3)], vec![numbers(start..start + 5)]];
+        outputs.push(exchange.write(OutputMapping::Preserve, OPTIONS, &lanes).await.unwrap());
+    }
+    let expected = exchange.read(&schema, &outputs, 2).await;
+
+    let all = attempts(&outputs);
+    let part = |outputs: std::ops::Range<usize>, is_open| StageInputs {
+        attempts: all[outputs].to_vec(),
+        is_open,
+        ..StageInputs::default()
+    };
+    let feed = InputFeed::new(part(0..1, true));
+    let reader = reader_of_feed(exchange.local.clone(), &schema, Arc::clone(&feed), vec![0, 1]);
+    let context = Arc::new(TaskContext::default());
+    let mut first = reader.execute(0, Arc::clone(&context)).unwrap();
+    let mut read = vec![first.next().await.unwrap().unwrap()];
+    assert!(first.next().now_or_never().is_none(), "there is more to come");
+    let second = tokio::spawn(reader.execute(1, context).unwrap().try_collect::<Vec<_>>());
+    feed.add(part(1..3, true));
+    feed.add(part(3..4, false));
+    // Nothing follows on all.
+    feed.add(part(0..1, false));
+    read.extend(first.try_collect::<Vec<_>>().await.unwrap());
+    assert_eq!([read, second.await.unwrap().unwrap()].as_slice(), expected);
 }
 
 #[tokio::test]

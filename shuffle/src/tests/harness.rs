@@ -19,8 +19,8 @@ use onward_wire::{FunctionId, HostId, QueryId, StageId, WireError};
 use tempfile::TempDir;
 
 use crate::{
-    AttemptWriter, Fetch, LocalStore, OutputMapping, SegmentSink, SegmentSource, ShuffleReaderExec, WritableSegment,
-    WriterOptions,
+    AttemptWriter, Fetch, InputFeed, LocalStore, OutputMapping, SegmentSink, SegmentSource, ShuffleReaderExec,
+    WritableSegment, WriterOptions,
 };
 
 /// No limits that a test would meet by accident.
@@ -96,17 +96,20 @@ pub async fn write_through(
     writer.finish().await
 }
 
+/// Outputs of the tasks of stage 0.
+pub fn attempts(outputs: &[AttemptOutput]) -> Vec<InputAttempt> {
+    let attempt = |task| StageId::new(QueryId(1), 0).task(task).attempt(0).into();
+    let outputs = (0..).zip(outputs);
+    outputs.map(|(task, output)| InputAttempt { attempt: attempt(task), output: output.clone(), host: 0 }).collect()
+}
+
 pub fn reader(
     source: Arc<dyn SegmentSource>,
     schema: &SchemaRef,
     outputs: &[AttemptOutput],
     partitions: u32,
 ) -> ShuffleReaderExec {
-    let attempt = |task| StageId::new(QueryId(1), 0).task(task).attempt(0).into();
-    let attempts = (outputs.iter().enumerate())
-        .map(|(task, output)| InputAttempt { attempt: attempt(task as u32), output: output.clone(), host: 0 })
-        .collect();
-    let inputs = StageInputs { stage: 0, attempts, ..StageInputs::default() };
+    let inputs = StageInputs { stage: 0, attempts: attempts(outputs), ..StageInputs::default() };
     reader_of(source, schema, inputs, (0..partitions).collect())
 }
 
@@ -116,13 +119,22 @@ pub fn reader_of(
     inputs: StageInputs,
     partitions: Vec<u32>,
 ) -> ShuffleReaderExec {
+    reader_of_feed(source, schema, InputFeed::new(inputs), partitions)
+}
+
+pub fn reader_of_feed(
+    source: Arc<dyn SegmentSource>,
+    schema: &SchemaRef,
+    feed: Arc<InputFeed>,
+    partitions: Vec<u32>,
+) -> ShuffleReaderExec {
     let properties = PlanProperties::new(
         EquivalenceProperties::new(schema.clone()),
         Partitioning::UnknownPartitioning(partitions.len()),
         EmissionType::Incremental,
         Boundedness::Bounded,
     );
-    ShuffleReaderExec::new(Arc::new(properties), partitions, Arc::new(inputs), source)
+    ShuffleReaderExec::new(Arc::new(properties), partitions, feed, source)
 }
 
 pub fn numbers(values: std::ops::Range<i64>) -> RecordBatch {

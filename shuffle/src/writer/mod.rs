@@ -52,6 +52,11 @@ pub enum OutputMapping {
         /// Partitions of the exchange.
         partitions: usize,
     },
+    /// Each plan partition deals its batches out in turns, from the exchange partition of its own number on.
+    RoundRobin {
+        /// Partitions of the exchange.
+        partitions: usize,
+    },
     /// Plan partition `i` becomes exchange partition `i`, in its order.
     Preserve,
     /// Everything goes to partition 0.
@@ -138,10 +143,11 @@ impl AttemptWriter {
         self.open_lanes.fetch_add(1, Ordering::Relaxed);
         let assigner = match &self.mapping {
             OutputMapping::Hash { exprs, partitions } => Some(HashAssigner::new(exprs.clone(), *partitions)),
-            OutputMapping::Preserve | OutputMapping::Single => None,
+            OutputMapping::RoundRobin { .. } | OutputMapping::Preserve | OutputMapping::Single => None,
         };
         let (writer, window) = (self.clone(), Window::default());
-        Lane { writer, plan_partition: global_plan_partition, assigner, sketchers: None, window, is_finished: false }
+        let (plan_partition, turn) = (global_plan_partition, global_plan_partition);
+        Lane { writer, plan_partition, turn, assigner, sketchers: None, window, is_finished: false }
     }
 
     /// The sketches of all rows, when all lanes have finished. None where one could not be made: rows are the same without.
@@ -307,6 +313,8 @@ impl Messages<'_> {
 pub struct Lane {
     writer: Arc<AttemptWriter>,
     plan_partition: u32,
+    /// Where its next batch goes, modulo partitions.
+    turn: u32,
     assigner: Option<HashAssigner>,
     /// Made for the first rows.
     sketchers: Option<Vec<KeySketcher>>,
@@ -328,6 +336,11 @@ impl Lane {
         let (assignment, measured) = match (&mut self.assigner, &self.writer.mapping) {
             (Some(assigner), _) => assigner.assign(&batch)?,
             (None, OutputMapping::Single) => Assignment::whole(0, &batch),
+            (None, OutputMapping::RoundRobin { partitions }) => {
+                let partition = self.turn % (*partitions).max(1) as u32;
+                self.turn = self.turn.wrapping_add(1);
+                Assignment::whole(partition, &batch)
+            }
             (None, _) => Assignment::whole(self.plan_partition, &batch),
         };
         let lanes = self.writer.open_lanes.load(Ordering::Relaxed).max(1) as u64;

@@ -6,7 +6,7 @@ use super::world::{Doing, End, World, limits, lost, query};
 use crate::scheduler::{AlternativeSpec, Command, Event, FunctionShape, QuerySpec, SchedulerLimits};
 
 /// Starts `functions` functions by running a query on them.
-fn warm(functions: usize, limits: SchedulerLimits) -> World {
+pub fn warm(functions: usize, limits: SchedulerLimits) -> World {
     let mut world = World::new(limits);
     world.submit(query(1, functions, &[(&[], functions as u32)]));
     for function in world.functions.keys().copied().collect::<Vec<_>>() {
@@ -18,7 +18,7 @@ fn warm(functions: usize, limits: SchedulerLimits) -> World {
     world
 }
 
-fn finish_all(world: &mut World) {
+pub fn finish_all(world: &mut World) {
     for (function, _) in world.running().collect::<Vec<_>>() {
         world.finish(function, 1);
     }
@@ -31,7 +31,7 @@ fn error(world: &World, query: u64) -> &WireError {
     }
 }
 
-fn runs(commands: &[Command]) -> Vec<(FunctionId, u32)> {
+pub fn runs(commands: &[Command]) -> Vec<(FunctionId, u32)> {
     let run = |command: &Command| match command {
         Command::RunAttempt { function, attempt, .. } => Some((*function, attempt.task.task)),
         _ => None,
@@ -285,7 +285,7 @@ fn starts(commands: &[Command]) -> Vec<u32> {
     commands.iter().filter_map(host).collect()
 }
 
-fn ready_all(world: &mut World) {
+pub fn ready_all(world: &mut World) {
     let is_starting = |doing: &Doing| *doing == Doing::Starting;
     let starting = world.functions.iter().filter(|(_, (_, doing))| is_starting(doing)).map(|(function, _)| *function);
     for function in starting.collect::<Vec<_>>() {
@@ -436,7 +436,7 @@ fn join(most_bytes: u64, split_bytes: u64) -> QuerySpec {
     spec
 }
 
-fn ended_well(world: &World) -> &crate::scheduler::QueryStats {
+pub fn ended_well(world: &World) -> &crate::scheduler::QueryStats {
     match &world.queries[&QueryId(2)].end {
         Some((End::Done, stats)) => stats,
         end => panic!("{end:?}"),
@@ -488,6 +488,28 @@ fn a_partition_that_is_far_larger_is_read_by_several_tasks() {
     ended_well(&world);
     let part = |part| (vec![0], Some((1, part, 4)));
     assert_eq!(shares, [part(0), part(1), part(2), part(3), (vec![1], None)]);
+}
+
+/// An idle function is not left for one that would be started in the place of another idle one, on the same crowded host: two
+/// queries of different shapes did that to each other for ever.
+#[test]
+fn a_host_where_nothing_starts_has_no_room_for_what_is_crowded() {
+    let mut world = World::new(SchedulerLimits { max_functions: 3, total_vcpus: 1, max_attempts: 1, ..limits() });
+    let mut first = query(1, 1, &[(&[], 1)]);
+    first.shape.vcpus = 2;
+    world.submit(first);
+    ready_all(&mut world);
+    finish_all(&mut world);
+
+    let other = world.join(3, 1);
+    world.submit(query(2, 2, &[(&[], 2)]));
+    let there = world.functions.keys().copied().find(|function| world.place(*function) == other);
+    world.lose(there.expect("one starts on each host"));
+    let starting: Vec<_> =
+        world.functions.iter().filter(|(_, (_, doing))| *doing == Doing::Starting).map(|(id, _)| *id).collect();
+    let [one, two] = starting[..] else { panic!("two start here now: {starting:?}") };
+    assert_eq!(runs(&world.ready(one)).len(), 1);
+    assert_eq!(runs(&world.ready(two)).len(), 1, "it shares the vCPU: no other is to be had");
 }
 
 /// A stage that could start waits for runtime filters, but not for ever.

@@ -2,5 +2,6 @@
 //! are the situations worth a name.
 
 mod cases;
+mod early;
 mod random;
 mod world;

@@ -92,13 +92,23 @@ fn may_be_replaced(stages: &mut [StageSpec], at: usize) {
 }
 
 fn queries() -> impl Strategy<Value = Vec<QuerySpec>> {
-    let query = (1..5usize, 1..3u32, prop::option::weighted(0.2, 1..5_000u64), stages());
+    let query = (1..5usize, 1..3u32, prop::option::weighted(0.2, 1..5_000u64), any::<bool>(), stages());
     prop::collection::vec(query, 1..8).prop_map(|queries| {
-        let query = |(id, (functions, vcpus, timeout_ms, stages))| {
+        let query = |(id, (functions, vcpus, timeout_ms, starts_early, stages))| {
             let shape = FunctionShape { vcpus, memory_bytes: 1 };
             let (first_attempt, task_bytes, split_bytes) = (0, 0, 0);
             let query = QueryId(id);
-            QuerySpec { query, functions, shape, timeout_ms, first_attempt, task_bytes, split_bytes, stages }
+            QuerySpec {
+                query,
+                functions,
+                shape,
+                timeout_ms,
+                first_attempt,
+                task_bytes,
+                split_bytes,
+                starts_early,
+                stages,
+            }
         };
         (1..).zip(queries).map(query).collect()
     })
@@ -218,7 +228,7 @@ pub fn settle(world: &mut World) {
     for step in 0.. {
         assert!(step < steps, "it does not end: {world:#?}");
         let function = starting(world).next();
-        let (running, ending) = (world.running().next(), world.ending().next());
+        let (running, ending) = (world.finishing().next(), world.ending().next());
         if let Some(function) = function {
             world.ready(function);
         } else if let Some(function) = ending {

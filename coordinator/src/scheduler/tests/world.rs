@@ -6,7 +6,9 @@ use onward_wire::exchange::InputAttempt;
 use onward_wire::message::{AttemptOutput, PartitionStats, SegmentRef};
 use onward_wire::{AttemptId, ErrorKind, FunctionId, HostId, QueryId, SegmentId, StageId, TaskId, WireError};
 
-use crate::scheduler::{Command, Event, FunctionShape, QuerySpec, QueryStats, Scheduler, SchedulerLimits, StageSpec};
+use crate::scheduler::{
+    Command, Event, FunctionShape, QuerySpec, QueryStats, Scheduler, SchedulerLimits, StageOutput, StageSpec,
+};
 
 pub fn limits() -> SchedulerLimits {
     SchedulerLimits {
@@ -42,6 +44,7 @@ pub fn query(id: u64, functions: usize, stages: &[(&[u32], u32)]) -> QuerySpec {
         first_attempt: 0,
         task_bytes: 0,
         split_bytes: 0,
+        starts_early: false,
         stages: stages.collect(),
     }
 }
@@ -110,6 +113,8 @@ pub struct World {
     /// What was committed may be made again.
     has_lost_hosts: bool,
     prepared: BTreeMap<AttemptId, AttemptOutput>,
+    /// What attempts were told of inputs of which more follow.
+    open: BTreeMap<AttemptId, BTreeMap<u32, Vec<InputAttempt>>>,
 }
 
 impl World {
@@ -129,6 +134,7 @@ impl World {
             given_up: Vec::new(),
             segments: BTreeMap::new(),
             prepared: BTreeMap::new(),
+            open: BTreeMap::new(),
         }
     }
 
@@ -249,6 +255,30 @@ impl World {
         })
     }
 
+    /// Those of them that know all of their inputs: the others end before that only if they want no more rows.
+    pub fn finishing(&self) -> impl Iterator<Item = (FunctionId, AttemptId)> + '_ {
+        self.running().filter(|(_, attempt)| self.open.get(attempt).is_none_or(BTreeMap::is_empty))
+    }
+
+    /// What an attempt is told of an input: it follows on what it was told, and in the end it is all.
+    fn check_told(&mut self, attempt: AttemptId, input: &StageOutput) {
+        let stage = StageId::new(attempt.query(), input.stage);
+        let mut known = self.open.entry(attempt).or_default().remove(&input.stage).unwrap_or_default();
+        known.extend(input.attempts.iter().map(|committed| committed.input(None)));
+        if !input.is_open {
+            return self.check_output(stage, &known);
+        }
+        let query = &self.queries[&attempt.query()];
+        let tasks = query.spec.stages[input.stage as usize].tasks.len() as u32;
+        let runs = |task: u32| self.running().any(|(_, attempt)| attempt.task == stage.task(task));
+        let is_known = |task: &u32| query.committed.contains_key(&stage.task(*task));
+        let first: Vec<_> = (0..tasks).take_while(|task| self.has_lost_hosts || is_known(task)).collect();
+        assert!(self.has_lost_hosts || first.len() == known.len(), "all that can be known of {stage} is told");
+        assert!((0..tasks).all(|task| is_known(&task) || runs(task)), "what is missing of {stage} runs");
+        self.check_read(query, &known);
+        self.open.entry(attempt).or_default().insert(input.stage, known);
+    }
+
     fn check(&mut self, command: &Command) {
         match command {
             Command::StartFunction { function, host, shape } => {
@@ -287,13 +317,20 @@ impl World {
                 let query = &self.queries[&attempt.query()];
                 let stage = &query.spec.stages[attempt.task.stage.stage as usize];
                 assert_eq!(inputs.iter().map(|input| input.stage).collect::<Vec<_>>(), stage.inputs);
-                for input in inputs.iter() {
-                    let attempts: Vec<_> = input.attempts.iter().map(|committed| committed.input(None)).collect();
-                    self.check_output(StageId::new(attempt.query(), input.stage), &attempts);
-                }
+                inputs.iter().for_each(|input| self.check_told(*attempt, input));
                 let doing = Doing::Running { attempt: *attempt, inline_bytes: *inline_bytes, cancelled_ms: None };
                 self.functions.get_mut(function).expect("known").1 = doing;
                 self.check_inline(attempt.query());
+            }
+            Command::MoreInputs { function, attempt, inputs, .. } => {
+                let (_, doing) = self.functions[function];
+                let is_running =
+                    |doing| matches!(doing, Doing::Running { attempt: a, cancelled_ms: None, .. } if a == *attempt);
+                assert!(is_running(doing), "{attempt} does not run");
+                inputs.iter().for_each(|input| {
+                    assert!(self.open[attempt].contains_key(&input.stage), "{attempt} knows all of {}", input.stage);
+                    self.check_told(*attempt, input);
+                });
             }
             Command::CancelAttempt { function, attempt } => {
                 let now_ms = self.now_ms;
@@ -393,6 +430,10 @@ impl World {
         let tasks = query.spec.stages[stage.stage as usize].tasks.len() as u32;
         let is_cut = query.spec.stages[stage.stage as usize].enough_rows.is_some() || query.spec.adapts();
         assert!(is_cut || attempts.len() as u32 == tasks, "every task of {stage} once");
+        self.check_read(query, attempts);
+    }
+
+    fn check_read(&self, query: &SimQuery, attempts: &[InputAttempt]) {
         for input in attempts {
             let (attempt, output) = &query.committed[&AttemptId::from(input.attempt).task];
             assert_eq!((AttemptId::from(input.attempt), &input.output.segments), (*attempt, &output.segments));
@@ -423,7 +464,9 @@ impl World {
         let is_last = stage as usize + 1 == query.spec.stages.len();
         // A failing query releases before it says so; all is complete when it is done.
         let is_over = !query.started || self.scheduler.stats(query.spec.query).is_none();
-        !is_over && (is_last || consumers.is_empty() || consumers.iter().any(|consumer| !is_complete(*consumer)))
+        // What started early may be complete before its inputs are: these are not made then.
+        let reads = |consumer: &u32| !is_complete(*consumer) && self.is_read(query, *consumer);
+        !is_over && (is_last || consumers.is_empty() || consumers.iter().any(reads))
     }
 
     fn check_inline(&self, id: QueryId) {

@@ -1,0 +1,97 @@
+//! What the shell knows of a query while it runs, and the scheduler need not.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use onward_planner::explain::StageRun;
+use onward_shuffle::flight::GrantKey;
+use onward_wire::message::{DefineStage, Progress, StoreRequests};
+use onward_wire::{AttemptId, FunctionId, HostId, StageId, WireError};
+use tokio::sync::{oneshot, watch};
+
+use super::filters::Filters;
+use super::inputs::Granting;
+use super::outcome::{CacheRead, Outcome};
+use super::{Reads, Replacement, Submission};
+use crate::api::QueryProgress;
+use crate::scheduler::{QuerySpec, QueryStats};
+
+/// A query that runs.
+pub(super) struct Query {
+    pub(super) stages: Vec<DefineStage>,
+    reads: Reads,
+    pub(super) alternatives: Vec<Option<Replacement>>,
+    /// Stages that run their other plan.
+    pub(super) replaced: BTreeMap<u32, Replacement>,
+    pub(super) filters: Filters,
+    /// Hosts, but the coordinator's own, that ran an attempt of it.
+    pub(super) hosts: BTreeSet<HostId>,
+    pub(super) metrics: Vec<StageRun>,
+    pub(super) requests: StoreRequests,
+    pub(super) cache: CacheRead,
+    /// How far attempts are, and where they run.
+    pub(super) running: HashMap<AttemptId, (FunctionId, Progress)>,
+    pub(super) reply: oneshot::Sender<Result<Outcome, WireError>>,
+    /// Whoever waits for its end: dropped with it.
+    pub(super) waiting: Vec<oneshot::Sender<()>>,
+    progress: watch::Sender<QueryProgress>,
+}
+
+impl Query {
+    /// A query that was submitted, and what of it is the scheduler's business.
+    pub(super) fn new(submission: Submission, reply: oneshot::Sender<Result<Outcome, WireError>>) -> (QuerySpec, Self) {
+        let Submission { spec, stages, filters, alternatives, reads, progress } = submission;
+        let query = Self {
+            filters: Filters::new(filters, &stages),
+            metrics: vec![StageRun::default(); stages.len()],
+            stages,
+            reads,
+            alternatives,
+            replaced: BTreeMap::new(),
+            hosts: BTreeSet::new(),
+            requests: StoreRequests::default(),
+            cache: CacheRead::default(),
+            running: HashMap::new(),
+            reply,
+            waiting: Vec::new(),
+            progress,
+        };
+        (spec, query)
+    }
+
+    /// What the inputs of one of its stages are told with.
+    pub(super) fn granting<'a>(&'a self, stage: StageId, key: &'a GrantKey, lifetime_ms: u64) -> Granting<'a> {
+        let replaced = self.replaced.get(&stage.stage);
+        Granting {
+            stages: &self.stages,
+            reads: replaced.map_or(&self.reads, |replaced| &replaced.reads),
+            broadcast: replaced.map(|replaced| replaced.broadcast),
+            key,
+            lifetime_ms,
+        }
+    }
+
+    /// Tells whoever watches how far it is.
+    pub(super) fn publish_progress(&self, stats: &QueryStats) {
+        let mut progress = QueryProgress {
+            tasks: stats.tasks,
+            tasks_done: stats.tasks_committed,
+            functions: stats.running,
+            rows: self.metrics.iter().map(|metrics| metrics.rows).sum(),
+            bytes: self.metrics.iter().map(|metrics| metrics.bytes).sum(),
+        };
+        for (_, running) in self.running.values() {
+            progress.rows += running.rows;
+            progress.bytes += running.bytes;
+        }
+        self.progress.send_replace(progress);
+    }
+}
+
+/// A query that is over, but for functions on other hosts that may still work for it.
+#[derive(Default)]
+pub(super) struct Ending {
+    /// Requests that are not answered yet.
+    pub(super) open: usize,
+    /// Dropped with it.
+    pub(super) waiting: Vec<oneshot::Sender<()>>,
+}
