@@ -231,6 +231,7 @@ impl Bench {
             tiny_query_bytes: 0,
             max_functions: FUNCTIONS,
             skewed_bytes: 0,
+            task_bytes: 0,
         };
         let mut exchanges = Vec::new();
         // Q15 alone has several statements; the last one is the query.

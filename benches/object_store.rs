@@ -415,21 +415,24 @@ async fn put(store: &AmazonS3, source: &Path, name: &str) -> Result<(), BoxError
 
 /// Kills the function processes of this process; gives how many there were.
 fn kill_functions() -> Result<usize, BoxError> {
-    let mut killed = 0;
-    let parent = format!("PPid:\t{}", std::process::id());
+    let mut processes = Vec::new();
     for entry in std::fs::read_dir("/proc")?.flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()).and_then(Pid::from_raw) else {
             continue;
         };
         // A process that has ended meanwhile has no files there.
         let read = |name: &str| std::fs::read(entry.path().join(name)).unwrap_or_default();
-        let is_child = String::from_utf8_lossy(&read("status")).lines().any(|line| line == parent);
-        let line = read("cmdline");
-        let is_function = line.split(|byte| *byte == 0).nth(1) == Some(b"function");
-        if is_child && is_function {
-            kill_process(pid, Signal::KILL)?;
-            killed += 1;
-        }
+        let status = String::from_utf8_lossy(&read("status")).into_owned();
+        let parent = status.lines().find_map(|line| line.strip_prefix("PPid:\t")?.parse::<i32>().ok());
+        let is_zygote = read("cmdline").split(|byte| *byte == 0).nth(1) == Some(b"zygote");
+        processes.push((pid, parent, is_zygote));
     }
-    Ok(killed)
+    let own = Some(std::process::id() as i32);
+    let is_ours = |zygote: &&(Pid, Option<i32>, bool)| zygote.2 && zygote.1 == own;
+    let zygotes: Vec<_> = processes.iter().filter(is_ours).map(|(pid, ..)| Some(pid.as_raw_nonzero().get())).collect();
+    let functions: Vec<_> = processes.iter().filter(|(_, parent, _)| zygotes.contains(parent)).collect();
+    for (pid, ..) in &functions {
+        kill_process(*pid, Signal::KILL)?;
+    }
+    Ok(functions.len())
 }

@@ -78,11 +78,14 @@ struct Options {
 
 fn main() -> Result<(), BoxError> {
     let arguments: Vec<String> = std::env::args().collect();
-    if let [_, command, flag, socket] = arguments.as_slice()
-        && (command.as_str(), flag.as_str()) == ("function", "--socket")
+    if let [_, command] = arguments.as_slice()
+        && command == "zygote"
     {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        return runtime.block_on(messenger(socket.into()));
+        let code = onward_executor::zygote::fork_on_request(|socket| {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(messenger(socket))
+        });
+        std::process::exit(i32::from(code != std::process::ExitCode::SUCCESS));
     }
     let options = Options::parse();
     println!("{}", conditions());
@@ -142,13 +145,12 @@ fn age(segment: MappedSegment) -> Result<u64, BoxError> {
 }
 
 /// A function process: answers each attempt with a message, and says how old the one was that it read.
-async fn messenger(path: PathBuf) -> Result<(), BoxError> {
-    let stream = tokio::net::UnixStream::connect(path).await?;
+async fn messenger(socket: std::os::unix::net::UnixStream) -> Result<(), BoxError> {
+    socket.set_nonblocking(true)?;
+    let stream = tokio::net::UnixStream::from_std(socket)?;
     let (sender, flusher, mut receiver) = socket::split::<ToHost, ToFunction>(stream, 1 << 20);
     tokio::spawn(flusher.run());
-    let token = std::env::var(onward_executor::TOKEN_VARIABLE)?;
-    let hello = Hello { engine_version: ENGINE_VERSION.to_owned(), token, pid: std::process::id() };
-    sender.try_send(hello, vec![])?;
+    sender.try_send(Hello { engine_version: ENGINE_VERSION.to_owned() }, vec![])?;
     loop {
         let run = match receiver.receive().await?.0.body {
             Some(to_function::Body::RunAttempt(run)) => run,

@@ -58,13 +58,12 @@ impl Cluster {
 
     /// Processes of its functions.
     fn functions(&self) -> Vec<i32> {
-        let spill = self.path("spill").display().to_string();
+        let spill = self.path("spill");
         let processes = std::fs::read_dir("/proc").expect("/proc").flatten();
         let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+        // A function works in its own directory.
         let is_ours = |pid: &i32| {
-            let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            let line = String::from_utf8_lossy(&line).replace('\0', " ");
-            line.contains(" function ") && line.contains(&spill)
+            std::fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|directory| directory.starts_with(&spill))
         };
         pids.filter(is_ours).collect()
     }

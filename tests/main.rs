@@ -6,6 +6,7 @@ mod cli;
 mod cluster;
 mod executor;
 mod flight;
+mod functions;
 mod oracle;
 mod random_queries;
 mod slt;

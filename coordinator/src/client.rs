@@ -38,6 +38,9 @@ use crate::write::{Write, commit_after};
 /// Attempts of a query that was planned again are numbered from here: no first plan has so many.
 const PLANNED_AGAIN: u32 = 1_000_000;
 
+/// What a task scans in a millisecond, where it decodes everything. Cautious: a third of what a core does.
+const SCAN_BYTES_PER_MS: u64 = 64 << 10;
+
 /// One client's session: settings, temporary state. Cheap to share.
 pub struct Session {
     coordinator: Arc<Coordinator>,
@@ -441,6 +444,7 @@ impl Session {
             tiny_query_bytes: config.tiny_query_bytes,
             max_functions: config.max_functions as usize,
             skewed_bytes: config.skewed_partition_bytes,
+            task_bytes: (config.function_lifetime_ms / 4).saturating_mul(SCAN_BYTES_PER_MS),
         }
     }
 }

@@ -19,6 +19,7 @@ use onward_wire::{Config, ErrorKind, FunctionId, QueryId, WireError};
 use parking_lot::Mutex;
 use tokio::sync::{OnceCell, watch};
 
+use crate::accounting::Prices;
 use crate::api::{CoordinatorOptions, QueryError, Result, SessionOptions};
 use crate::catalog::{Catalog, DataDirectory};
 use crate::client::Session;
@@ -72,7 +73,8 @@ impl Coordinator {
                 ))
             })?,
         };
-        let (config, history) = (Arc::new(options.config), Arc::<History>::default());
+        let config = Arc::new(options.config);
+        let history = Arc::new(History::new(Prices::read(&config.price_file)?));
         let cached = system::TierCell::default();
         let scratch = config.spill_root();
         host::remove_leftovers(&config);
@@ -170,10 +172,18 @@ impl Coordinator {
             ranges: self.resources.ranges().cloned(),
             key: GrantKey::random()?,
         };
-        let start = async || Engine::start(options, &self.hosts, self.capacity.clone());
+        let start = async || Engine::start(options, &self.hosts, self.capacity.clone(), Arc::clone(&self.history));
         let engine = self.engine.get_or_try_init(start).await?;
         let _ = self.cached.set(Arc::clone(engine.host().columns()));
         Ok(engine.clone())
+    }
+
+    /// Starts what functions are forked from, so that the first query that wants some need not wait for it.
+    ///
+    /// # Errors
+    /// As the first query would.
+    pub async fn warm_up(&self) -> Result<()> {
+        Ok(self.engine().await.map(drop)?)
     }
 
     /// What all hosts together can do now.

@@ -10,7 +10,7 @@ use onward_cache::scan::tags_of;
 use onward_planner::error::classify;
 use onward_planner::{KeySource, StageGraph};
 use onward_wire::filters::SketchSpec;
-use onward_wire::message::{CacheUse, DefineStage, KeyValue, OutputSpec, StoreSpec};
+use onward_wire::message::{CacheUse, DefineStage, KeyValue, OutputKind, OutputSpec, StoreSpec};
 use onward_wire::{Config, ErrorKind, QueryId, WireError};
 use tokio::sync::{oneshot, watch};
 
@@ -113,6 +113,7 @@ fn stage_spec(graph: &StageGraph, stage: &onward_planner::Stage, has_alternative
         tasks: stage.tasks.clone(),
         enough_rows: stage.enough_rows,
         is_indeterminate: stage.is_indeterminate,
+        is_broadcast: stage.output == OutputKind::Single,
         may_coalesce: !stage.reads_tables,
         splittable: stage.splittable,
         alternative: stage.alternative.as_ref().filter(|_| has_alternative).map(|alternative| AlternativeSpec {

@@ -7,6 +7,7 @@
 //! [`Execution`]'s stream, ends its query on all functions; a statement that was cancelled has no effect, and one that commits
 //! what it wrote cannot be cancelled; an error keeps the kind it had where it happened.
 
+pub mod accounting;
 mod analyze;
 mod api;
 pub mod catalog;

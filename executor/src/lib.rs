@@ -3,7 +3,8 @@
 //! ```text
 //!   coordinator                                  machine
 //!   ----------- commands --> Host ---- launches ----> function process ---- runs attempts with DataFusion
-//!   <----------- events ---   | owns                     | dials, never listens
+//!   <----------- events ---   | owns
+//!                             | asks a zygote, which forks   | has one socket, and listens on nothing
 //!                        SegmentStore <-- descriptors --> maps segments in place
 //! ```
 //!
@@ -11,6 +12,7 @@
 //! | --- | --- |
 //! | [`host`] | one per machine: the segment store, the functions and their files; embedded in the coordinator here |
 //! | [`function`] | `main` of a function process: decode, slice, bind, run, write, report |
+//! | [`zygote`] | the process that function processes are forked from |
 //! | [`write`](mod@write) | the plan node that writes files for COPY, INSERT and CREATE TABLE AS |
 //! | [`socket`] | frames with descriptors between the two |
 //!
@@ -24,13 +26,10 @@ pub mod function;
 pub mod host;
 pub mod socket;
 pub mod write;
+pub mod zygote;
 
 #[cfg(test)]
 mod tests;
 
 pub use host::{Host, HostError, HostEvent, HostOptions};
 pub use socket::SocketError;
-
-/// The environment variable that carries a function's one-time token. Arguments are readable by every user of the
-/// machine, the environment of a process is not.
-pub const TOKEN_VARIABLE: &str = "ONWARD_FUNCTION_TOKEN";

@@ -55,8 +55,8 @@ pub struct Stage {
     /// Position in [`StageGraph::stages`].
     pub id: u32,
     /// The fragment. Its leaves are table scans, values and [`crate::StageInputExec`]. When `output` is
-    /// [`OutputKind::Hash`] the root is the `RepartitionExec` whose expressions the partition writer uses; the writer
-    /// runs the root's child.
+    /// [`OutputKind::Hash`] or [`OutputKind::RoundRobin`] the root is the `RepartitionExec` whose partitioning the partition writer
+    /// uses; the writer runs the root's child.
     pub plan: Arc<dyn ExecutionPlan>,
     /// Stages it reads, ascending, without duplicates.
     pub inputs: Vec<u32>,
@@ -150,8 +150,8 @@ impl Stage {
     pub fn split_root(plan: &Arc<dyn ExecutionPlan>) -> (Arc<dyn ExecutionPlan>, Option<HashExprs>) {
         match plan.downcast_ref::<RepartitionExec>().map(|root| (root, root.partitioning())) {
             Some((root, Partitioning::Hash(exprs, _))) => (Arc::clone(root.input()), Some(exprs.clone())),
-            Some((root, _)) => (Arc::clone(root.input()), None),
-            None => (Arc::clone(plan), None),
+            Some((root, Partitioning::RoundRobinBatch(_))) => (Arc::clone(root.input()), None),
+            _ => (Arc::clone(plan), None),
         }
     }
 }

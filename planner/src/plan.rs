@@ -18,6 +18,8 @@ use crate::sizing::{is_skewed, scan_bytes, size};
 
 /// The most bytes of an encoded stage. Larger ones (literal tables, mostly) run in the coordinator, where their data is.
 const MAX_PLAN_BYTES: usize = 64 << 20;
+/// However short the life of functions is: what a stage costs grows with its tasks.
+const MOST_SCAN_TASKS: u64 = 1_024;
 
 /// What the planner is told besides the SQL.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +41,8 @@ pub struct PlanRequest {
     /// A partition of a scan of more bytes, which has far more than its share and cannot be split, is dealt out to all tasks;
     /// 0: never.
     pub skewed_bytes: u64,
+    /// The most bytes that a task shall scan, so that it ends long before its function has to; 0: no limit.
+    pub task_bytes: u64,
 }
 
 /// How a query runs.
@@ -78,6 +82,9 @@ pub async fn plan_query(state: &SessionState, logical: &LogicalPlan, request: &P
             return distributed(state, &optimized, sizing, request).await;
         }
         let plan = physical(state, &optimized).await?;
+        if scan_tasks(&plan, request)? > 1 {
+            return distributed(state, &optimized, sizing, request).await;
+        }
         return Ok(single(state, plan, sizing));
     }
     let plan = physical(state, &optimized).await?;
@@ -90,10 +97,19 @@ pub async fn plan_query(state: &SessionState, logical: &LogicalPlan, request: &P
         return Ok(Planned::Coordinator { plan, reason });
     }
     let sizing = size(request, input);
-    if sizing.functions > 1 || stage_tasks(state) > 1 {
+    if sizing.functions > 1 || stage_tasks(state) > 1 || scan_tasks(&plan, request)? > 1 {
         return distributed(state, &optimized, sizing, request).await;
     }
     Ok(single(state, plan, sizing))
+}
+
+/// Tasks that the scans of `plan` take at least.
+fn scan_tasks(plan: &Arc<dyn ExecutionPlan>, request: &PlanRequest) -> Result<usize> {
+    if request.task_bytes == 0 {
+        return Ok(1);
+    }
+    let tasks = scan_bytes(plan)?.map_or(1, |bytes| bytes.div_ceil(request.task_bytes)).min(MOST_SCAN_TASKS);
+    Ok(tasks as usize)
 }
 
 /// Statements that are about plans or the session rather than about data.
@@ -147,8 +163,14 @@ async fn distributed(
     sizing: Sizing,
     request: &PlanRequest,
 ) -> Result<Planned> {
-    let spread = spread_state(state, &sizing, request.functions.is_some());
+    let is_forced = request.functions.is_some();
+    let mut spread = spread_state(state, &sizing, is_forced, 1);
     let mut plan = physical(&spread, optimized).await?;
+    let scan_tasks = scan_tasks(&plan, request)?;
+    if scan_tasks > onward_options(spread.config_options()).tasks {
+        spread = spread_state(state, &sizing, is_forced, scan_tasks);
+        plan = physical(&spread, optimized).await?;
+    }
     let extensions = extensions(state);
     let tasks = onward_options(spread.config_options()).tasks;
     if plan.exists(|node| Ok(is_skewed(node, tasks, request.skewed_bytes)))? {
@@ -210,12 +232,12 @@ fn stage_tasks(state: &SessionState) -> usize {
     onward_options(state.config_options()).stage_tasks
 }
 
-/// The session as it plans for several functions.
-fn spread_state(state: &SessionState, sizing: &Sizing, is_forced: bool) -> SessionState {
+/// The session as it plans for several functions, and stages of at least `least_tasks` tasks.
+fn spread_state(state: &SessionState, sizing: &Sizing, is_forced: bool, least_tasks: usize) -> SessionState {
     let mut state = state.clone();
     let session_partitions = state.config().target_partitions();
     let default_partitions = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
-    let tasks = sizing.functions.max(stage_tasks(&state));
+    let tasks = sizing.functions.max(stage_tasks(&state)).max(least_tasks);
     let options = state.config_mut().options_mut();
     let spread = (sizing.functions * sizing.threads).max(tasks);
     // A session that asked for more partitions than the machine has cores gets them.

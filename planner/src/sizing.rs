@@ -185,6 +185,7 @@ mod tests {
             tiny_query_bytes: 0,
             max_functions: 8,
             skewed_bytes: 0,
+            task_bytes: 0,
         }
     }
 

@@ -63,5 +63,5 @@ pub use format::{ALIGNMENT, Entry, align};
 pub use mapped::{IMAGE_ID, MappedSegment, ReleaseHook};
 pub use message::{MessageHead, MessageShape};
 pub use scratch::ScratchDir;
-pub use store::{SegmentStore, StoreOptions, StoreUsage, WritableFile, free_bytes};
+pub use store::{FETCHER, SegmentStore, StoreOptions, StoreUsage, WritableFile, free_bytes};
 pub use writer::{FileRegion, Finished, ImageWriter, Region, SegmentWriter, Writer, segment_bytes};

@@ -8,7 +8,6 @@ mod sql;
 mod tls;
 mod tpch;
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -51,13 +50,9 @@ enum Command {
     Tpch(tpch::TpchCommand),
     /// Print all settings, as a file that --config takes
     Config,
-    /// Runs as a function process: started by a host, never by a user.
+    /// Runs as the process that functions are forked from: started by a host, never by a user.
     #[command(hide = true)]
-    Function {
-        /// The host's Unix socket.
-        #[arg(long)]
-        socket: PathBuf,
-    },
+    Zygote,
 }
 
 /// Why a command ended badly: what `main` prints and returns.
@@ -85,7 +80,7 @@ pub fn main() -> ExitCode {
     let Cli { global, command } = Cli::parse();
     onward_wire::panics::log_caught(|thread| thread.starts_with("onward"));
     let done = match command {
-        Command::Function { socket } => return onward_executor::function::run_from_env(socket),
+        Command::Zygote => return onward_executor::zygote::run(),
         Command::Sql(args) => sql::run(&global, args),
         Command::Serve(args) => serve::run(&global, args),
         Command::Host(args) => host::run(&global, args),

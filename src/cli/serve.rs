@@ -75,6 +75,7 @@ async fn serve(config: onward_wire::Config, args: ServeArgs) -> Result<(), Failu
 
     let options = CoordinatorOptions { config: config.clone(), data_dir: args.data_dir, function_program: None };
     let coordinator = Coordinator::start(options).await?;
+    coordinator.warm_up().await?;
     if let Some(listen) = args.cluster_listen {
         let options = ClusterOptions { listen, advertise: args.cluster_advertise, insecure: args.insecure };
         let address = coordinator.serve_cluster(options).await?;

@@ -172,6 +172,7 @@ async fn run_on(
 async fn through_server(config: Config, dataset: &Dataset, options: &RunOptions) -> Result<Report, Failure> {
     let coordinator =
         Coordinator::start(CoordinatorOptions { config: config.clone(), ..CoordinatorOptions::default() }).await?;
+    coordinator.warm_up().await?;
     let report = serve_and_run(&coordinator, config, dataset, options).await;
     coordinator.shutdown(Duration::ZERO).await;
     report

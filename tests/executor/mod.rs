@@ -1,5 +1,5 @@
-//! The host with functions of the real binary (`onward function`). What they do in every situation is tested in the
-//! executor crate, whose test executable is its own function program; here is what only the binary can show.
+//! The host with functions of the real binary (`onward zygote`). What they do in every situation is tested in the
+//! executor crate, whose test executable is its own zygote; here is what only the binary can show.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use onward_wire::message::{DefineStage, OutputKind, OutputSpec, RunAttempt};
 use onward_wire::{Config, FunctionId, QueryId, StageId};
 use tokio::sync::mpsc;
 
-/// The binary's hidden `function` command is what the host launches: it runs attempts, and a kill in mid-attempt is one
+/// The binary's hidden `zygote` command is what the host launches: its children run attempts, and a kill in mid-attempt is one
 /// lost function that leaves nothing.
 #[tokio::test]
 async fn the_binary_is_a_function_and_a_killed_one_leaves_nothing() {

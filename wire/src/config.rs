@@ -54,7 +54,7 @@ settings! {
     memory_bytes: u64 = 0;
     /// Shared memory for segments (exchange and results) before the disk tier is used; 0 takes 1/4 of `memory_bytes`.
     segment_memory_bytes: u64 = 0;
-    /// Of that, what one function may fill with what it wrote or had fetched; the rest of it goes to disk. 0 takes 3/4.
+    /// Of that, what one function may fill with what it writes; the rest of its output goes to disk. 0 takes 3/4.
     function_segment_bytes: u64 = 0;
     /// Local disk for segments past the shared-memory budget, at most nine tenths of what is free at start; a query that
     /// needs more fails with ResourceExhausted.
@@ -75,7 +75,7 @@ settings! {
     function_spill_bytes: u64 = 100 * GIB;
     /// Where segments live: `auto` is /dev/shm when it is large enough, else `spill_dir`.
     segment_dir: String = "auto".to_owned();
-    /// Directory for the disk tier, spills and sockets; empty takes the system's temporary directory.
+    /// Directory for the disk tier and spills; empty takes the system's temporary directory.
     spill_dir: String = String::new();
     /// vCPUs shared by all functions of this machine; 0 takes the number of cores.
     vcpus: u32 = 0;
@@ -85,6 +85,9 @@ settings! {
     max_functions: u32 = 64;
     /// A function that had nothing to do for this long leaves.
     function_idle_timeout_ms: u64 = 10_000;
+    /// A function leaves when it is this old: it takes no task in the last quarter, and what it still runs at the end runs again. Scans
+    /// are cut so that a task takes less than that quarter. 0: no limit.
+    function_lifetime_ms: u64 = 900_000;
     /// A function that has not said hello after this long is killed and counted as lost.
     function_start_timeout_ms: u64 = 10_000;
     /// A function that works and says nothing for this long is killed, and what it ran runs again: it is stopped or stuck.
@@ -97,6 +100,9 @@ settings! {
     max_running_queries: u32 = 16;
     /// Queries that wait; more are refused with ResourceExhausted.
     max_queued_queries: u32 = 256;
+    /// JSON file with prices (gb_second, vcpu_second, million_requests, thousand_reads, thousand_writes, in US dollars) for the cost of
+    /// queries; empty takes those of AWS.
+    price_file: String = String::new();
     /// A query is cancelled after this long; 0 is never. `SET onward.statement_timeout_ms` overrides it per session.
     statement_timeout_ms: u64 = 0;
     /// Input up to this many bytes runs in the coordinator, without dispatch, unless functions are forced.
@@ -210,7 +216,7 @@ impl Config {
         (self.vcpu_count() / functions.max(1)).max(1)
     }
 
-    /// The directory for the disk tier, spills and sockets.
+    /// The directory for the disk tier and spills.
     pub fn spill_root(&self) -> std::path::PathBuf {
         match self.spill_dir.as_str() {
             "" => std::env::temp_dir(),

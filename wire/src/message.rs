@@ -128,12 +128,6 @@ pub struct Hello {
     /// Must equal the host's [`crate::ENGINE_VERSION`].
     #[prost(string, tag = "1")]
     pub engine_version: String,
-    /// The one-time token the host launched it with.
-    #[prost(string, tag = "2")]
-    pub token: String,
-    /// Its process id (checked against the socket's credentials).
-    #[prost(uint32, tag = "3")]
-    pub pid: u32,
 }
 
 /// The host's answer: what the function may use.

@@ -22,6 +22,7 @@ use super::inputs::told;
 use super::outcome::Outcome;
 use super::running::{Ending, Query};
 use crate::scheduler::{Command, Event, Scheduler, SchedulerLimits};
+use crate::system::History;
 
 pub(super) struct Driver {
     scheduler: Scheduler,
@@ -41,6 +42,9 @@ pub(super) struct Driver {
     last_end_request: u64,
     /// Stages each function knows. A stage is sent once per function.
     defined: HashMap<FunctionId, HashSet<StageId>>,
+    /// Functions that have run nothing.
+    unused: HashSet<FunctionId>,
+    history: Arc<History>,
 }
 
 impl Driver {
@@ -49,6 +53,7 @@ impl Driver {
         config: &Config,
         uploads: Arc<OpenUploads>,
         capacity: watch::Sender<Capacity>,
+        history: Arc<History>,
     ) -> Self {
         Self {
             scheduler: Scheduler::new(SchedulerLimits::from(config)),
@@ -64,6 +69,8 @@ impl Driver {
             end_requests: HashMap::new(),
             last_end_request: 0,
             defined: HashMap::new(),
+            unused: HashSet::new(),
+            history,
         }
     }
 
@@ -150,7 +157,9 @@ impl Driver {
 
     fn forget_function(&mut self, function: FunctionId) {
         self.defined.remove(&function);
+        self.unused.remove(&function);
         for query in self.queries.values_mut() {
+            query.account.lose(function);
             query.running.retain(|_, (place, _)| *place != function);
         }
     }
@@ -198,6 +207,7 @@ impl Driver {
         match event {
             HostEvent::FunctionReady { function, pid } => {
                 tracing::debug!(%function, pid, "function is ready");
+                self.unused.insert(function);
                 self.handle(Event::FunctionReady { function });
             }
             HostEvent::FunctionLost { function, reason } => {
@@ -218,6 +228,7 @@ impl Driver {
                 tracing::debug!(%attempt, %function, %error, "attempt failed");
                 if let Some(query) = self.queries.get_mut(&attempt.query()) {
                     query.running.remove(&attempt);
+                    query.account.end(attempt);
                     query.filters.end(attempt, Vec::new());
                 }
                 self.handle(Event::AttemptFailed { function, attempt, error, has_ended });
@@ -230,6 +241,7 @@ impl Driver {
         let attempt = AttemptId::from(done.attempt);
         if let Some(query) = self.queries.get_mut(&attempt.query()) {
             query.running.remove(&attempt);
+            query.account.end(attempt);
             query.filters.end(attempt, std::mem::take(&mut done.sketches));
             if let Some(metrics) = query.metrics.get_mut(attempt.task.stage.stage as usize) {
                 metrics.add(&done);
@@ -256,6 +268,8 @@ impl Driver {
             Command::StartFunction { function, host, shape } => self.fleet.start_function(function, host, shape),
             Command::StopFunction { function } => {
                 self.defined.remove(&function);
+                self.unused.remove(&function);
+                self.queries.values_mut().for_each(|query| query.account.lose(function));
                 self.fleet.stop_function(function);
             }
             Command::RunAttempt { function, attempt, partitions, inputs, share, inline_bytes } => {
@@ -282,6 +296,7 @@ impl Driver {
                 {
                     run.early += 1;
                 }
+                query.account.begin(attempt, function, self.unused.remove(&function));
                 let filters = query.filters.begin(attempt, function);
                 let run = RunAttempt { attempt: attempt.into(), partitions, inputs, inline_bytes, filters };
                 self.fleet.run_attempt(function, run);
@@ -294,7 +309,8 @@ impl Driver {
                 match told(&granting, stage, here, &partitions, &inputs, None) {
                     Ok(inputs) => self.fleet.more_inputs(function, MoreInputs { attempt: attempt.into(), inputs }),
                     Err(error) => {
-                        tracing::warn!(%attempt, %error, "an attempt that waits for more input cannot be told");
+                        let error = classify(&error);
+                        self.caused.push_back(Event::AttemptFailed { function, attempt, error, has_ended: false });
                         self.fleet.cancel_attempt(function, attempt);
                     }
                 }
@@ -354,6 +370,11 @@ impl Driver {
             stages.retain(|stage| stage.query != query);
         }
         let mut forgotten = self.queries.remove(&query)?;
+        let (usage, is_remote) = (forgotten.account.close(), forgotten.is_remote());
+        self.history.update(query, |record| {
+            record.usage.add(&usage);
+            record.is_remote |= is_remote;
+        });
         self.fleet.forget_query(query, &forgotten.hosts, kept);
         for host in std::mem::take(&mut forgotten.hosts) {
             self.last_end_request += 1;
@@ -418,7 +439,7 @@ mod tests {
         };
         let fleet = Fleet::new(Host::start(options, events).unwrap(), Arc::clone(&config), key, Arc::default());
         let capacity = watch::Sender::new(Capacity::of(&config));
-        (Driver::new(fleet, &config, uploads, capacity), root)
+        (Driver::new(fleet, &config, uploads, capacity, Arc::default()), root)
     }
 
     /// A query of one task: who hears of its end, and how far it is.

@@ -37,7 +37,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use self::fleet::Fleet;
 use crate::api::QueryProgress;
 use crate::scheduler::QuerySpec;
-use crate::system::HostTable;
+use crate::system::{History, HostTable};
 
 pub use fleet::Capacity;
 pub use guard::{guard, timed_out};
@@ -111,6 +111,7 @@ impl Engine {
         options: HostOptions,
         hosts: &Arc<HostTable>,
         capacity: watch::Sender<Capacity>,
+        history: Arc<History>,
     ) -> Result<Self, WireError> {
         // Both queues are bounded by what feeds them: queries (max_running_queries, max_queued_queries) and the answers
         // of functions (max_functions, one attempt each, progress coalesced by the host).
@@ -120,7 +121,7 @@ impl Engine {
         let (config, key, uploads) = (Arc::clone(&options.config), options.key.clone(), Arc::clone(&options.uploads));
         let host = Host::start(options, host_events).map_err(|error| WireError::new(ErrorKind::Unavailable, error))?;
         let fleet = Fleet::new(Arc::clone(&host), Arc::clone(&config), key.clone(), Arc::clone(hosts));
-        let driver = driver::Driver::new(fleet, &config, uploads, capacity);
+        let driver = driver::Driver::new(fleet, &config, uploads, capacity, history);
         tokio::spawn(driver.run(inbox, events, said));
         Ok(Self { requests, member_events, host, config, key })
     }

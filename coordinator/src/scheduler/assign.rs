@@ -106,12 +106,12 @@ impl Scheduler {
         if query.running >= query.functions {
             return None;
         }
-        let used = &query.stages;
-        let mut free = self.pool.idle(query.shape).filter(|function| self.pool.has_vcpus_for(*function)).peekable();
-        free.peek()?;
-        let (stage, task) = query.early_start()?;
-        let fresh = free.filter(|function| !used[stage as usize].used.contains(function));
-        Some((stage, task, self.pool.best(fresh, self.preferred_host(query, stage, task))?))
+        let free = || self.pool.idle(query.shape).filter(|function| self.pool.has_vcpus_for(*function));
+        free().next()?;
+        query.early_starts().find_map(|(stage, task)| {
+            let fresh = free().filter(|function| !query.stages[stage as usize].used.contains(function));
+            Some((stage, task, self.pool.best(fresh, self.preferred_host(query, stage, task))?))
+        })
     }
 
     /// Places one task of the query; false when nothing is left for it in this pass.

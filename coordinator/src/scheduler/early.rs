@@ -28,15 +28,12 @@ pub(super) struct Told {
 }
 
 impl Query {
-    /// The first stage that may start on a part of its input, and its task that would.
-    pub(super) fn early_start(&self) -> Option<(u32, u32)> {
-        if !self.starts_early {
-            return None;
-        }
-        let stages = (0..).zip(&self.stages).filter(|(_, stage)| !stage.pending.is_empty());
-        let mut startable = stages.filter(|(id, _)| self.may_start_early(*id));
+    /// Stages that may start on a part of their input, and of each the task that would.
+    pub(super) fn early_starts(&self) -> impl Iterator<Item = (u32, u32)> + '_ {
+        let stages = (0..).zip(&self.stages).filter(|(_, stage)| self.starts_early && !stage.pending.is_empty());
+        let startable = stages.filter(|(id, _)| self.may_start_early(*id));
         // A task does it once: its tries are counted.
-        startable.find_map(|(id, stage)| {
+        startable.filter_map(|(id, stage)| {
             let task = stage.pending.iter().find(|task| stage.tasks[**task as usize].is_new())?;
             Some((id, *task))
         })
@@ -48,13 +45,17 @@ impl Query {
         let mut missing = stage.inputs.iter().filter(|input| !is_complete(input)).peekable();
         let is_decided = stage.alternative.is_none() && stage.waits_for.iter().all(|id| is_complete(&id));
         let has_filters = stage.filter_sources.iter().all(|id| is_complete(&id));
+        // A task that reads a part of an input picks it from all of its segments.
         missing.peek().is_some()
+            && !stage.is_split
             && is_decided
             && has_filters
             && self.keeps_its_tasks(id)
             && missing.all(|input| {
                 let input = &self.stages[*input as usize];
-                input.pending.is_empty() && input.known() > 0
+                // What all tasks read whole is fetched once, if all are told the same of it.
+                let is_told_alike = !input.is_broadcast || stage.tasks.len() == 1;
+                input.pending.is_empty() && input.known() > 0 && is_told_alike
             })
     }
 

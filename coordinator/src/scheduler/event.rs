@@ -52,6 +52,8 @@ pub struct StageSpec {
     pub enough_rows: Option<u64>,
     /// Two runs of a task may give different rows. Decides what re-runs when output is lost with a host.
     pub is_indeterminate: bool,
+    /// Every task of its consumers reads it whole.
+    pub is_broadcast: bool,
     /// It runs as fewer tasks when there is little to read.
     pub may_coalesce: bool,
     /// An input of which several tasks may each read a part of a partition, and that partition of the other inputs whole.
@@ -181,8 +183,8 @@ pub enum Command {
         /// Its size.
         shape: FunctionShape,
     },
-    /// End a function that runs nothing, or that did not answer a cancel: kill it when it does not leave. Nothing more
-    /// is expected from it.
+    /// End a function that runs nothing, or that did not answer a cancel, or whose lifetime is over: kill it when it does not leave.
+    /// Nothing more is expected from it.
     StopFunction {
         /// Which.
         function: FunctionId,

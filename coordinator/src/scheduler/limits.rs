@@ -20,6 +20,8 @@ pub struct SchedulerLimits {
     pub max_queued_queries: usize,
     /// A function that had nothing to do for this long is stopped.
     pub function_idle_timeout_ms: u64,
+    /// A function that is this old is stopped, whatever it runs; it takes no task in the last quarter. 0: never.
+    pub function_lifetime_ms: u64,
     /// A function where an attempt that failed or was cancelled still runs on after this long is stopped.
     pub cancel_grace_ms: u64,
     /// The longest that a stage which could start waits for runtime filters.
@@ -42,6 +44,7 @@ impl From<&Config> for SchedulerLimits {
             max_running_queries: config.max_running_queries as usize,
             max_queued_queries: config.max_queued_queries as usize,
             function_idle_timeout_ms: config.function_idle_timeout_ms,
+            function_lifetime_ms: config.function_lifetime_ms,
             cancel_grace_ms: config.cancel_grace_ms,
             runtime_filter_wait_ms: config.runtime_filter_wait_ms,
             inline_attempt_bytes: config.inline_attempt_bytes,

@@ -127,6 +127,7 @@ impl Scheduler {
             Event::Tick => {}
         }
         self.time_out_queries();
+        self.end_lifetimes();
         self.stop_functions(false);
         self.fail_without_functions();
         self.close_early();
@@ -143,7 +144,9 @@ impl Scheduler {
         let functions = self.pool.activities().filter_map(|(_, _, activity)| self.stop_at(activity));
         let wait_ms = self.limits.runtime_filter_wait_ms;
         let starts = self.running.values().filter_map(|query| query.next_start(self.now_ms, wait_ms));
-        running.chain(waiting).chain(functions).chain(starts).min()
+        let lifetime_ms = Some(self.limits.function_lifetime_ms).filter(|lifetime_ms| *lifetime_ms > 0);
+        let ages = lifetime_ms.and_then(|lifetime_ms| self.pool.next_age(lifetime_ms));
+        running.chain(waiting).chain(functions).chain(starts).chain(ages).min()
     }
 
     /// What a running query has used so far; `None` when it waits, ended, or is unknown.
@@ -251,14 +254,15 @@ impl Scheduler {
                 host.into_iter().for_each(|host| self.pool.start_failed(host));
                 self.start_failure = reason;
             }
-            Some(Activity::Running { attempt, .. }) => self.give_up(function, attempt, &reason),
+            Some(Activity::Running { attempt, .. }) => self.give_up(function, attempt, &reason, true),
             Some(Activity::Idle { .. }) | None => {}
         }
     }
 
     /// What the function ran is lost with it.
-    fn give_up(&mut self, function: FunctionId, attempt: AttemptId, reason: &str) {
+    fn give_up(&mut self, function: FunctionId, attempt: AttemptId, reason: &str, counts_as_failure: bool) {
         let error = WireError::new(ErrorKind::Unavailable, format!("function {function} was lost: {reason}"));
+        let error = WireError { counts_as_failure, ..error };
         if let Some(query) = self.running.get_mut(&attempt.query())
             && let Err(error) = query.give_up(attempt, error, self.limits.max_attempts)
         {
@@ -283,7 +287,7 @@ impl Scheduler {
         }
         for (function, activity) in functions {
             if let Activity::Running { attempt, .. } = activity {
-                self.give_up(function, attempt, &format!("its host {host} is gone: {reason}"));
+                self.give_up(function, attempt, &format!("its host {host} is gone: {reason}"), true);
             }
         }
     }
@@ -373,6 +377,20 @@ impl Scheduler {
             Activity::Idle { since_ms } => Some(since_ms.saturating_add(self.limits.function_idle_timeout_ms)),
             Activity::Running { ending_ms, .. } => Some(ending_ms?.saturating_add(self.limits.cancel_grace_ms)),
             Activity::Starting => None,
+        }
+    }
+
+    /// Functions that are too old leave, and what they run runs again elsewhere.
+    fn end_lifetimes(&mut self) {
+        if self.limits.function_lifetime_ms == 0 {
+            return;
+        }
+        for (function, activity) in self.pool.age(self.now_ms, self.limits.function_lifetime_ms) {
+            self.pool.remove(function);
+            self.commands.push(Command::StopFunction { function });
+            if let Activity::Running { attempt, .. } = activity {
+                self.give_up(function, attempt, "its lifetime was over (function_lifetime_ms)", false);
+            }
         }
     }
 

@@ -22,6 +22,10 @@ struct Function {
     host: HostId,
     shape: FunctionShape,
     activity: Activity,
+    /// When it said hello.
+    ready_ms: u64,
+    /// It takes no task any more.
+    is_old: bool,
 }
 
 /// A host that functions run on.
@@ -130,10 +134,40 @@ impl Pool {
         self.functions.values().any(|function| function.shape == shape)
     }
 
+    /// Those that may take a task.
     pub(super) fn idle(&self, shape: FunctionShape) -> impl Iterator<Item = FunctionId> + '_ {
-        self.activities()
-            .filter(move |(_, s, activity)| *s == shape && matches!(activity, Activity::Idle { .. }))
-            .map(|(id, ..)| id)
+        let is_free = move |function: &Function| {
+            function.shape == shape && !function.is_old && matches!(function.activity, Activity::Idle { .. })
+        };
+        self.functions.iter().filter(move |(_, function)| is_free(function)).map(|(id, _)| *id)
+    }
+
+    /// Notes which functions take no more tasks because of their age. Those that are to go now: they do nothing, or are past
+    /// `lifetime_ms`.
+    pub(super) fn age(&mut self, now_ms: u64, lifetime_ms: u64) -> Vec<(FunctionId, Activity)> {
+        let mut over = Vec::new();
+        for (id, function) in &mut self.functions {
+            if function.activity == Activity::Starting {
+                continue;
+            }
+            let age_ms = now_ms - function.ready_ms;
+            function.is_old |= age_ms >= lifetime_ms - lifetime_ms / 4;
+            let is_idle = matches!(function.activity, Activity::Idle { .. });
+            if function.is_old && is_idle || age_ms >= lifetime_ms {
+                over.push((*id, function.activity));
+            }
+        }
+        over
+    }
+
+    /// When [`Pool::age`] has something to say next.
+    pub(super) fn next_age(&self, lifetime_ms: u64) -> Option<u64> {
+        let known = self.functions.values().filter(|function| function.activity != Activity::Starting);
+        let next = known.map(|function| match function.is_old {
+            true => function.ready_ms.saturating_add(lifetime_ms),
+            false => function.ready_ms.saturating_add(lifetime_ms - lifetime_ms / 4),
+        });
+        next.min()
     }
 
     /// The best of some functions: on the host that is preferred, else on the one that does the least, else the oldest.
@@ -207,7 +241,7 @@ impl Pool {
         }
         self.last_id += 1;
         let id = FunctionId(self.last_id);
-        self.functions.insert(id, Function { host, shape, activity: Activity::Starting });
+        self.functions.insert(id, Function { host, shape, activity: Activity::Starting, ready_ms: 0, is_old: false });
         if let Some(host) = self.hosts.get_mut(&host) {
             host.functions += 1;
         }
@@ -239,6 +273,7 @@ impl Pool {
         match self.functions.get_mut(&function) {
             Some(function) if function.activity == Activity::Starting => {
                 function.activity = Activity::Idle { since_ms: now_ms };
+                function.ready_ms = now_ms;
                 if let Some(host) = self.hosts.get_mut(&function.host) {
                     host.failed_starts = 0;
                 }
@@ -290,7 +325,7 @@ impl Pool {
 
     /// The function is gone; what it did, `None` when it was unknown.
     pub(super) fn remove(&mut self, function: FunctionId) -> Option<Activity> {
-        let Function { host, shape, activity } = self.functions.remove(&function)?;
+        let Function { host, shape, activity, .. } = self.functions.remove(&function)?;
         if matches!(activity, Activity::Running { .. }) {
             self.runs_no_more(host, shape);
         }

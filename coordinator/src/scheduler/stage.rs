@@ -17,6 +17,8 @@ pub(super) struct Stage {
     pub(super) enough_rows: Option<u64>,
     /// Two runs of a task may give different rows.
     pub(super) is_indeterminate: bool,
+    /// Every task of its consumers reads it whole.
+    pub(super) is_broadcast: bool,
     pub(super) may_coalesce: bool,
     pub(super) splittable: Option<u32>,
     /// Until it is decided.
@@ -41,7 +43,7 @@ pub(super) struct Stage {
     pub(super) inline_bytes: u64,
     /// Of each input, the first tasks that its attempts know of, while those are not all of some input.
     pub(super) told: Option<Vec<usize>>,
-    /// What its tasks read; fixed when the first of them starts with all there is to read.
+    /// What its tasks that begin now read: all, fixed when the first of them began; or what is known, while `told` is set.
     pub(super) bound_inputs: Option<Arc<Vec<StageOutput>>>,
 }
 
@@ -53,6 +55,7 @@ impl Stage {
             inputs: spec.inputs,
             enough_rows: spec.enough_rows,
             is_indeterminate: spec.is_indeterminate,
+            is_broadcast: spec.is_broadcast,
             may_coalesce: spec.may_coalesce,
             splittable: spec.splittable,
             alternative: spec.alternative,

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
-use datafusion::arrow::array::{ListBuilder, RecordBatch, StringArray, UInt64Array, UInt64Builder};
+use datafusion::arrow::array::{Float64Array, ListBuilder, RecordBatch, StringArray, UInt64Array, UInt64Builder};
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::common::Result;
 use onward_wire::QueryId;
@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 
 use super::HISTORY_LIMIT;
 use super::snapshot::Snapshot;
+use crate::accounting::{Prices, Usage};
 
 /// Where a query is.
 #[derive(Clone, Debug, PartialEq)]
@@ -58,6 +59,10 @@ pub struct QueryRecord {
     pub rows: u64,
     /// Bytes that operators spilled to local disk.
     pub spilled_bytes: u64,
+    /// What it used of functions.
+    pub usage: Usage,
+    /// It reads or writes a remote store.
+    pub is_remote: bool,
 }
 
 impl QueryRecord {
@@ -79,6 +84,8 @@ impl QueryRecord {
             cache_miss_bytes: 0,
             rows: 0,
             spilled_bytes: 0,
+            usage: Usage::default(),
+            is_remote: false,
         }
     }
 }
@@ -87,9 +94,15 @@ impl QueryRecord {
 #[derive(Debug, Default)]
 pub struct History {
     records: Mutex<VecDeque<QueryRecord>>,
+    prices: Prices,
 }
 
 impl History {
+    /// A history that tells what queries cost.
+    pub fn new(prices: Prices) -> Self {
+        Self { prices, ..Self::default() }
+    }
+
     /// Remembers a new query; past the limit the oldest finished one is forgotten.
     pub fn begin(&self, record: QueryRecord) {
         let mut records = self.records.lock();
@@ -140,6 +153,10 @@ impl History {
                 _ => None,
             })
             .collect();
+        let amounts = |value: &dyn Fn(&QueryRecord) -> f64| -> Arc<Float64Array> {
+            Arc::new(records.iter().map(value).collect::<Vec<_>>().into())
+        };
+        let remote = |record: &QueryRecord| if record.is_remote { record.requests } else { StoreRequests::default() };
         let mut per_stage = ListBuilder::new(UInt64Builder::new());
         for record in &records {
             per_stage.values().append_slice(&record.functions_per_stage);
@@ -175,6 +192,11 @@ impl History {
                 numbers(&|record| record.cache_hit_bytes),
                 numbers(&|record| record.cache_miss_bytes),
                 numbers(&|record| record.rows),
+                numbers(&|record| record.usage.cold_starts),
+                numbers(&|record| record.usage.warm_starts),
+                amounts(&|record| record.usage.vcpu_seconds()),
+                amounts(&|record| record.usage.gb_seconds()),
+                amounts(&|record| record.usage.cost_usd(&remote(record), &self.prices)),
                 Arc::new(errors),
             ],
         )?)
@@ -191,6 +213,7 @@ impl QueriesTable {
     /// A table that shows `history` as it is when a query is planned.
     pub fn new(history: Arc<History>) -> Self {
         let number = |name: &str| Field::new(name, DataType::UInt64, false);
+        let amount = |name: &str| Field::new(name, DataType::Float64, false);
         let text = |name: &str| Field::new(name, DataType::Utf8, false);
         let per_stage = DataType::List(Arc::new(Field::new_list_field(DataType::UInt64, true)));
         let schema = Arc::new(Schema::new(vec![
@@ -214,6 +237,11 @@ impl QueriesTable {
             number("cache_hit_bytes"),
             number("cache_miss_bytes"),
             number("rows"),
+            number("cold_starts"),
+            number("warm_starts"),
+            amount("vcpu_seconds"),
+            amount("gb_seconds"),
+            amount("cost_usd"),
             Field::new("error", DataType::Utf8, true),
         ]));
         Self { history, schema }

@@ -31,7 +31,7 @@ const FOOTER_BYTES: usize = 32 << 20;
 const STATISTICS_BYTES: usize = 0;
 
 /// The functions SQL may call.
-pub(super) struct Registry {
+pub struct Registry {
     scalar: HashMap<String, Arc<ScalarUDF>>,
     higher_order: HashMap<String, Arc<HigherOrderUDF>>,
     aggregate: HashMap<String, Arc<AggregateUDF>>,
@@ -42,7 +42,7 @@ pub(super) struct Registry {
 
 impl Registry {
     /// DataFusion's default functions and the planner's own, as in every session.
-    pub(super) fn build() -> Self {
+    pub fn build() -> Self {
         let state = SessionStateBuilder::new().with_default_features().build();
         let mut aggregate = state.aggregate_functions().clone();
         let single_value = single_value();

@@ -5,8 +5,8 @@
 //!   worker threads (vcpus): decode -> slice -> bind -> run -> write -> AttemptDone straight to the socket
 //! ```
 //!
-//! It only dials out: one connection to its host, whose end is its own end. What every attempt needs (functions of SQL,
-//! memory pool, spill directory, object stores, footers) is built once, while the host answers the handshake.
+//! It listens on nothing: the connection to its host, whose end is its own end, came with it. What every attempt needs (functions
+//! of SQL, memory pool, spill directory, object stores, footers) is built once, the functions of SQL before it was forked.
 //!
 //! Guarantees: every attempt gets exactly one answer; one that was cancelled is answered at once and dropped when it next
 //! yields; `AttemptEnded` is said once, when the last thread that works for the attempt has left it; files of an attempt
@@ -24,8 +24,7 @@ mod stage;
 mod work;
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,17 +35,16 @@ use onward_wire::message::{
 };
 use onward_wire::{AttemptId, Config, ENGINE_VERSION, ErrorKind, FunctionId, HostId, QueryId, StageId, WireError};
 use parking_lot::Mutex;
-use tokio::net::UnixStream;
 use tokio::runtime::{Builder, Runtime};
 
 use self::attempt::{Attempt, Finished, Shared, cancelled};
 use self::columns::Columns;
-use self::environment::{Environment, Registry};
+use self::environment::Environment;
+pub use self::environment::Registry;
 use self::link::Link;
 use self::ranges::Ranges;
 use self::segments::Segments;
 use self::stage::Stage;
-use crate::TOKEN_VARIABLE;
 use crate::socket::{self, Receiver, Sender, SocketError};
 
 pub use self::stage::extensions;
@@ -56,26 +54,9 @@ const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 /// Stack of a worker: operators and expressions recurse with the depth of the plan. Only what is used costs memory.
 const WORKER_STACK_BYTES: usize = 16 << 20;
 
-/// How to run a function.
-#[derive(Clone, Debug)]
-pub struct FunctionOptions {
-    /// The host's socket.
-    pub socket: PathBuf,
-    /// The token the host launched it with.
-    pub token: String,
-}
-
 /// Why a function ends before its host told it to.
 #[derive(Debug, thiserror::Error)]
 pub enum FunctionError {
-    /// The host's socket cannot be reached.
-    #[error("{path}: cannot reach the host: {source}", path = path.display())]
-    Connect {
-        /// The socket.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
     /// The connection ended or failed.
     #[error("the host is gone: {0}")]
     Lost(#[from] SocketError),
@@ -90,51 +71,32 @@ pub enum FunctionError {
     Start(String),
 }
 
-/// `main` of a function process that a host launched: the token is in the environment.
+/// Runs a function over the connection to its host, until that tells it to leave or closes it.
 ///
-/// The process ends with its host: by the end of the connection, or, when it hangs, by the parent-death signal.
-pub fn run_from_env(socket: PathBuf) -> ExitCode {
-    // An error leaves the closed connection as the sign that the host is gone.
-    let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
-    // When the machine runs out of memory a function is the cheapest to lose: its attempts run again. An error leaves the
-    // kernel's own choice.
-    let _ = std::fs::write("/proc/self/oom_score_adj", "500");
-    crate::host::raise_descriptor_limit();
-    let Ok(token) = std::env::var(TOKEN_VARIABLE) else {
-        eprintln!("onward function: {TOKEN_VARIABLE} is not set; functions are started by their host");
-        return ExitCode::FAILURE;
-    };
-    run(FunctionOptions { socket, token })
-}
-
-/// Runs a function until its host tells it to leave or is gone.
-pub fn run(options: FunctionOptions) -> ExitCode {
-    let control = match Builder::new_current_thread().enable_all().build() {
-        Ok(control) => control,
-        Err(error) => {
-            eprintln!("onward function: no runtime: {error}");
-            return ExitCode::FAILURE;
-        }
-    };
-    match control.block_on(serve(options)) {
-        Ok(()) => ExitCode::SUCCESS,
+/// # Errors
+/// Why it ends otherwise.
+pub fn run(socket: UnixStream, registry: Registry) -> Result<(), FunctionError> {
+    let start = |error: std::io::Error| FunctionError::Start(error.to_string());
+    socket.set_nonblocking(true).map_err(start)?;
+    let control = Builder::new_current_thread().enable_all().build().map_err(start)?;
+    match control.block_on(async { serve(tokio::net::UnixStream::from_std(socket).map_err(start)?, registry).await }) {
         Err(FunctionError::Lost(SocketError::Closed)) => {
             tracing::debug!("the host closed the connection");
-            ExitCode::FAILURE
+            Ok(())
         }
-        Err(error) => {
-            eprintln!("onward function: {error}");
-            ExitCode::FAILURE
-        }
+        ended => ended,
     }
 }
 
-async fn serve(options: FunctionOptions) -> Result<(), FunctionError> {
+async fn serve(socket: tokio::net::UnixStream, registry: Registry) -> Result<(), FunctionError> {
     work::follow_spawned_tasks();
-    let registry = std::thread::spawn(Registry::build);
-    let (sender, mut receiver) = connect(&options.socket).await?;
-    let welcome = greet(&sender, &mut receiver, options.token).await?;
-    let registry = registry.join().map_err(|_| FunctionError::Start("no function registry".to_owned()))?;
+    // The host's own limit comes with its Welcome and holds for what it sends; a function sends nothing larger than its
+    // inline output and its metrics.
+    let (sender, flusher, mut receiver) = socket::split(socket, Config::default().max_message_bytes);
+    tokio::spawn(flusher.run());
+    let welcome = greet(&sender, &mut receiver).await?;
+    // Nothing is looked up from here; it is for people, who see where a process works.
+    std::env::set_current_dir(&welcome.spill_dir).map_err(|error| FunctionError::Start(error.to_string()))?;
     let environment =
         Environment::build(&welcome, registry).map_err(|error| FunctionError::Start(error.to_string()))?;
     let workers = Builder::new_multi_thread()
@@ -167,22 +129,8 @@ async fn serve(options: FunctionOptions) -> Result<(), FunctionError> {
     function.serve(&link, &mut receiver).await
 }
 
-async fn connect(path: &Path) -> Result<(Sender<ToHost>, Receiver<ToFunction>), FunctionError> {
-    let failed = |source| FunctionError::Connect { path: path.to_owned(), source };
-    let stream = UnixStream::connect(path).await.map_err(failed)?;
-    // The host's own limit comes with its Welcome and holds for what it sends; a function sends nothing larger than its
-    // inline output and its metrics.
-    let (sender, flusher, receiver) = socket::split(stream, Config::default().max_message_bytes);
-    tokio::spawn(flusher.run());
-    Ok((sender, receiver))
-}
-
-async fn greet(
-    sender: &Sender<ToHost>,
-    receiver: &mut Receiver<ToFunction>,
-    token: String,
-) -> Result<Welcome, FunctionError> {
-    sender.try_send(Hello { engine_version: ENGINE_VERSION.to_owned(), token, pid: std::process::id() }, vec![])?;
+async fn greet(sender: &Sender<ToHost>, receiver: &mut Receiver<ToFunction>) -> Result<Welcome, FunctionError> {
+    sender.try_send(Hello { engine_version: ENGINE_VERSION.to_owned() }, vec![])?;
     match receiver.receive().await?.0.body {
         Some(to_function::Body::Welcome(welcome)) => {
             sender.set_limit(welcome.max_message_bytes);

@@ -9,7 +9,7 @@ use std::time::Instant;
 use onward_wire::message::ToFunction;
 use onward_wire::{AttemptId, FunctionId, QueryId, SegmentId, StageId, WireError};
 use parking_lot::Mutex;
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{Signal, pidfd_send_signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::socket::Sender;
@@ -58,13 +58,10 @@ impl Function {
     }
 
     /// Notes its process, so that [`Function::kill`] reaches it from any thread.
-    pub(super) fn set_process(&self, pid: u32) {
-        let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
-        if let Some(pidfd) = pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()) {
-            let _ = self.pidfd.set(pidfd);
-            if self.killed.is_cancelled() {
-                self.signal();
-            }
+    pub(super) fn set_process(&self, pidfd: OwnedFd) {
+        let _ = self.pidfd.set(pidfd);
+        if self.killed.is_cancelled() {
+            self.signal();
         }
     }
 

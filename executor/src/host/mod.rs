@@ -18,20 +18,21 @@ mod connection;
 mod data_plane;
 mod fetches;
 mod function;
+mod handshake;
 mod held;
 mod launch;
-mod listen;
 mod member;
 mod neighbours;
 mod ranges;
 mod supervise;
+mod watchdog;
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::sync::{Arc, Weak};
 
 use onward_cache::OpenUploads;
 use onward_cache::columns::ColumnTier;
@@ -45,7 +46,6 @@ use onward_wire::message::{
 };
 use onward_wire::{AttemptId, Config, ErrorKind, FunctionId, HostId, QueryId, SegmentId, StageId, WireError};
 use parking_lot::Mutex;
-use tokio::net::UnixListener;
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -54,22 +54,19 @@ pub use self::data_plane::{DataPlane, Exchange, MemberStream};
 use self::function::Function;
 use self::held::Held;
 use self::launch::Launcher;
-use self::listen::Expected;
 pub use self::member::{Member, MemberOptions};
 use self::neighbours::Neighbours;
 use crate::socket::SocketError;
 
 /// Directories of hosts.
 const DIRECTORY_PREFIX: &str = "onward-host-";
-/// `sockaddr_un` holds 108 bytes, the last one is zero.
-const MAX_SOCKET_PATH_BYTES: usize = 107;
 
 /// How to start a host.
 #[derive(Clone, Debug)]
 pub struct HostOptions {
     /// Limits and directories.
     pub config: Arc<Config>,
-    /// What functions run: `PROGRAM function --socket PATH`.
+    /// What functions are forked from runs `PROGRAM zygote`: see [`crate::zygote`].
     pub program: PathBuf,
     /// Where functions' uploads to object stores are noted.
     pub uploads: Arc<OpenUploads>,
@@ -142,22 +139,6 @@ pub enum HostError {
         /// Why.
         source: io::Error,
     },
-    /// The kernel has no room for the socket's path.
-    #[error("the socket path {path} is over {limit} bytes long; set spill_dir to a shorter one", path = path.display())]
-    SocketPath {
-        /// The path.
-        path: PathBuf,
-        /// The most bytes.
-        limit: usize,
-    },
-    /// The socket could not be made.
-    #[error("{path}: cannot listen for functions: {source}", path = path.display())]
-    Listen {
-        /// The socket.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
     /// The launching thread could not be started.
     #[error("cannot start the thread that launches functions: {0}")]
     Launcher(io::Error),
@@ -177,7 +158,6 @@ pub struct Host {
 /// What supervisors and the host share.
 struct Shared {
     config: Arc<Config>,
-    program: PathBuf,
     uploads: Arc<OpenUploads>,
     store: Arc<SegmentStore>,
     held: Arc<Held>,
@@ -188,13 +168,12 @@ struct Shared {
     functions: Mutex<HashMap<FunctionId, Arc<Function>>>,
     /// Told when an attempt ended or a function is gone.
     ended: Notify,
-    expected: Arc<Expected>,
     launcher: Launcher,
     supervisors: TaskTracker,
     runtime: tokio::runtime::Handle,
-    /// Ends the listener.
+    /// No function is started any more.
     closed: CancellationToken,
-    /// Holds the socket and the spills of functions.
+    /// Holds the spills of functions.
     directory: ScratchDir,
     /// Last: the end of the events says that everything above is gone.
     events: mpsc::UnboundedSender<HostEvent>,
@@ -227,20 +206,9 @@ impl Host {
         let (evicted, evictions) = mpsc::unbounded_channel();
         let columns = SegmentStore::open(StoreOptions::for_columns(&config))?;
         let columns = ColumnTier::new(columns, Box::new(move |segments| drop(evicted.send(segments.to_vec()))));
-        let socket = socket_in(directory.path());
-        if socket.as_os_str().len() > MAX_SOCKET_PATH_BYTES {
-            return Err(HostError::SocketPath { path: socket, limit: MAX_SOCKET_PATH_BYTES });
-        }
-        let listener = UnixListener::bind(&socket).map_err(|source| HostError::Listen { path: socket, source })?;
-        let expected = Arc::new(Expected::default());
-        let closed = CancellationToken::new();
-        let timeout = std::time::Duration::from_millis(config.function_start_timeout_ms);
-        let accept = listen::accept(listener, Arc::clone(&expected), timeout, config.max_message_bytes);
-        runtime.spawn(closed.clone().run_until_cancelled_owned(accept));
-        let launcher = Launcher::start(runtime.clone()).map_err(HostError::Launcher)?;
+        let launcher = Launcher::start(program, runtime.clone()).map_err(HostError::Launcher)?;
         let shared = Shared {
             config,
-            program,
             uploads,
             store,
             held,
@@ -250,16 +218,16 @@ impl Host {
             ranges,
             functions: Mutex::default(),
             ended: Notify::new(),
-            expected,
             launcher,
             supervisors: TaskTracker::new(),
             runtime,
-            closed,
+            closed: CancellationToken::new(),
             directory,
             events,
         };
         let shared = Arc::new(shared);
         shared.runtime.spawn(columns::report_evictions(Arc::downgrade(&shared), evictions));
+        shared.runtime.spawn(warm_up(Arc::downgrade(&shared)));
         Ok(Arc::new(Self { shared }))
     }
 
@@ -462,7 +430,7 @@ impl Host {
         self.shared.functions.lock().keys().copied().collect()
     }
 
-    /// Ends all functions and waits until they are reaped and everything they held is taken back.
+    /// Ends all functions and waits until they are reaped and everything they held is taken back. Then the zygote ends, too.
     pub async fn shutdown(&self) {
         let functions: Vec<_> = {
             let functions = self.shared.functions.lock();
@@ -474,6 +442,7 @@ impl Host {
         }
         self.shared.supervisors.close();
         self.shared.supervisors.wait().await;
+        self.shared.launcher.end().await;
     }
 
     fn function(&self, id: FunctionId) -> Option<Arc<Function>> {
@@ -504,9 +473,11 @@ impl Shared {
     }
 }
 
-/// Where functions connect to the host whose directory is `directory`.
-fn socket_in(directory: &Path) -> PathBuf {
-    directory.join("socket")
+/// Starts the zygote, so that the first function is forked at once.
+async fn warm_up(host: Weak<Shared>) {
+    if let Some(host) = host.upgrade() {
+        host.launcher.warm_up().await;
+    }
 }
 
 /// Sends a command. A function that does not read is killed; one that is gone reports itself as lost.

@@ -5,21 +5,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use onward_segment::SegmentStore;
+use onward_segment::{FETCHER, SegmentStore};
 use onward_shuffle::flight::{
     ClusterTls, Connector, Destination, GrantKey, fetch, gather, now_ms, parse_compression, put,
 };
 use onward_wire::exchange::{Compression, FetchSegments, Grant, ReadTicket};
 use onward_wire::message::SegmentRef;
-use onward_wire::{AttemptId, Config, ErrorKind, FunctionId, HostId, QueryId, StageId, WireError};
+use onward_wire::{AttemptId, Config, ErrorKind, HostId, QueryId, StageId, WireError};
 use parking_lot::{Mutex, RwLock};
 use prost::Message;
 use tokio::sync::{OnceCell, Semaphore};
 
 use super::held::Held;
 
-/// Who writes what is fetched. Functions are numbered from 0, the host's own mappings from the other end.
-const FETCHER: FunctionId = FunctionId(u64::MAX - 1);
 /// Queries that are over and whose late requests are told apart.
 const MOST_FORGOTTEN: usize = 4_096;
 /// Between two tries to reach a host: doubled from the first to the second.

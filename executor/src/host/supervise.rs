@@ -1,7 +1,6 @@
 //! The life of one function, from launch to the last file it held.
 
 use std::fs;
-use std::future::Future;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
@@ -10,14 +9,15 @@ use std::time::{Duration, Instant};
 
 use onward_wire::FunctionId;
 use onward_wire::message::Welcome;
-use tokio::process::Child;
+use tokio::net::UnixStream;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::connection::Connection;
 use super::function::Function;
-use super::launch::Launch;
-use super::listen::{Arrived, refuse};
-use super::{HostEvent, Shared, send_shutdown, socket_in};
+use super::handshake::{Arrived, handshake};
+use super::launch::Process;
+use super::watchdog::takes_too_much;
+use super::{HostEvent, Shared, send_shutdown};
 
 /// A function that was told to leave, or whose socket is closed, has this long before it is killed.
 const LEAVE_GRACE: Duration = Duration::from_secs(1);
@@ -54,49 +54,39 @@ fn remove_spills(id: FunctionId, spill: &Path) {
 /// Launches the process, serves it, and returns, with the reason, when it is reaped.
 async fn run(host: &Shared, function: &Arc<Function>, spill: &Path) -> Result<String, String> {
     fs::DirBuilder::new().mode(0o700).create(spill).map_err(|error| format!("{}: {error}", spill.display()))?;
-    let token = random_token().map_err(|error| format!("no random token: {error}"))?;
-    let arrival = host.expected.expect(token.clone(), function.id);
-    let launch =
-        Launch { program: host.program.clone(), socket: socket_in(host.directory.path()), token: token.clone() };
-    let launched = host.launcher.launch(launch).await;
-    let mut child = launched.map_err(|error| {
-        host.expected.forget(&token);
-        format!("`{}` could not be started: {error}", host.program.display())
-    })?;
-    let pid = child.id().unwrap_or_default();
-    function.set_process(pid);
-
+    let not_started = |error: io::Error| format!("it could not be started: {error}");
+    let (ours, its) = std::os::unix::net::UnixStream::pair().map_err(not_started)?;
+    ours.set_nonblocking(true).map_err(not_started)?;
+    let ours = UnixStream::from_std(ours).map_err(not_started)?;
     let timeout = Duration::from_millis(host.config.function_start_timeout_ms);
+    let launched = tokio::select! {
+        launched = host.launcher.launch(its) => launched.map_err(not_started),
+        () = tokio::time::sleep(timeout) => {
+            host.launcher.replace_zygote().await;
+            Err(format!("it was not ready after {} ms", timeout.as_millis()))
+        }
+        () = function.leaving() => Err("it was stopped".to_owned()),
+        () = function.killed() => Err("it was killed".to_owned()),
+    };
+    let mut process = launched?;
+    function.set_process(process.pidfd().map_err(not_started)?);
     let arrived = tokio::select! {
-        arrival = arrival => arrival.unwrap_or_else(|_| Err("the host shuts down".to_owned())),
-        status = child.wait() => Err(format!("it ended before it was ready: {}", describe(status))),
+        arrived = handshake(ours, host.config.max_message_bytes) => arrived,
         () = tokio::time::sleep(timeout) => Err(format!("it was not ready after {} ms", timeout.as_millis())),
         () = function.leaving() => Err("it was stopped".to_owned()),
         () = function.killed() => Err("it was killed".to_owned()),
     };
-    host.expected.forget(&token);
-    let reason = match arrived {
-        Ok(arrived) if arrived.pid.is_none_or(|peer| u32::try_from(peer) == Ok(pid)) => {
-            serve(host, function, &mut child, pid, spill, arrived).await
-        }
-        Ok(arrived) => {
-            refuse(&arrived.sender, "this token belongs to another process");
-            "another process used its token".to_owned()
-        }
-        Err(reason) => {
-            reap(&mut child, Duration::ZERO).await;
-            reason
-        }
-    };
-    Ok(reason)
+    match arrived {
+        Ok(arrived) => Ok(serve(host, function, &mut process, spill, arrived).await),
+        Err(reason) => Ok(format!("{reason}; {}", reap(&mut process, EXIT_GRACE).await)),
+    }
 }
 
 /// Serves the connection until it ends, reaps the process, and only then takes back what it held.
 async fn serve(
     host: &Shared,
     function: &Arc<Function>,
-    child: &mut Child,
-    pid: u32,
+    process: &mut Process,
     spill: &Path,
     arrived: Arrived,
 ) -> String {
@@ -107,7 +97,7 @@ async fn serve(
         Err(error) => format!("it could not be welcomed: {error}"),
         Ok(()) => {
             function.set_sender(sender.clone());
-            host.emit(HostEvent::FunctionReady { function: function.id, pid });
+            host.emit(HostEvent::FunctionReady { function: function.id, pid: process.pid() });
             let silence = Duration::from_millis(host.config.function_silence_timeout_ms);
             let serving = async {
                 loop {
@@ -130,12 +120,16 @@ async fn serve(
             tokio::select! {
                 reason = serving => reason,
                 () = function.killed() => "it was killed".to_owned(),
+                reason = takes_too_much(function, process.pid()) => {
+                    process.kill();
+                    reason
+                }
                 () = overstays(function) => format!("it had not left after {} ms", LEAVE_GRACE.as_millis()),
             }
         }
     };
     sender.close();
-    let status = reap(child, EXIT_GRACE).await;
+    let status = reap(process, EXIT_GRACE).await;
     connection.take_back().await;
     format!("{reason}; {status}")
 }
@@ -160,30 +154,12 @@ async fn overstays(function: &Function) {
 }
 
 /// Waits `grace` for the process to end by itself, kills it, and waits for it: afterwards none of its mappings is left.
-async fn reap(child: &mut Child, grace: Duration) -> String {
-    let status = match within(grace, child.wait()).await {
-        Some(status) => status,
-        None => {
-            // An error means that it ended in between.
-            let _ = child.start_kill();
-            child.wait().await
-        }
-    };
-    describe(status)
-}
-
-async fn within<T>(grace: Duration, future: impl Future<Output = T>) -> Option<T> {
-    match grace.is_zero() {
-        true => None,
-        false => tokio::time::timeout(grace, future).await.ok(),
+async fn reap(process: &mut Process, grace: Duration) -> String {
+    if let Ok(status) = tokio::time::timeout(grace, process.wait()).await {
+        return status;
     }
-}
-
-fn describe(status: io::Result<std::process::ExitStatus>) -> String {
-    match status {
-        Ok(status) => status.to_string(),
-        Err(error) => format!("its end is unknown: {error}"),
-    }
+    process.kill();
+    process.wait().await
 }
 
 fn welcome(host: &Shared, function: &Function, spill: &Path) -> Welcome {
@@ -201,11 +177,4 @@ fn welcome(host: &Shared, function: &Function, spill: &Path) -> Welcome {
         host: host.neighbours.id().0,
         fetch_bytes: config.fetch_bytes,
     }
-}
-
-/// 128 random bits in hexadecimal, from the kernel: a token must not be guessable from another.
-fn random_token() -> io::Result<String> {
-    let mut bytes = [0; 16];
-    io::Read::read_exact(&mut fs::File::open("/dev/urandom")?, &mut bytes)?;
-    Ok(format!("{:032x}", u128::from_ne_bytes(bytes)))
 }

@@ -1,11 +1,8 @@
 //! Functions come and go, and leave nothing behind.
 
 use onward_wire::FunctionId;
-use onward_wire::message::{Hello, ToFunction, ToHost, to_function};
-use tokio::net::UnixStream;
 
 use super::*;
-use crate::socket::{self, SocketError};
 
 /// Start, ready, told to leave, gone: with the exit of a process that ended by itself.
 #[tokio::test]
@@ -86,52 +83,73 @@ async fn a_function_that_does_not_start_is_lost_with_a_reason() {
     }
 }
 
-/// Says hello to the host of `fixture` as another process would.
-async fn hello(fixture: &Fixture, engine_version: &str, token: &str) -> Result<ToFunction, SocketError> {
-    let directory = std::fs::read_dir(fixture.root.path()).unwrap().map(|entry| entry.unwrap().path());
-    let directory = directory.into_iter().find(|path| path.join("socket").exists()).expect("a host's directory");
-    let stream = UnixStream::connect(directory.join("socket")).await.unwrap();
-    let (sender, _flusher, mut receiver) = socket::split::<ToHost, ToFunction>(stream, 1 << 20);
-    let hello = Hello { engine_version: engine_version.to_owned(), token: token.to_owned(), pid: 1 };
-    sender.try_send(hello, vec![])?;
-    receiver.receive().await.map(|(message, _)| message)
+/// The parent of a process.
+fn parent(pid: u32) -> u32 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    stat.rsplit(") ").next().and_then(|rest| rest.split(' ').nth(1)).and_then(|parent| parent.parse().ok()).unwrap()
 }
 
-fn refusal(message: ToFunction) -> String {
-    match message.body {
-        Some(to_function::Body::RequestFailed(failed)) => failed.error.message,
-        other => panic!("{other:?}"),
-    }
-}
-
-/// A process without the token, of another version, or with a stolen token gets a clear no and nothing else.
+/// Functions end with the zygote that they were forked from; the next one is forked from another.
 #[tokio::test]
-async fn strangers_are_refused() {
-    let programs = tempfile::tempdir().unwrap();
-    let token_file = programs.path().join("token");
-    let script = format!(
-        "#!/bin/sh\necho $ONWARD_FUNCTION_TOKEN > '{0}.new'; mv '{0}.new' '{0}'\nexec sleep 1000\n",
-        token_file.display()
-    );
-    let leaks = write_program(programs.path().join("leaks"), &script);
-    for (version, expected) in [(onward_wire::ENGINE_VERSION, "another process"), ("0.0.0-other", "same version")] {
-        let mut fixture = Fixture::with(leaks.clone(), |_| {});
-        let message = hello(&fixture, onward_wire::ENGINE_VERSION, "guessed").await.unwrap();
-        assert!(refusal(message).contains("did not issue"));
+async fn a_zygote_that_is_killed_takes_its_functions_with_it_and_is_replaced() {
+    let mut fixture = Fixture::new();
+    let pid = fixture.start(1, 1).await;
+    let zygote = parent(pid);
+    assert_eq!(parent(zygote), std::process::id());
+    signal(zygote, rustix::process::Signal::KILL);
+    let (function, _) = fixture.lost().await;
+    assert_eq!(function, FunctionId(1));
+    assert!(!is_alive(pid));
+    let pid = fixture.start(2, 1).await;
+    assert_ne!(parent(pid), zygote);
+    fixture.end().await;
+}
 
-        fixture.host.start_function(FunctionId(1), 1, 1 << 20);
-        let token = loop {
-            match std::fs::read_to_string(&token_file) {
-                Ok(token) => break token.trim().to_owned(),
-                Err(_) => tokio::task::yield_now().await,
-            }
-        };
-        std::fs::remove_file(&token_file).unwrap();
-        let message = hello(&fixture, version, &token).await.unwrap();
-        let refused = refusal(message);
-        assert!(refused.contains(expected), "{refused}");
-        let (_, reason) = fixture.lost().await;
-        assert!(reason.contains(expected), "{reason}");
-        fixture.end().await;
+/// A zygote that does not answer is replaced, too.
+#[tokio::test]
+async fn a_zygote_that_is_stopped_is_replaced() {
+    let mut fixture = Fixture::with(program(), |config| config.function_start_timeout_ms = 500);
+    let pid = fixture.start(1, 1).await;
+    stop(parent(pid)).await;
+    fixture.host.start_function(FunctionId(2), 1, 1 << 20);
+    let (function, reason) = fixture.lost().await;
+    assert_eq!(function, FunctionId(2));
+    assert!(reason.contains("not ready"), "{reason}");
+    fixture.start(3, 1).await;
+    signal(parent(pid), rustix::process::Signal::CONT);
+    fixture.end().await;
+}
+
+/// Nothing was drawn before the fork that functions would all draw after it.
+#[tokio::test]
+async fn no_two_functions_draw_the_same_random_numbers() {
+    let mut fixture = Fixture::new();
+    let drawn = plan("select value, random(), uuid() from range(0, 3)", 1).await;
+    let stage = Stage::new(1, 0, OutputKind::Preserve, 1);
+    let mut outputs = std::collections::HashSet::new();
+    for function in 1..=3 {
+        fixture.start(function, 1).await;
+        fixture.host.define_stage(FunctionId(function), stage.define(&drawn));
+        fixture.host.run_attempt(FunctionId(function), stage.run(0, function as u32, &[0], vec![], 1 << 16));
+        let done = fixture.prepared().await;
+        assert_eq!(done.output.rows(), 3);
+        assert!(outputs.insert(done.output.inline), "function {function} drew what another one did");
     }
+    fixture.end().await;
+}
+
+/// Memory that no operator accounts for is seen from outside.
+#[tokio::test]
+async fn a_function_that_takes_too_much_memory_is_killed_and_nothing_else() {
+    let mut fixture = Fixture::with(zygote_of("greedy_zygote_process"), |_| {});
+    fixture.host.start_function(FunctionId(1), 1, 1 << 20);
+    let reason = loop {
+        match fixture.event().await {
+            HostEvent::FunctionReady { .. } => {}
+            HostEvent::FunctionLost { reason, .. } => break reason,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert!(reason.contains("MiB of memory") && reason.contains("signal: 9"), "{reason}");
+    fixture.end().await;
 }

@@ -1,7 +1,7 @@
 //! The host with real function processes.
 //!
-//! The test executable is its own function program: [`function_process`] is `main` of a function when it is started by the
-//! script that [`program`] writes.
+//! The test executable is its own zygote: [`zygote_process`] is `main` of one when it is started by the script that [`program`]
+//! writes.
 
 mod attempts;
 mod figures;
@@ -24,32 +24,53 @@ use tokio::sync::mpsc;
 
 use crate::{Host, HostEvent, HostOptions};
 
-const SOCKET_VARIABLE: &str = "ONWARD_TEST_SOCKET";
+const ZYGOTE_VARIABLE: &str = "ONWARD_TEST_ZYGOTE";
 /// Longer than anything here takes on a busy machine; a hang fails instead of blocking.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Not a test: `main` of a function process when the host of another test launched this executable.
+/// Not a test: `main` of a zygote when the host of another test launched this executable.
 #[test]
-#[ignore = "it is the main function of other tests' function processes"]
-fn function_process() {
-    if let Some(socket) = std::env::var_os(SOCKET_VARIABLE) {
-        let code = crate::function::run_from_env(socket.into());
+#[ignore = "it is the main function of other tests' zygotes"]
+fn zygote_process() {
+    if std::env::var_os(ZYGOTE_VARIABLE).is_some() {
+        let code = crate::zygote::run();
         std::process::exit(i32::from(code != std::process::ExitCode::SUCCESS));
     }
 }
 
-/// A program that the host can launch as `PROGRAM function --socket PATH`. `exec` keeps the process id.
+/// Not a test: `main` of a zygote whose functions take memory that nobody knows of, until they are stopped.
+#[test]
+#[ignore = "it is the main function of another test's zygote"]
+fn greedy_zygote_process() {
+    if std::env::var_os(ZYGOTE_VARIABLE).is_some() {
+        let registry = crate::function::Registry::build();
+        let code = crate::zygote::fork_on_request(|socket| {
+            std::thread::spawn(|| {
+                let mut taken: Vec<Vec<u8>> = Vec::new();
+                loop {
+                    taken.push(vec![1; 16 << 20]);
+                }
+            });
+            crate::function::run(socket, registry)
+        });
+        std::process::exit(i32::from(code != std::process::ExitCode::SUCCESS));
+    }
+}
+
+/// A program that the host can launch as `PROGRAM zygote`. With one thread for tests, that test runs on the main one.
 fn program() -> PathBuf {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-    let make = || {
-        let executable = std::env::current_exe().unwrap();
-        let script = format!(
-            "#!/bin/sh\n{SOCKET_VARIABLE}=\"$3\" exec '{}' --exact tests::function_process --ignored --nocapture\n",
-            executable.display()
-        );
-        write_program(executable.with_extension("function.sh"), &script)
-    };
-    PROGRAM.get_or_init(make).clone()
+    PROGRAM.get_or_init(|| zygote_of("zygote_process")).clone()
+}
+
+/// A program that runs `test`, which is `main` of a zygote.
+fn zygote_of(test: &str) -> PathBuf {
+    let executable = std::env::current_exe().unwrap();
+    let script = format!(
+        "#!/bin/sh\n{ZYGOTE_VARIABLE}=1 exec '{}' --exact tests::{test} --ignored --nocapture --test-threads=1\n",
+        executable.display()
+    );
+    write_program(executable.with_extension(format!("{test}.sh")), &script)
 }
 
 /// Written aside and renamed: a file that is open for writing cannot be executed.

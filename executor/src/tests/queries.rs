@@ -105,6 +105,7 @@ async fn queries_over_two_functions_equal_single_process() {
             tiny_query_bytes: 0,
             max_functions: 2,
             skewed_bytes: 0,
+            task_bytes: 0,
         };
         let logical = frame.logical_plan().clone();
         let Planned::Stages(graph) = plan_query(&context.state(), &logical, &request).await.unwrap() else {

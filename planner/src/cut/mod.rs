@@ -73,7 +73,7 @@ pub(crate) fn cut(
 
 /// The whole of `plan` as one stage of one task, for one function.
 pub(crate) fn whole(plan: Arc<dyn ExecutionPlan>) -> Result<Vec<Stage>> {
-    // A repartitioning root (DISTRIBUTE BY) is part of the plan here: it must not look like the root of a hash exchange.
+    // A repartitioning root (DISTRIBUTE BY) is part of the plan here: it must not look like the root of an exchange.
     let plan: Arc<dyn ExecutionPlan> =
         if plan.is::<RepartitionExec>() { Arc::new(CooperativeExec::new(plan)) } else { plan };
     let partitions = plan.output_partitioning().partition_count();
@@ -163,9 +163,18 @@ impl Cutter<'_> {
     /// A node that deals out the rows of a scan of few partitions, of which one is too large.
     fn is_dealt_out(&self, repartition: &RepartitionExec) -> Result<bool> {
         let is_in_turns = matches!(repartition.partitioning(), Partitioning::RoundRobinBatch(_));
-        let is_few = |node: &Arc<dyn ExecutionPlan>| node.output_partitioning().partition_count() < self.tasks;
-        let is_skewed = |node: &_| is_skewed(node, self.tasks, self.skewed_bytes);
-        Ok(is_in_turns && repartition.input().exists(|node| Ok(is_few(node) && is_skewed(node)))?)
+        let mut is_dealt_out = false;
+        repartition.input().apply(|node| {
+            let is_few = node.output_partitioning().partition_count() < self.tasks;
+            is_dealt_out |= is_few && is_skewed(node, self.tasks, self.skewed_bytes);
+            // What lies below another exchange, or beside it, has been spread before.
+            let is_spread = node.children().len() > 1
+                || node.is::<RepartitionExec>()
+                || node.is::<CoalescePartitionsExec>()
+                || node.is::<SortPreservingMergeExec>();
+            Ok(if is_spread { TreeNodeRecursion::Jump } else { TreeNodeRecursion::Continue })
+        })?;
+        Ok(is_in_turns && is_dealt_out)
     }
 
     /// A leaf. One that has a partition for each task, and in one of them too much, deals its rows out.

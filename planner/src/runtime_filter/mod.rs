@@ -211,16 +211,13 @@ impl Pass {
         if stage.enough_rows.is_some() {
             return Ok(plan);
         }
-        let (runs, exchange) = Stage::split_root(&plan);
-        let mut marked = runs;
+        let (mut marked, _) = Stage::split_root(&plan);
         for filter in filters {
             marked = Arc::new(RuntimeFilterExec::pushing(marked, filter)?);
         }
-        match (exchange, plan.downcast_ref::<RepartitionExec>()) {
-            (Some(_), Some(root)) => {
-                Ok(Arc::new(RepartitionExec::try_new(marked, Partitioning::clone(root.partitioning()))?))
-            }
-            _ => Ok(marked),
+        match plan.downcast_ref::<RepartitionExec>().filter(|_| stage.is_repartitioned()) {
+            Some(root) => Ok(Arc::new(RepartitionExec::try_new(marked, Partitioning::clone(root.partitioning()))?)),
+            None => Ok(marked),
         }
     }
 

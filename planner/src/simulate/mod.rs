@@ -42,6 +42,7 @@ pub(crate) fn request(functions: usize) -> PlanRequest {
         tiny_query_bytes: 0,
         max_functions: 64,
         skewed_bytes: 0,
+        task_bytes: 0,
     }
 }
 

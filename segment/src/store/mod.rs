@@ -34,6 +34,8 @@ use prefault::Prefaulter;
 
 /// Directories of stores: one per tier.
 const DIRECTORY_PREFIX: &str = "onward-segments-";
+/// Who writes what is fetched for functions: it may use all of the memory.
+pub const FETCHER: FunctionId = FunctionId(u64::MAX - 1);
 /// The holder of the host's own mappings.
 const HOST: FunctionId = FunctionId(u64::MAX);
 
@@ -150,8 +152,8 @@ impl SegmentStore {
         let size = size_class(capacity_bytes);
         let may_use_memory = self.shared.state.lock().reserve(writer, size, self.shared.options.function_bytes);
         let created = match self.create_of_size(size, may_use_memory) {
-            // Better than an error: it is in nobody's way that there is no disk.
-            Err(SegmentError::Exhausted { .. }) if !may_use_memory => self.create_of_size(size, true),
+            // Better than an error: it is in nobody's way that the disk has no room, or cannot be used.
+            Err(_) if !may_use_memory => self.create_of_size(size, true),
             created => created,
         };
         let mut state = self.shared.state.lock();
@@ -335,7 +337,7 @@ impl State {
     /// Counts `size` bytes of the first tier for `writer`; false when it would have more than `most`.
     fn reserve(&mut self, writer: FunctionId, size: u64, most: u64) -> bool {
         let written = self.written_bytes.get(&writer).copied().unwrap_or(0);
-        let fits = written.saturating_add(size) <= most;
+        let fits = writer == FETCHER || written.saturating_add(size) <= most;
         if fits {
             self.written_bytes.insert(writer, written + size);
         }

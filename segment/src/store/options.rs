@@ -25,7 +25,7 @@ pub struct StoreOptions {
     pub disk_dir: PathBuf,
     /// Bytes of files in the first tier, idle ones included.
     pub memory_bytes: u64,
-    /// Bytes in the first tier of what one function wrote, or had fetched; its next segments go to the second.
+    /// Bytes in the first tier of what one function wrote; its next segments go to the second.
     pub function_bytes: u64,
     /// Bytes of files in the second tier.
     pub disk_bytes: u64,

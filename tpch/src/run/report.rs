@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::Functions;
 
 /// Counters of one query, from `system.queries`; of its last iteration.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Statistics {
     /// The most functions of any stage.
     pub functions_used: u64,
@@ -29,6 +29,16 @@ pub struct Statistics {
     pub cache_hit_bytes: u64,
     /// Bytes of columns that were decoded.
     pub cache_miss_bytes: u64,
+    /// Attempts, the lost and failed ones included.
+    pub attempts: u64,
+    /// Tasks: what is above is work that was done twice.
+    pub tasks: u64,
+    /// Functions that ran nothing before this query.
+    pub cold_starts: u64,
+    /// GiB of functions' memory, times seconds of attempts.
+    pub gb_seconds: f64,
+    /// US dollars, by the server's prices.
+    pub cost_usd: f64,
 }
 
 /// What came of one query.
@@ -56,6 +66,16 @@ pub struct QueryReport {
     pub intermediate_requests: u64,
     /// Share of the bytes of columns read that were in the cache; `None` when no column was read by a warm scan.
     pub cache_hit_ratio: Option<f64>,
+    /// See [`Statistics::attempts`].
+    pub attempts: u64,
+    /// See [`Statistics::tasks`].
+    pub tasks: u64,
+    /// See [`Statistics::cold_starts`].
+    pub cold_starts: u64,
+    /// See [`Statistics::gb_seconds`].
+    pub gb_seconds: f64,
+    /// See [`Statistics::cost_usd`].
+    pub cost_usd: f64,
     /// Why it failed or how it was wrong.
     pub error: Option<String>,
     /// Right as the specification counts but not to the cent: where.
@@ -91,6 +111,11 @@ impl QueryReport {
         self.table_requests = statistics.table_requests;
         self.write_requests = statistics.write_requests;
         self.intermediate_requests = statistics.intermediate_requests;
+        self.attempts = statistics.attempts;
+        self.tasks = statistics.tasks;
+        self.cold_starts = statistics.cold_starts;
+        self.gb_seconds = statistics.gb_seconds;
+        self.cost_usd = statistics.cost_usd;
         let read = statistics.cache_hit_bytes + statistics.cache_miss_bytes;
         self.cache_hit_ratio = (read > 0).then(|| statistics.cache_hit_bytes as f64 / read as f64);
     }
@@ -124,15 +149,24 @@ impl fmt::Display for Report {
         writeln!(f, "TPC-H scale {}, functions {}, onward {}", title.0, title.1, title.2)?;
         writeln!(
             f,
-            "{:<5} {:>6}  {:>runs_width$}  {:>9}  {:>6}  {:>9}  {:>24}  {:>6}  verified",
-            "query", "rows", "runs ms", "functions", "stages", "exchanged", "requests table/write/mid", "cached"
+            "{:<5} {:>6}  {:>runs_width$}  {:>9}  {:>6}  {:>9}  {:>24}  {:>6}  {:>9}  {:>5}  verified",
+            "query",
+            "rows",
+            "runs ms",
+            "functions",
+            "stages",
+            "exchanged",
+            "requests table/write/mid",
+            "cached",
+            "micro-$",
+            "again"
         )?;
         for query in &self.queries {
             let cached = query.cache_hit_ratio.map_or("-".to_owned(), |ratio| format!("{:.1}%", ratio * 100.0));
             let requests = format!("{}/{}/{}", query.table_requests, query.write_requests, query.intermediate_requests);
             writeln!(
                 f,
-                "{:<5} {:>6}  {:>runs_width$}  {:>9}  {:>6}  {:>9}  {:>24}  {:>6}  {}",
+                "{:<5} {:>6}  {:>runs_width$}  {:>9}  {:>6}  {:>9}  {:>24}  {:>6}  {:>9.1}  {:>5}  {}",
                 format!("Q{}", query.query),
                 query.rows,
                 runs_text(query),
@@ -141,6 +175,8 @@ impl fmt::Display for Report {
                 bytes_text(query.exchange_bytes),
                 requests,
                 cached,
+                query.cost_usd * 1e6,
+                query.attempts.saturating_sub(query.tasks),
                 verdict(query)
             )?;
         }
@@ -148,9 +184,14 @@ impl fmt::Display for Report {
         let failed = self.queries.iter().filter(|query| !query.is_success()).count();
         let verified = self.queries.iter().filter(|query| query.verified == Some(true)).count();
         let exchanged = self.queries.iter().map(|query| query.exchange_bytes).sum();
+        let cost: f64 = self.queries.iter().map(|query| query.cost_usd).sum();
+        let gb_seconds: f64 = self.queries.iter().map(|query| query.gb_seconds).sum();
+        let attempts: u64 = self.queries.iter().map(|query| query.attempts).sum();
+        let again: u64 = self.queries.iter().map(|query| query.attempts.saturating_sub(query.tasks)).sum();
         write!(
             f,
-            "{} queries, {verified} verified, {failed} failed or wrong; total of medians {total:.1} ms; {} exchanged",
+            "{} queries, {verified} verified, {failed} failed or wrong; total of medians {total:.1} ms; {} exchanged; last runs: \
+             {gb_seconds:.1} GB-s, ${cost:.6}, {again} of {attempts} attempts again",
             self.queries.len(),
             bytes_text(exchanged)
         )
@@ -204,7 +245,7 @@ mod tests {
         assert_eq!(top, ["engine_version", "functions", "queries", "scale"]);
         let mut query = keys(&json["queries"][0]);
         query.sort();
-        let promised = "cache_hit_ratio error exchange_bytes functions_per_stage functions_used intermediate_requests query rows runs_ms stages table_requests verified";
+        let promised = "attempts cache_hit_ratio cold_starts cost_usd error exchange_bytes functions_per_stage functions_used gb_seconds intermediate_requests query rows runs_ms stages table_requests tasks verified";
         assert_eq!(query.join(" "), promised);
         assert_eq!(json["functions"], 2);
         assert_eq!(serde_json::to_value(Functions::Auto).unwrap(), "auto");

@@ -2,7 +2,7 @@
 
 use datafusion::arrow::array::{Array, AsArray, ListArray, RecordBatch};
 use datafusion::arrow::compute::cast;
-use datafusion::arrow::datatypes::{DataType, UInt64Type};
+use datafusion::arrow::datatypes::{DataType, Float64Type, UInt64Type};
 
 use super::client::Client;
 use super::report::Statistics;
@@ -19,6 +19,10 @@ pub(super) async fn fetch(client: &mut Client, query_id: &str) -> Statistics {
 
 fn read(batch: &RecordBatch) -> Statistics {
     let number = |name: &str| numbers(batch.column_by_name(name)).first().copied().unwrap_or(0);
+    let amount = |name: &str| {
+        let column = batch.column_by_name(name).and_then(|column| column.as_primitive_opt::<Float64Type>());
+        column.and_then(|column| column.iter().flatten().next()).unwrap_or(0.0)
+    };
     let per_stage = batch.column_by_name("functions_per_stage").and_then(|column| column.as_list_opt::<i32>());
     Statistics {
         functions_used: number("functions_used"),
@@ -31,6 +35,11 @@ fn read(batch: &RecordBatch) -> Statistics {
         spilled_bytes: number("spilled_bytes"),
         cache_hit_bytes: number("cache_hit_bytes"),
         cache_miss_bytes: number("cache_miss_bytes"),
+        attempts: number("attempts"),
+        tasks: number("tasks"),
+        cold_starts: number("cold_starts"),
+        gb_seconds: amount("gb_seconds"),
+        cost_usd: amount("cost_usd"),
     }
 }
 

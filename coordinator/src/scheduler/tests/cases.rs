@@ -545,3 +545,35 @@ fn a_stage_that_reads_tables_keeps_its_tasks() {
         assert_eq!(ended_well(&world).attempts, if may_coalesce { 2 } else { 5 });
     }
 }
+
+/// In the last quarter of its life a function takes nothing new; at its end, what it runs is tried again elsewhere, however often.
+#[test]
+fn a_function_leaves_when_it_is_old() {
+    let limits = || SchedulerLimits { function_lifetime_ms: 400, max_attempts: 1, ..limits() };
+    let mut world = warm(1, limits());
+    world.now_ms += 299;
+    assert!(world.send(Event::Tick).is_empty());
+    assert_eq!(world.scheduler.next_wakeup(), Some(300));
+    world.now_ms += 1;
+    let commands = world.send(Event::Tick);
+    assert!(matches!(commands[..], [Command::StopFunction { .. }]), "it had nothing to do: {commands:?}");
+
+    let mut world = warm(1, limits());
+    world.now_ms += 299;
+    assert_eq!(runs(&world.submit(query(2, 1, &[(&[], 2)]))).len(), 1);
+    let (old, _) = world.running().next().expect("it runs");
+    world.now_ms += 1;
+    let commands = world.finish(old, 1);
+    assert!(commands.contains(&Command::StopFunction { function: old }), "it finished, and leaves: {commands:?}");
+    assert_eq!(starts(&commands).len(), 1, "another one takes the next task");
+    for _ in 0..3 {
+        ready_all(&mut world);
+        let (function, attempt) = world.running().next().expect("it runs");
+        world.now_ms += 400;
+        let commands = world.send(Event::Tick);
+        assert!(commands.contains(&Command::StopFunction { function }), "{attempt} took too long: {commands:?}");
+    }
+    ready_all(&mut world);
+    finish_all(&mut world);
+    ended_well(&world);
+}

@@ -56,6 +56,7 @@ fn stages() -> impl Strategy<Value = Vec<StageSpec>> {
             inputs.sort_unstable();
             inputs.dedup();
             let is_indeterminate = tasks % 3 == 2;
+            let splittable = inputs.first().copied().filter(|_| tasks % 2 == 0);
             let enough_rows = (tasks % 4 == 3).then_some(2);
             StageSpec {
                 inputs,
@@ -63,6 +64,8 @@ fn stages() -> impl Strategy<Value = Vec<StageSpec>> {
                 enough_rows,
                 is_indeterminate,
                 may_coalesce: true,
+                is_broadcast: tasks % 5 == 4,
+                splittable,
                 ..StageSpec::default()
             }
         };
@@ -92,11 +95,11 @@ fn may_be_replaced(stages: &mut [StageSpec], at: usize) {
 }
 
 fn queries() -> impl Strategy<Value = Vec<QuerySpec>> {
-    let query = (1..5usize, 1..3u32, prop::option::weighted(0.2, 1..5_000u64), any::<bool>(), stages());
+    let query = (1..5usize, 1..3u32, prop::option::weighted(0.2, 1..5_000u64), any::<bool>(), any::<bool>(), stages());
     prop::collection::vec(query, 1..8).prop_map(|queries| {
-        let query = |(id, (functions, vcpus, timeout_ms, starts_early, stages))| {
+        let query = |(id, (functions, vcpus, timeout_ms, starts_early, splits, stages))| {
             let shape = FunctionShape { vcpus, memory_bytes: 1 };
-            let (first_attempt, task_bytes, split_bytes) = (0, 0, 0);
+            let (first_attempt, task_bytes, split_bytes) = (0, 0, if splits { 60 } else { 0 });
             let query = QueryId(id);
             QuerySpec {
                 query,
@@ -115,8 +118,11 @@ fn queries() -> impl Strategy<Value = Vec<QuerySpec>> {
 }
 
 fn some_limits() -> impl Strategy<Value = SchedulerLimits> {
-    (1..7usize, 1..5u32, 1..4u32, 1..4usize, 0..4usize).prop_map(|(functions, vcpus, attempts, running, queued)| {
+    let lifetime_ms = prop_oneof![2 => Just(0), 1 => 100..2_000u64];
+    (1..7usize, 1..5u32, 1..4u32, 1..4usize, 0..4usize, lifetime_ms).prop_map(|limited| {
+        let (functions, vcpus, attempts, running, queued, function_lifetime_ms) = limited;
         SchedulerLimits {
+            function_lifetime_ms,
             max_functions: functions,
             total_vcpus: vcpus,
             max_attempts: attempts,
