@@ -58,12 +58,13 @@ struct Bench {
 fn main() -> Result<(), BoxError> {
     let options = Options::parse();
     println!("{}\n\n| what | p50 | p99 | mark |\n| --- | --- | --- | --- |", conditions());
-    tokio::runtime::Runtime::new()?.block_on(run(&options))?;
+    // As a coordinator runs its driver: as a task.
+    tokio::runtime::Runtime::new()?.block_on(async { tokio::spawn(run(options)).await? })?;
     println!("\n{} after", load());
     Ok(())
 }
 
-async fn run(options: &Options) -> Result<(), BoxError> {
+async fn run(options: Options) -> Result<(), BoxError> {
     let root = tempfile::tempdir()?;
     let config = Config {
         spill_dir: root.path().to_string_lossy().into_owned(),
