@@ -42,10 +42,9 @@ use onward_cache::paths::store_path;
 use onward_cache::store::{MAX_RETRIES, RETRY_TIMEOUT};
 use onward_tpch::compare::{compare, rows_of};
 use onward_tpch::{Answer, Client, Dataset, Table, queries};
-use rustix::process::{Pid, Signal, kill_process};
 use s3_proxy::{Count, Kind, Model, S3Proxy, count};
 use support::s3_server::{ACCESS_KEY, S3Server, SECRET_KEY};
-use support::{BoxError, Server, conditions, cores, load, median, milliseconds};
+use support::{BoxError, Server, conditions, cores, kill_functions, load, median, milliseconds};
 use url::Url;
 
 const BUCKET: &str = "tables";
@@ -411,28 +410,4 @@ async fn put(store: &AmazonS3, source: &Path, name: &str) -> Result<(), BoxError
     }
     upload.complete().await?;
     Ok(())
-}
-
-/// Kills the function processes of this process; gives how many there were.
-fn kill_functions() -> Result<usize, BoxError> {
-    let mut processes = Vec::new();
-    for entry in std::fs::read_dir("/proc")?.flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()).and_then(Pid::from_raw) else {
-            continue;
-        };
-        // A process that has ended meanwhile has no files there.
-        let read = |name: &str| std::fs::read(entry.path().join(name)).unwrap_or_default();
-        let status = String::from_utf8_lossy(&read("status")).into_owned();
-        let parent = status.lines().find_map(|line| line.strip_prefix("PPid:\t")?.parse::<i32>().ok());
-        let is_zygote = read("cmdline").split(|byte| *byte == 0).nth(1) == Some(b"zygote");
-        processes.push((pid, parent, is_zygote));
-    }
-    let own = Some(std::process::id() as i32);
-    let is_ours = |zygote: &&(Pid, Option<i32>, bool)| zygote.2 && zygote.1 == own;
-    let zygotes: Vec<_> = processes.iter().filter(is_ours).map(|(pid, ..)| Some(pid.as_raw_nonzero().get())).collect();
-    let functions: Vec<_> = processes.iter().filter(|(_, parent, _)| zygotes.contains(parent)).collect();
-    for (pid, ..) in &functions {
-        kill_process(*pid, Signal::KILL)?;
-    }
-    Ok(functions.len())
 }

@@ -7,22 +7,25 @@
 //! | `onward sql -c "select 1"`, whole process | <= 60 ms |
 //! | first query on a bare Parquet file, whole process | <= 200 ms more than single-process DataFusion |
 //! | forced one-task query over Flight SQL, p50 | <= 4 ms |
+//! | TPC-H SF0.1 on 4 functions, columns cached: with no function alive, more than with warm ones | <= 30 ms |
 
 mod support;
 
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use datafusion::prelude::{SessionConfig, SessionContext};
-use onward_tpch::{Dataset, GenerateOptions, Table};
-use support::{BoxError, Server, conditions, cores, load, median, milliseconds, percentile};
+use onward_tpch::{Dataset, GenerateOptions, Table, queries};
+use support::{BoxError, Server, conditions, cores, kill_functions, load, median, milliseconds, percentile};
 
 /// Processes started per line.
 const STARTS: usize = 15;
 /// Queries of the one-task line, after as many warm-ups as a new connection may need.
 const QUERIES: usize = 200;
 const WARM_UPS: usize = 20;
+/// Queries of the lines about functions that are not there.
+const FROM_ZERO: [u8; 3] = [1, 3, 6];
 /// First argument of the process that plays plain DataFusion.
 const PLAIN: &str = "plain-datafusion";
 
@@ -48,6 +51,13 @@ fn main() -> Result<(), BoxError> {
     report("DataFusion, the same, process", &theirs);
     println!("{:<48} {:>8.1} ms more", "", median(&ours) - median(&theirs));
     report("forced one-task query, Flight SQL", &runtime.block_on(one_task(&dataset))?);
+    let dataset = Dataset::open_or_generate(&GenerateOptions::new(0.1, Dataset::default_dir(0.1)))?;
+    for query in FROM_ZERO {
+        let (zero, warm) = runtime.block_on(from_zero(&dataset, query))?;
+        report(&format!("SF0.1 Q{query}, 4 functions, none alive"), &zero);
+        report(&format!("SF0.1 Q{query}, 4 functions, warm"), &warm);
+        println!("{:<48} {:>8.1} ms more", "", median(&zero) - median(&warm));
+    }
     println!("{} at the end", load());
     Ok(())
 }
@@ -94,6 +104,32 @@ async fn one_task(dataset: &Dataset) -> Result<Vec<f64>, BoxError> {
     drop(client);
     server.stop().await;
     Ok(runs_ms)
+}
+
+/// Milliseconds of a query when no function is alive, and right after that, when all are.
+async fn from_zero(dataset: &Dataset, query: u8) -> Result<(Vec<f64>, Vec<f64>), BoxError> {
+    let server = Server::start(&dataset.dir).await?;
+    let mut client = server.connect().await?;
+    for statement in dataset.registration()? {
+        client.update(&statement).await?;
+    }
+    client.update("SET onward.functions = 4").await?;
+    let sql = queries::sql(query, dataset.scale);
+    client.query(&sql).await?;
+    let (mut zero, mut warm) = (Vec::new(), Vec::new());
+    for _ in 0..STARTS {
+        kill_functions()?;
+        // The host notices, and takes back what they held.
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        for runs_ms in [&mut zero, &mut warm] {
+            let start = Instant::now();
+            client.query(&sql).await?;
+            runs_ms.push(milliseconds(start.elapsed()));
+        }
+    }
+    drop(client);
+    server.stop().await;
+    Ok((zero, warm))
 }
 
 fn report(line: &str, runs_ms: &[f64]) {

@@ -15,6 +15,7 @@ use onward_coordinator::{Coordinator, CoordinatorOptions};
 use onward_endpoint::{FlightServer, ServerOptions};
 use onward_tpch::{Client, Dataset, GenerateOptions};
 use onward_wire::Config;
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
@@ -136,4 +137,28 @@ pub fn percentile(samples: &[f64], share: f64) -> f64 {
 /// Milliseconds of a duration.
 pub fn milliseconds(elapsed: Duration) -> f64 {
     elapsed.as_secs_f64() * 1e3
+}
+
+/// Kills the function processes of this process; gives how many there were.
+pub fn kill_functions() -> Result<usize, BoxError> {
+    let mut processes = Vec::new();
+    for entry in std::fs::read_dir("/proc")?.flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()).and_then(Pid::from_raw) else {
+            continue;
+        };
+        // A process that has ended meanwhile has no files there.
+        let read = |name: &str| std::fs::read(entry.path().join(name)).unwrap_or_default();
+        let status = String::from_utf8_lossy(&read("status")).into_owned();
+        let parent = status.lines().find_map(|line| line.strip_prefix("PPid:\t")?.parse::<i32>().ok());
+        let is_zygote = read("cmdline").split(|byte| *byte == 0).nth(1) == Some(b"zygote");
+        processes.push((pid, parent, is_zygote));
+    }
+    let own = Some(std::process::id() as i32);
+    let is_ours = |zygote: &&(Pid, Option<i32>, bool)| zygote.2 && zygote.1 == own;
+    let zygotes: Vec<_> = processes.iter().filter(is_ours).map(|(pid, ..)| Some(pid.as_raw_nonzero().get())).collect();
+    let functions: Vec<_> = processes.iter().filter(|(_, parent, _)| zygotes.contains(parent)).collect();
+    for (pid, ..) in &functions {
+        kill_process(*pid, Signal::KILL)?;
+    }
+    Ok(functions.len())
 }
