@@ -172,3 +172,37 @@ impl Query {
         running
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use onward_wire::message::{AttemptOutput, PartitionStats, SegmentRef};
+    use onward_wire::{HostId, QueryId};
+
+    use super::*;
+    use crate::scheduler::tests::{limits, query};
+
+    /// What a task that reads a part of an input was told first would not say which part of the rest is its own.
+    #[test]
+    fn a_stage_whose_tasks_read_parts_waits_for_all_of_its_input_again() {
+        let mut spec = query(1, 3, &[(&[], 1), (&[], 2), (&[0, 1], 2)]);
+        (spec.split_bytes, spec.starts_early, spec.stages[2].splittable) = (60, true, Some(1));
+        let mut query = Query::new(spec, None, 0).expect("a query");
+        let stage = |stage| onward_wire::StageId::new(QueryId(1), stage);
+        let output = |first| AttemptOutput {
+            segments: (first..first + 3).map(|segment| SegmentRef { segment, length_bytes: 1, rows: 1 }).collect(),
+            partitions: vec![PartitionStats { partition: 0, rows: 3, bytes: 100 }],
+            ..AttemptOutput::default()
+        };
+        for (id, task, host) in [(0, 0, 0), (1, 0, 0), (1, 1, 1)] {
+            query.begin(id, task, FunctionId(u64::from(task)), &limits());
+            let attempt = stage(id).task(task).attempt(0);
+            query.prepared(attempt, HostId(host), output(u64::from(id * 20 + task * 10)), &limits());
+        }
+        assert!(query.stages[2].is_split && query.stages[2].tasks.len() > 2);
+        query.begin(2, 0, FunctionId(0), &limits());
+        query.lose_host(HostId(1));
+        query.begin(1, 1, FunctionId(1), &limits());
+        // All that it lacks runs, and its other tasks never began.
+        assert_eq!(query.early_starts().next(), None);
+    }
+}

@@ -5,3 +5,5 @@ mod cases;
 mod early;
 mod random;
 mod world;
+
+pub use world::{limits, query};
