@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   host -- exec, control socket as standard input --> zygote: functions of SQL are built, one thread, no runtime
-//!        -- Fork(id), the function's socket ---------> fork --> function: that socket, no other descriptor, no environment
+//!        -- Fork(id), the function's socket ---------> fork --> function: that socket, and no other of the host's descriptors
 //!        <- Forked(id, pid), pidfd -------------------
 //!        -- Reap(id) --------------------------------> wait: the host saw by the pidfd that it ended
 //!        <- Reaped(id, status) -----------------------
