@@ -3,11 +3,12 @@
 //! Functions are paid for while they run an attempt of a query, whether its output counts or not: by the memory that they were given, as
 //! AWS Lambda bills, and by vCPUs, where these have a price of their own. Requests are paid for when they go to a remote store.
 
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use onward_wire::message::StoreRequests;
-use onward_wire::{ErrorKind, WireError};
+use onward_wire::{AttemptId, ErrorKind, FunctionId, WireError};
 use serde::{Deserialize, Serialize};
 
 use crate::scheduler::FunctionShape;
@@ -119,6 +120,54 @@ impl Usage {
             + self.attempts as f64 / 1e6 * prices.million_requests
             + (remote.table + remote.intermediate) as f64 / 1e3 * prices.thousand_reads
             + remote.write as f64 / 1e3 * prices.thousand_writes
+    }
+}
+
+/// What a query uses of functions while it runs.
+pub(crate) struct Account {
+    shape: FunctionShape,
+    usage: Usage,
+    /// Attempts that run: where, and since when.
+    open: HashMap<AttemptId, (FunctionId, Instant)>,
+    /// Functions that ran an attempt of it.
+    used: HashSet<FunctionId>,
+}
+
+impl Account {
+    pub(crate) fn new(shape: FunctionShape) -> Self {
+        Self { shape, usage: Usage::default(), open: HashMap::new(), used: HashSet::new() }
+    }
+
+    /// An attempt begins, in a function that ran nothing before, or not.
+    pub(crate) fn begin(&mut self, attempt: AttemptId, function: FunctionId, is_cold: bool) {
+        self.usage.attempts += 1;
+        if self.used.insert(function) {
+            match is_cold {
+                true => self.usage.cold_starts += 1,
+                false => self.usage.warm_starts += 1,
+            }
+        }
+        self.open.insert(attempt, (function, Instant::now()));
+    }
+
+    /// An attempt ended, however.
+    pub(crate) fn end(&mut self, attempt: AttemptId) {
+        if let Some((_, since)) = self.open.remove(&attempt) {
+            self.usage.add_attempt(since.elapsed(), self.shape);
+        }
+    }
+
+    /// A function is gone.
+    pub(crate) fn lose(&mut self, function: FunctionId) {
+        let lost: Vec<_> = self.open.iter().filter(|(_, (place, _))| *place == function).map(|(id, _)| *id).collect();
+        lost.into_iter().for_each(|attempt| self.end(attempt));
+    }
+
+    /// The query is over, and what it used is final.
+    pub(crate) fn close(&mut self) -> Usage {
+        let open: Vec<_> = self.open.keys().copied().collect();
+        open.into_iter().for_each(|attempt| self.end(attempt));
+        self.usage
     }
 }
 

@@ -79,10 +79,9 @@ impl Control {
 
     /// Sends it, with a descriptor where it has one.
     pub(crate) fn send(self, socket: BorrowedFd<'_>, file: Option<BorrowedFd<'_>>) -> io::Result<()> {
-        let (mut space, bytes, files) =
-            ([MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))], self.encode(), file);
+        let (mut space, bytes) = ([MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))], self.encode());
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
-        if let Some(file) = &files {
+        if let Some(file) = &file {
             ancillary.push(SendAncillaryMessage::ScmRights(std::slice::from_ref(file)));
         }
         rustix::io::retry_on_intr(|| sendmsg(socket, &[IoSlice::new(&bytes)], &mut ancillary, SendFlags::NOSIGNAL))?;

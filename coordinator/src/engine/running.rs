@@ -1,7 +1,6 @@
 //! What the shell knows of a query while it runs, and the scheduler need not.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::time::Instant;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use onward_planner::explain::StageRun;
 use onward_shuffle::flight::GrantKey;
@@ -13,9 +12,9 @@ use super::filters::Filters;
 use super::inputs::Granting;
 use super::outcome::{CacheRead, Outcome};
 use super::{Reads, Replacement, Submission};
-use crate::accounting::Usage;
+use crate::accounting::Account;
 use crate::api::QueryProgress;
-use crate::scheduler::{FunctionShape, QuerySpec, QueryStats};
+use crate::scheduler::{QuerySpec, QueryStats};
 
 /// A query that runs.
 pub(super) struct Query {
@@ -93,54 +92,6 @@ impl Query {
             progress.bytes += running.bytes;
         }
         self.progress.send_replace(progress);
-    }
-}
-
-/// What a query uses of functions while it runs.
-pub(super) struct Account {
-    shape: FunctionShape,
-    usage: Usage,
-    /// Attempts that run: where, and since when.
-    open: HashMap<AttemptId, (FunctionId, Instant)>,
-    /// Functions that ran an attempt of it.
-    used: HashSet<FunctionId>,
-}
-
-impl Account {
-    fn new(shape: FunctionShape) -> Self {
-        Self { shape, usage: Usage::default(), open: HashMap::new(), used: HashSet::new() }
-    }
-
-    /// An attempt begins, in a function that ran nothing before, or not.
-    pub(super) fn begin(&mut self, attempt: AttemptId, function: FunctionId, is_cold: bool) {
-        self.usage.attempts += 1;
-        if self.used.insert(function) {
-            match is_cold {
-                true => self.usage.cold_starts += 1,
-                false => self.usage.warm_starts += 1,
-            }
-        }
-        self.open.insert(attempt, (function, Instant::now()));
-    }
-
-    /// An attempt ended, however.
-    pub(super) fn end(&mut self, attempt: AttemptId) {
-        if let Some((_, since)) = self.open.remove(&attempt) {
-            self.usage.add_attempt(since.elapsed(), self.shape);
-        }
-    }
-
-    /// A function is gone.
-    pub(super) fn lose(&mut self, function: FunctionId) {
-        let lost: Vec<_> = self.open.iter().filter(|(_, (place, _))| *place == function).map(|(id, _)| *id).collect();
-        lost.into_iter().for_each(|attempt| self.end(attempt));
-    }
-
-    /// The query is over, and what it used is final.
-    pub(super) fn close(&mut self) -> Usage {
-        let open: Vec<_> = self.open.keys().copied().collect();
-        open.into_iter().for_each(|attempt| self.end(attempt));
-        self.usage
     }
 }
 

@@ -101,8 +101,7 @@ impl Query {
             if news.is_empty() {
                 continue;
             }
-            let is_open = news.iter().any(|news| news.is_open)
-                || stage.inputs.iter().any(|input| !self.stages[*input as usize].is_complete());
+            let is_open = stage.inputs.iter().any(|input| !self.stages[*input as usize].is_complete());
             let news = Arc::new(news);
             all.extend(stage.tasks.iter().filter_map(|task| match task.state {
                 State::Running { attempt, function, .. } => Some(Told {

@@ -28,6 +28,11 @@ struct Function {
     is_old: bool,
 }
 
+/// The age from which on a function takes no task: the last quarter of its life.
+fn old_after(lifetime_ms: u64) -> u64 {
+    lifetime_ms - lifetime_ms / 4
+}
+
 /// A host that functions run on.
 #[derive(Debug)]
 struct Host {
@@ -151,7 +156,7 @@ impl Pool {
                 continue;
             }
             let age_ms = now_ms - function.ready_ms;
-            function.is_old |= age_ms >= lifetime_ms - lifetime_ms / 4;
+            function.is_old |= age_ms >= old_after(lifetime_ms);
             let is_idle = matches!(function.activity, Activity::Idle { .. });
             if function.is_old && is_idle || age_ms >= lifetime_ms {
                 over.push((*id, function.activity));
@@ -163,11 +168,8 @@ impl Pool {
     /// When [`Pool::age`] has something to say next.
     pub(super) fn next_age(&self, lifetime_ms: u64) -> Option<u64> {
         let known = self.functions.values().filter(|function| function.activity != Activity::Starting);
-        let next = known.map(|function| match function.is_old {
-            true => function.ready_ms.saturating_add(lifetime_ms),
-            false => function.ready_ms.saturating_add(lifetime_ms - lifetime_ms / 4),
-        });
-        next.min()
+        let due = |function: &Function| if function.is_old { lifetime_ms } else { old_after(lifetime_ms) };
+        known.map(|function| function.ready_ms.saturating_add(due(function))).min()
     }
 
     /// The best of some functions: on the host that is preferred, else on the one that does the least, else the oldest.

@@ -95,8 +95,9 @@ impl Attempt {
     /// It reads these, too.
     pub(super) fn add_inputs(&self, more: Vec<StageInputs>) {
         for more in more {
-            let feed = self.inputs.iter().find(|feed| feed.stage() == more.stage);
-            feed.into_iter().for_each(|feed| feed.add(more.clone()));
+            if let Some(feed) = self.inputs.iter().find(|feed| feed.stage() == more.stage) {
+                feed.add(more);
+            }
         }
     }
 

@@ -179,7 +179,9 @@ impl Function {
                 Some(to_function::Body::MoreInputs(more)) => {
                     let attempt = self.attempts.lock().running.get(&AttemptId::from(more.attempt)).cloned();
                     // One that has ended reads no more.
-                    attempt.into_iter().for_each(|attempt| attempt.add_inputs(more.inputs.clone()));
+                    if let Some(attempt) = attempt {
+                        attempt.add_inputs(more.inputs);
+                    }
                 }
                 Some(to_function::Body::ForgetQuery(query)) => {
                     self.stages.retain(|stage, _| stage.query != QueryId(query.query));

@@ -136,11 +136,7 @@ impl Cutter<'_> {
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let is_dealt_out = self.is_dealt_out(repartition)?;
         let child = self.fragment(repartition.input())?;
-        let output = match repartition.partitioning() {
-            Partitioning::Hash(..) => OutputKind::Hash,
-            Partitioning::RoundRobinBatch(_) => OutputKind::RoundRobin,
-            Partitioning::UnknownPartitioning(_) | Partitioning::Range(_) => OutputKind::Preserve,
-        };
+        let output = if is_dealt_out { OutputKind::RoundRobin } else { OutputKind::Hash };
         match repartition.partitioning() {
             Partitioning::RoundRobinBatch(_) if !is_dealt_out => Ok(child),
             Partitioning::Hash(_, partitions) | Partitioning::RoundRobinBatch(partitions) => {
