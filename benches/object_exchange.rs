@@ -191,6 +191,7 @@ impl Bench {
             config: Arc::new(config),
             program: env!("CARGO_BIN_EXE_onward").into(),
             uploads: Arc::default(),
+            stores: Arc::default(),
             ranges: None,
             key: key.clone(),
         };
@@ -280,9 +281,10 @@ impl Bench {
             settings: settings.collect(),
             stores: vec![],
             output: OutputSpec { kind: planned.output as i32, partitions: planned.output_partitions as u32 },
-            objects: vec![],
+            objects: onward_cache::scan::tags_of(&planned.plan)?,
             cache: CacheUse::Off as i32,
             sketches: vec![],
+            writes: String::new(),
         };
         for function in 1..=FUNCTIONS as u64 {
             self.host.define_stage(FunctionId(function), definition.clone());

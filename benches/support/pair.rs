@@ -45,7 +45,7 @@ impl Station {
         let (events, _) = mpsc::unbounded_channel();
         let (uploads, key) = (Arc::default(), key.clone());
         let options =
-            HostOptions { config: Arc::new(config), program: "/nonexistent".into(), uploads, ranges: None, key };
+            HostOptions { config: Arc::new(config), program: "/nonexistent".into(), uploads, stores: Arc::default(), ranges: None, key };
         Ok(Self { host: Host::start(options, events)?, _root: root })
     }
 

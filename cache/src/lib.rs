@@ -39,7 +39,7 @@ pub use confine::Confinement;
 pub use deferred::{DeferredUpload, UploadedParts, UserWrite};
 pub use error::StoreError;
 pub use meter::{MeteredStore, RequestCounters};
-pub use registry::{MeteredRegistry, StoreRegistry};
+pub use registry::{MeteredRegistry, StoreRegistry, StoreSource};
 pub use store::{StoreHandle, build_store, store_key};
 pub use uploads::{OpenUploads, UploadLog};
 pub use versions::{ExpectedVersions, SeenVersions, versioned_cache_manager};

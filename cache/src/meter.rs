@@ -137,7 +137,7 @@ impl MeteredStore {
     fn ranges(&self, location: &Path) -> Option<(&Arc<dyn RangeClient>, ObjectTag)> {
         let ranges = self.ranges.as_ref()?;
         let tag = match &self.expected {
-            Some(expected) => expected.tag(&self.url, location),
+            Some(expected) => expected.tag(&self.url, location, !ranges.reads_unversioned()),
             None if self.reads_listed => self.versions.tag(&self.url, location),
             None => None,
         };

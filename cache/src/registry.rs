@@ -104,6 +104,7 @@ impl StoreRegistry {
             expected: Arc::default(),
             reads_listed: true,
             ranges: None,
+            source: None,
         };
         Arc::new(view)
     }
@@ -125,6 +126,7 @@ impl StoreRegistry {
             expected,
             reads_listed: false,
             ranges: None,
+            source: None,
         })
     }
 
@@ -140,6 +142,15 @@ impl StoreRegistry {
     }
 }
 
+/// Where a process has its stores from, when it does not build them.
+pub trait StoreSource: fmt::Debug + Send + Sync {
+    /// The store of `url`.
+    ///
+    /// # Errors
+    /// When there is none.
+    fn handle(&self, url: &Url) -> Result<StoreHandle, StoreError>;
+}
+
 fn parse(url: &str) -> Result<Url, StoreError> {
     Url::parse(url).map_err(|_| StoreError::UnknownScheme { url: url.to_owned(), scheme: url.to_owned() })
 }
@@ -153,6 +164,7 @@ pub struct MeteredRegistry {
     expected: Arc<ExpectedVersions>,
     reads_listed: bool,
     ranges: Option<Arc<dyn RangeClient>>,
+    source: Option<Arc<dyn StoreSource>>,
 }
 
 impl MeteredRegistry {
@@ -163,28 +175,29 @@ impl MeteredRegistry {
 
     /// The same view, counted with it, for a plan: as [`StoreRegistry::expecting`].
     pub fn expecting(&self, expected: Arc<ExpectedVersions>) -> Arc<Self> {
-        let Self { stores, counters, confinement, ranges, .. } = self;
-        Arc::new(Self {
-            stores: stores.clone(),
-            counters: counters.clone(),
-            confinement: confinement.clone(),
-            expected,
-            reads_listed: false,
-            ranges: ranges.clone(),
-        })
+        Arc::new(Self { expected, reads_listed: false, ..self.copy() })
     }
 
     /// The same view, reading remote objects through the range tier.
-    pub fn reading_through(&self, ranges: Option<Arc<dyn RangeClient>>) -> Arc<Self> {
-        let Self { stores, counters, confinement, expected, reads_listed, .. } = self;
-        Arc::new(Self {
-            stores: stores.clone(),
-            counters: counters.clone(),
-            confinement: confinement.clone(),
-            expected: expected.clone(),
-            reads_listed: *reads_listed,
-            ranges,
-        })
+    pub fn reading_through(self: Arc<Self>, ranges: Option<Arc<dyn RangeClient>>) -> Arc<Self> {
+        Arc::new(Self { ranges, ..self.copy() })
+    }
+
+    /// The same view, of the stores of `source`.
+    pub fn of(self: Arc<Self>, source: Arc<dyn StoreSource>) -> Arc<Self> {
+        Arc::new(Self { source: Some(source), ..self.copy() })
+    }
+
+    fn copy(&self) -> Self {
+        Self {
+            stores: self.stores.clone(),
+            counters: self.counters.clone(),
+            confinement: self.confinement.clone(),
+            expected: self.expected.clone(),
+            reads_listed: self.reads_listed,
+            ranges: self.ranges.clone(),
+            source: self.source.clone(),
+        }
     }
 
     /// The registry behind it.
@@ -201,7 +214,10 @@ impl ObjectStoreRegistry for MeteredRegistry {
     }
 
     fn get_store(&self, url: &Url) -> Result<Arc<dyn ObjectStore>> {
-        let mut handle = self.stores.handle(url)?;
+        let mut handle = match &self.source {
+            Some(source) => source.handle(url)?,
+            None => self.stores.handle(url)?,
+        };
         if let Some(confinement) = &self.confinement
             && handle.is_local
         {

@@ -124,14 +124,14 @@ impl ExpectedVersions {
     }
 
     /// `path` is read by the plan.
-    pub(crate) fn has(&self, store_url: &str, path: &Path) -> bool {
+    pub fn has(&self, store_url: &str, path: &Path) -> bool {
         self.objects.contains_key(&(store_url.to_owned(), path.clone()))
     }
 
-    /// The version of `path` that is to be read, when a store could tell it from others.
-    pub(crate) fn tag(&self, store_url: &str, path: &Path) -> Option<ObjectTag> {
+    /// The version of `path` that is to be read; `is_known`: only if its store could tell it from others.
+    pub(crate) fn tag(&self, store_url: &str, path: &Path, is_known: bool) -> Option<ObjectTag> {
         let version = self.objects.get(&(store_url.to_owned(), path.clone()))?;
-        version.is_known().then(|| version.tag(store_url, path))
+        (version.is_known() || !is_known).then(|| version.tag(store_url, path))
     }
 
     /// The object that was just read is the one expected, or not expected at all.

@@ -169,6 +169,7 @@ impl Coordinator {
             config: Arc::clone(&self.config),
             program: self.program.clone(),
             uploads: Arc::clone(self.resources.stores().uploads()),
+            stores: Arc::clone(self.resources.stores()),
             ranges: self.resources.ranges().cloned(),
             key: GrantKey::random()?,
         };

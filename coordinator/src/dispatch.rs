@@ -18,6 +18,7 @@ use crate::api::{QueryError, QueryProgress, ResultStream};
 use crate::engine::{CacheRead, Capacity, Engine, Outcome, Replacement, Submission, read_result};
 use crate::scheduler::{AlternativeSpec, FunctionShape, QuerySpec, StageSpec};
 use crate::system::History;
+use crate::write::written_url;
 
 /// What functions need besides the graph.
 pub(crate) struct Dispatch<'a> {
@@ -56,6 +57,7 @@ pub(crate) fn submit(
             output: OutputSpec { kind: stage.output as i32, partitions: stage.output_partitions as u32 },
             objects: tags_of(&stage.plan).map_err(|error| classify(&error))?,
             cache: cache as i32,
+            writes: written_url(&stage.plan),
             sketches: stage.key_sources.iter().map(|source| sketch_spec(source, config)).collect(),
         })
     };

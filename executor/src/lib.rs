@@ -13,6 +13,7 @@
 //! | [`host`] | one per machine: the segment store, the functions and their files; embedded in the coordinator here |
 //! | [`function`] | `main` of a function process: decode, slice, bind, run, write, report |
 //! | [`zygote`] | the process that function processes are forked from |
+//! | `sandbox` | what a function process may do |
 //! | [`write`](mod@write) | the plan node that writes files for COPY, INSERT and CREATE TABLE AS |
 //! | [`socket`] | frames with descriptors between the two |
 //!
@@ -24,6 +25,7 @@
 
 pub mod function;
 pub mod host;
+mod sandbox;
 pub mod socket;
 pub mod write;
 pub mod zygote;

@@ -26,6 +26,7 @@ use rustix::net::{
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, pidfd_open, waitpid};
 
 use crate::function::{self, Registry};
+use crate::sandbox;
 
 /// Bytes of a message: what, which function, a number.
 const MESSAGE_BYTES: usize = 24;
@@ -114,6 +115,7 @@ impl Control {
 pub fn run() -> ExitCode {
     crate::host::raise_descriptor_limit();
     let registry = Registry::build();
+    sandbox::prepare();
     fork_on_request(|socket| function::run(socket, registry))
 }
 
@@ -185,6 +187,9 @@ fn fork() -> io::Result<Option<Pid>> {
 fn become_function<E: std::fmt::Display>(socket: OwnedFd, child: impl FnOnce(UnixStream) -> Result<(), E>) -> ! {
     die_with_parent();
     let code = isolate().map_err(|error| format!("it cannot be isolated: {error}"));
+    let code = code.and_then(|()| {
+        sandbox::drop_privileges().map_err(|error| format!("it cannot be confined: {error}"))
+    });
     let code = code.and_then(|()| child(UnixStream::from(socket)).map_err(|error| error.to_string()));
     if let Err(error) = &code {
         eprintln!("onward function: {error}");

@@ -22,7 +22,7 @@ async fn the_binary_is_a_function_and_a_killed_one_leaves_nothing() {
     let (events, mut received) = mpsc::unbounded_channel();
     let program = env!("CARGO_BIN_EXE_onward").into();
     let (uploads, key) = (Arc::default(), GrantKey::random().expect("a key"));
-    let options = HostOptions { config: Arc::new(config), program, uploads, ranges: None, key };
+    let options = HostOptions { config: Arc::new(config), program, uploads, stores: Arc::default(), ranges: None, key };
     let host = Host::start(options, events).expect("a host");
     let function = FunctionId(1);
     host.start_function(function, 1, 64 << 20);

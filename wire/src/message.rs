@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   function                                   host
-//!      | -- Hello ------------------------------> |   engine version and launch token are checked
+//!      | -- Hello ------------------------------> |   the engine version is checked
 //!      | <------------------------------ Welcome -|
 //!      | <-------------------------- DefineStage -|   once per stage and function
 //!      | <--------------------------- RunAttempt -|   small: names the stage, its partitions, its inputs
@@ -27,6 +27,7 @@ use crate::columns::{
 };
 use crate::error::WireError;
 use crate::exchange::{FetchSegments, MoreInputs, StageInputs};
+use crate::files::{AbortUpload, BeginUpload, FileOpened, OpenFile, PutPart, Uploaded};
 use crate::filters::{KeySketch, RuntimeFilters, SketchSpec};
 use crate::id::{AttemptId, QueryId, SegmentId, StageId};
 use crate::ranges::{PrefetchRanges, RangesRead, ReadRanges};
@@ -230,7 +231,7 @@ pub struct DefineStage {
     /// The session's DataFusion settings that differ from the defaults.
     #[prost(message, repeated, tag = "4")]
     pub settings: Vec<KeyValue>,
-    /// Object stores.
+    /// Object stores. For the host: a function has no credentials.
     #[prost(message, repeated, tag = "5")]
     pub stores: Vec<StoreSpec>,
     /// Output mapping.
@@ -245,6 +246,9 @@ pub struct DefineStage {
     /// Sketches that its attempts make of their output.
     #[prost(message, repeated, tag = "9")]
     pub sketches: Vec<SketchSpec>,
+    /// URL of what its attempts write: the staging directory, or the object or prefix of their uploads. Empty: nothing.
+    #[prost(string, tag = "10")]
+    pub writes: String,
 }
 
 /// What the scans of a stage have to do with the cache.
@@ -366,20 +370,6 @@ pub struct ReleaseSegments {
     /// Which.
     #[prost(uint64, repeated, tag = "1")]
     pub segments: Vec<u64>,
-}
-
-/// The attempt begins an upload to an object store; whatever comes of it, its host can take it back.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct UploadOpened {
-    /// Which.
-    #[prost(message, required, tag = "1")]
-    pub attempt: Attempt,
-    /// Where the object will be, in the store that its write names.
-    #[prost(string, tag = "2")]
-    pub path: String,
-    /// The store's name for the upload.
-    #[prost(string, tag = "3")]
-    pub upload: String,
 }
 
 /// How far an attempt is.
@@ -509,7 +499,7 @@ pub const MAX_DESCRIPTORS: usize = 128;
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct ToHost {
     /// The message.
-    #[prost(oneof = "to_host::Body", tags = "1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17")]
+    #[prost(oneof = "to_host::Body", tags = "1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20")]
     pub body: Option<to_host::Body>,
 }
 
@@ -539,9 +529,9 @@ pub mod to_host {
         /// See [`super::AttemptFailed`].
         #[prost(message, tag = "7")]
         AttemptFailed(super::AttemptFailed),
-        /// See [`super::UploadOpened`].
+        /// See [`super::OpenFile`].
         #[prost(message, tag = "8")]
-        UploadOpened(super::UploadOpened),
+        OpenFile(super::OpenFile),
         /// See [`super::FindColumns`].
         #[prost(message, tag = "9")]
         FindColumns(super::FindColumns),
@@ -569,6 +559,15 @@ pub mod to_host {
         /// See [`super::FetchSegments`].
         #[prost(message, tag = "17")]
         FetchSegments(super::FetchSegments),
+        /// See [`super::BeginUpload`].
+        #[prost(message, tag = "18")]
+        BeginUpload(super::BeginUpload),
+        /// See [`super::PutPart`].
+        #[prost(message, tag = "19")]
+        PutPart(super::PutPart),
+        /// See [`super::AbortUpload`].
+        #[prost(message, tag = "20")]
+        AbortUpload(super::AbortUpload),
     }
 }
 
@@ -576,7 +575,7 @@ pub mod to_host {
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct ToFunction {
     /// The message.
-    #[prost(oneof = "to_function::Body", tags = "1,2,3,4,5,6,7,8,9,10,11,12,13,14")]
+    #[prost(oneof = "to_function::Body", tags = "1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16")]
     pub body: Option<to_function::Body>,
 }
 
@@ -627,18 +626,24 @@ pub mod to_function {
         /// See [`super::MoreInputs`].
         #[prost(message, tag = "14")]
         MoreInputs(super::MoreInputs),
+        /// See [`super::FileOpened`].
+        #[prost(message, tag = "15")]
+        FileOpened(super::FileOpened),
+        /// See [`super::Uploaded`].
+        #[prost(message, tag = "16")]
+        Uploaded(super::Uploaded),
     }
 }
 
 enveloped! {
     ToHost, to_host:
-    Hello Progress OpenSegment MapSegments ReleaseSegments AttemptDone AttemptFailed UploadOpened AttemptEnded
+    Hello Progress OpenSegment MapSegments ReleaseSegments AttemptDone AttemptFailed AttemptEnded
     FindColumns OpenColumn PublishColumn AbandonColumns UseColumns ReadRanges PrefetchRanges
-    FetchSegments
+    FetchSegments OpenFile BeginUpload PutPart AbortUpload
 }
 
 enveloped! {
     ToFunction, to_function:
     Welcome DefineStage RunAttempt CancelAttempt ForgetQuery SegmentOpened SegmentsMapped RequestFailed Shutdown
-    ColumnsFound ForgetColumns RangesRead RuntimeFilters MoreInputs
+    ColumnsFound ForgetColumns RangesRead RuntimeFilters MoreInputs FileOpened Uploaded
 }

@@ -51,6 +51,9 @@ pub struct ReadRanges {
     /// At most [`MAX_RANGES`].
     #[prost(message, repeated, tag = "3")]
     pub ranges: Vec<ByteRange>,
+    /// From its store, whatever the tier has.
+    #[prost(bool, tag = "4")]
+    pub is_direct: bool,
 }
 
 /// Ranges that will be read soon.

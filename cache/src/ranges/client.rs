@@ -30,6 +30,11 @@ pub trait RangeClient: fmt::Debug + Send + Sync {
     /// Reads ranges, each within the object, of the version in `object`.
     async fn read(&self, object: &ObjectTag, ranges: &[Range<u64>]) -> Result<RangesRead>;
 
+    /// It reads objects, too, whose store does not say which version they are.
+    fn reads_unversioned(&self) -> bool {
+        false
+    }
+
     /// Says what will be read soon. It may be ignored.
     fn prefetch(&self, object: &ObjectTag, ranges: &[Range<u64>]);
 }

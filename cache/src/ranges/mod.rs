@@ -18,12 +18,14 @@
 
 mod blocks;
 mod client;
+mod direct;
 mod tier;
 
 #[cfg(test)]
 mod tests;
 
 pub use client::{RangeClient, RangesRead};
+pub use direct::read_direct;
 pub use tier::{ObjectUse, RangeOptions, RangeTier};
 
 /// Bytes of a block; an object's last one may be shorter.

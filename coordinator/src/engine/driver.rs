@@ -434,6 +434,7 @@ mod tests {
             config: Arc::clone(&config),
             program,
             uploads: Arc::clone(&uploads),
+            stores: Arc::default(),
             ranges: None,
             key: key.clone(),
         };

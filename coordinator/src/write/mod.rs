@@ -34,5 +34,5 @@ pub use copy::adapt_copy;
 pub use create::is_declaration;
 pub use journal::Journal;
 pub use pending::Write;
-pub use planner::{query_planner, store_urls};
+pub use planner::{query_planner, store_urls, written_url};
 pub(crate) use run::{add_all, commit, commit_after};

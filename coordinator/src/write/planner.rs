@@ -59,3 +59,17 @@ pub fn store_urls(plan: &Arc<dyn ExecutionPlan>) -> Result<Vec<Url>> {
     })?;
     Ok(urls)
 }
+
+/// URL of what the attempts of `plan` write: the directory for staged files, or the object or prefix of their uploads. Empty
+/// where they write nothing.
+pub fn written_url(plan: &Arc<dyn ExecutionPlan>) -> String {
+    let mut url = String::new();
+    // It cannot fail: the closure does not.
+    let _ = plan.apply(|node| {
+        let Some(write) = node.downcast_ref::<WriteExec>() else { return Ok(TreeNodeRecursion::Continue) };
+        let target = write.target();
+        url.clone_from(if target.staging.is_empty() { &target.url } else { &target.staging });
+        Ok(TreeNodeRecursion::Stop)
+    });
+    url
+}

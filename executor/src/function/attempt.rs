@@ -16,13 +16,14 @@ use onward_planner::error::classify;
 use onward_shuffle::{AttemptWriter, InputFeed, Lane, OutputMapping, SegmentSource, WriterOptions, filter_expr};
 use onward_wire::exchange::StageInputs;
 use onward_wire::filters::KeySketch;
-use onward_wire::message::{AttemptDone, AttemptOutput, Metric, OperatorMetrics, Progress, RunAttempt, UploadOpened};
+use onward_wire::message::{AttemptDone, AttemptOutput, Metric, OperatorMetrics, Progress, RunAttempt};
 use onward_wire::{AttemptId, ErrorKind, WireError, panics};
 use parking_lot::Mutex;
 use tokio::task::{AbortHandle, JoinError, JoinSet};
 
 use super::columns::Columns;
-use super::environment::{AttemptContext, Environment};
+use super::environment::{AttemptContext, Environment, Reads};
+use super::files::HostStores;
 use super::link::Link;
 use super::metrics;
 use super::segments::{AttemptSink, AttemptSource, Segments};
@@ -34,7 +35,9 @@ pub(super) struct Shared {
     pub(super) link: Arc<Link>,
     pub(super) segments: Arc<Segments>,
     pub(super) columns: Arc<Columns>,
-    pub(super) ranges: Option<Arc<dyn RangeClient>>,
+    /// Remote objects through the host's range tier, where it has one, and past it.
+    pub(super) tier: Option<Arc<dyn RangeClient>>,
+    pub(super) direct: Arc<dyn RangeClient>,
     pub(super) scans: WarmScans,
     pub(super) environment: Environment,
     pub(super) flush_bytes: u64,
@@ -150,14 +153,20 @@ impl Attempt {
     async fn run_unguarded(self: &Arc<Self>, shared: &Shared, stage: &Stage, request: RunAttempt) -> Result<Finished> {
         let RunAttempt { partitions, inline_bytes, filters, .. } = request;
         self.add_filters(filters);
-        let config = stage.config(&shared.environment)?;
+        let decoder = stage.decoder(&shared.environment)?;
+        let config = decoder.config.clone();
         let batch_rows = config.batch_size();
-        let ranges = shared.ranges.clone().filter(|_| stage.uses_cache());
+        let tier = shared.tier.clone().filter(|_| stage.uses_cache());
+        let reads = Reads {
+            expected: stage.expected(),
+            ranges: tier.unwrap_or_else(|| Arc::clone(&shared.direct)),
+            stores: HostStores::new(Arc::clone(&shared.link), self.id),
+        };
         let AttemptContext { task, memory, stores } =
-            shared.environment.attempt(self.id, config, self.upload_log(shared), stage.expected(), ranges);
+            shared.environment.attempt(self.id, config, self.upload_log(), reads);
         let source = AttemptSource::new(Arc::clone(&shared.segments), self.id) as Arc<dyn SegmentSource>;
         let AttemptPlan { planned, runs, mapping, places } =
-            stage.plan(&task, &partitions, &self.inputs, &source, &shared.scans)?;
+            stage.plan(&decoder.context, &partitions, &self.inputs, &source, &shared.scans)?;
         self.use_filters(places);
 
         let count = runs.output_partitioning().partition_count();
@@ -190,14 +199,10 @@ impl Attempt {
         Ok(Finished { done, sink })
     }
 
-    /// Tells the host of uploads. One that it does not hear of any more is gone, and so is this function soon. Every file
-    /// that is being written holds the log, and so this attempt.
-    fn upload_log(self: &Arc<Self>, shared: &Shared) -> UploadLog {
-        let (link, attempt) = (Arc::clone(&shared.link), Arc::clone(self));
-        UploadLog::new(move |path, upload| {
-            let attempt = attempt.id.into();
-            let _ = link.send(UploadOpened { attempt, path: path.to_string(), upload: upload.to_owned() });
-        })
+    /// The host knows of uploads by itself; every file that is being written holds the log, and so this attempt.
+    fn upload_log(self: &Arc<Self>) -> UploadLog {
+        let attempt = Arc::clone(self);
+        UploadLog::new(move |path, upload| tracing::debug!(attempt = %attempt.id, %path, upload, "an upload was begun"))
     }
 
     /// Runs all partitions at once; the first error stops the others.

@@ -16,10 +16,14 @@ use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::logical_expr::{AggregateUDF, HigherOrderUDF, ScalarUDF, WindowUDF};
 use datafusion::prelude::SessionConfig;
 use onward_cache::ranges::RangeClient;
-use onward_cache::{ExpectedVersions, MeteredRegistry, StoreRegistry, UploadLog, versioned_cache_manager};
+use onward_cache::{
+    ExpectedVersions, MeteredRegistry, StoreRegistry, StoreSource, UploadLog, versioned_cache_manager,
+};
 use onward_planner::scalar_subquery::single_value;
+use onward_planner::session::function_session_config;
 use onward_wire::AttemptId;
-use onward_wire::message::Welcome;
+use onward_wire::message::{KeyValue, Welcome};
+use parking_lot::Mutex;
 
 use super::memory::OperatorPool;
 
@@ -59,6 +63,13 @@ impl Registry {
         }
     }
 
+    /// With another function in the place of the one of its name.
+    #[cfg(test)]
+    pub(crate) fn with_scalar(mut self, function: ScalarUDF) -> Self {
+        self.scalar.insert(function.name().to_owned(), Arc::new(function));
+        self
+    }
+
     /// Scalar functions as `settings` make them.
     fn scalar(&self, settings: &ConfigOptions) -> HashMap<String, Arc<ScalarUDF>> {
         let mut scalar = self.scalar.clone();
@@ -73,13 +84,33 @@ impl Registry {
     }
 }
 
+/// What plans are decoded with: the functions of SQL as a session's settings make them. What runs has its functions in it.
+pub(super) struct Decoder {
+    settings: Vec<KeyValue>,
+    /// The session's settings.
+    pub(super) config: SessionConfig,
+    pub(super) context: TaskContext,
+}
+
 /// Memory, disk, stores, footers and functions of this process.
 pub(super) struct Environment {
     registry: Registry,
+    /// The last one: sessions mostly have the same settings.
+    decoder: Mutex<Option<Arc<Decoder>>>,
     pool: Arc<dyn MemoryPool>,
     disk: Arc<DiskManager>,
     caches: Arc<CacheManager>,
+    /// Of no store: it knows the versions of what was read.
     stores: Arc<StoreRegistry>,
+}
+
+/// What an attempt reads tables with.
+pub(super) struct Reads {
+    /// Objects are read in these versions,
+    pub(super) expected: Arc<ExpectedVersions>,
+    /// remote ones through this.
+    pub(super) ranges: Arc<dyn RangeClient>,
+    pub(super) stores: Arc<dyn StoreSource>,
 }
 
 /// One attempt's view of the environment, and what is measured through it.
@@ -101,6 +132,7 @@ impl Environment {
         let caches = versioned_cache_manager(stores.versions(), FOOTER_BYTES, STATISTICS_BYTES);
         Ok(Self {
             registry,
+            decoder: Mutex::default(),
             pool: Arc::new(OperatorPool::new(limit)),
             disk: Arc::new(disk),
             caches: CacheManager::try_new(&caches)?,
@@ -108,42 +140,62 @@ impl Environment {
         })
     }
 
-    /// The object stores of this process.
-    pub(super) fn stores(&self) -> &Arc<StoreRegistry> {
-        &self.stores
+    /// What plans of a session with these settings are decoded with.
+    pub(super) fn decoder(&self, settings: &[KeyValue]) -> Result<Arc<Decoder>> {
+        let last = self.decoder.lock().clone();
+        if let Some(decoder) = last.filter(|decoder| decoder.settings == settings) {
+            return Ok(decoder);
+        }
+        let config = function_session_config(settings.iter().map(|pair| (pair.key.as_str(), pair.value.as_str())))?;
+        let runtime = RuntimeEnv {
+            memory_pool: Arc::clone(&self.pool),
+            disk_manager: Arc::clone(&self.disk),
+            cache_manager: Arc::clone(&self.caches),
+            object_store_registry: self.stores.metered(None),
+        };
+        let registry = &self.registry;
+        let context = TaskContext::new(
+            None,
+            String::new(),
+            config.clone(),
+            registry.scalar(config.options()),
+            registry.higher_order.clone(),
+            registry.aggregate.clone(),
+            registry.window.clone(),
+            Arc::new(runtime),
+        );
+        let decoder = Arc::new(Decoder { settings: settings.to_vec(), config, context });
+        *self.decoder.lock() = Some(Arc::clone(&decoder));
+        Ok(decoder)
     }
 
     /// A context for one attempt: memory and store requests are measured apart, limits are shared by all. `uploads` hears
-    /// of uploads to object stores as they begin; objects are read in the versions `expected`, remote
-    /// ones through `ranges`.
+    /// of uploads to object stores as they begin.
     pub(super) fn attempt(
         &self,
         attempt: AttemptId,
         config: SessionConfig,
         uploads: UploadLog,
-        expected: Arc<ExpectedVersions>,
-        ranges: Option<Arc<dyn RangeClient>>,
+        reads: Reads,
     ) -> AttemptContext {
         let config = config.with_extension(Arc::new(uploads));
         let memory = PeakRecordingPool::new(Arc::clone(&self.pool));
         let memory = Arc::new(TrackConsumersPool::new(memory, REPORTED_CONSUMERS));
-        let stores = self.stores.expecting(expected).reading_through(ranges);
+        let stores = self.stores.expecting(reads.expected).reading_through(Some(reads.ranges)).of(reads.stores);
         let runtime = RuntimeEnv {
             memory_pool: Arc::clone(&memory) as Arc<dyn MemoryPool>,
             disk_manager: Arc::clone(&self.disk),
             cache_manager: Arc::clone(&self.caches),
             object_store_registry: Arc::clone(&stores) as _,
         };
-        let registry = &self.registry;
-        let scalar = registry.scalar(config.options());
         let task = TaskContext::new(
             Some(attempt.to_string()),
             attempt.query().to_string(),
             config,
-            scalar,
-            registry.higher_order.clone(),
-            registry.aggregate.clone(),
-            registry.window.clone(),
+            HashMap::new(),
+            HashMap::new(),
+            HashMap::new(),
+            HashMap::new(),
             Arc::new(runtime),
         );
         AttemptContext { task: Arc::new(task), memory, stores }

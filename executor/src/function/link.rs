@@ -2,11 +2,14 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::io;
 use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use bytes::Bytes;
+use object_store::path::Path;
 use onward_cache::columns::{WritingLease, WrittenColumn};
 use onward_shuffle::Fetch;
 use onward_wire::columns::{
@@ -14,6 +17,7 @@ use onward_wire::columns::{
     OpenColumn, PublishColumn, WantedColumn,
 };
 use onward_wire::exchange::FetchSegments;
+use onward_wire::files::{AbortUpload, BeginUpload, FileOpened, OpenFile, PutPart, Uploaded};
 use onward_wire::message::{
     MAX_DESCRIPTORS, MapSegments, OpenSegment, ReleaseSegments, RequestFailed, SegmentOpened, SegmentRef,
     SegmentsMapped, ToHost,
@@ -32,6 +36,8 @@ pub(super) struct Link {
     waiting: Mutex<HashMap<u64, oneshot::Sender<Result<Answer, WireError>>>>,
     /// What was asked for by look-ups that are not answered yet.
     finds: Mutex<HashMap<u64, Asked>>,
+    /// Store and path of uploads that are being begun.
+    begun: Mutex<HashMap<u64, (String, String)>>,
     released: Mutex<Vec<u64>>,
     has_released: Notify,
 }
@@ -45,6 +51,8 @@ enum Answer {
     Mapped(Vec<Leased>),
     Found(Vec<FoundAnswer>),
     Read(RangesRead, OwnedFd),
+    File(io::Result<OwnedFd>),
+    Uploaded(String),
 }
 
 /// A column that was looked up.
@@ -146,6 +154,7 @@ impl Link {
             last_request: AtomicU64::new(0),
             waiting: Mutex::default(),
             finds: Mutex::default(),
+            begun: Mutex::default(),
             released: Mutex::default(),
             has_released: Notify::new(),
         })
@@ -255,9 +264,10 @@ impl Link {
         &self,
         object: &ObjectTag,
         ranges: &[Range<u64>],
+        is_direct: bool,
     ) -> Result<(RangesRead, OwnedFd), WireError> {
         let (object, ranges) = (object.clone(), ranges.iter().map(Into::into).collect());
-        match self.request(|request| ReadRanges { request, object, ranges }.into()).await? {
+        match self.request(|request| ReadRanges { request, object, ranges, is_direct }.into()).await? {
             Answer::Read(read, file) => Ok((read, file)),
             _ => Err(unexpected()),
         }
@@ -267,6 +277,73 @@ impl Link {
     pub(super) fn ranges_read(&self, read: RangesRead, mut files: Vec<OwnedFd>) {
         if let Some(file) = files.pop() {
             self.answer(read.request, Ok(Answer::Read(read, file)));
+        }
+    }
+
+    /// A file of the host's machine, to read, or a new one, to write; or what the system said.
+    pub(super) async fn open_file(&self, path: &Path, is_new: bool) -> Result<io::Result<OwnedFd>, WireError> {
+        let path = path.to_string();
+        match self.request(|request| OpenFile { request, path, is_new }.into()).await? {
+            Answer::File(file) => Ok(file),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// See [`Link::segment_opened`].
+    pub(super) fn file_opened(&self, opened: FileOpened, mut files: Vec<OwnedFd>) {
+        let file = files.pop().ok_or_else(|| io::Error::from_raw_os_error(opened.errno));
+        self.answer(opened.request, Ok(Answer::File(file)));
+    }
+
+    /// Begins an upload; gives the store's name for it.
+    pub(super) async fn begin_upload(
+        &self,
+        attempt: AttemptId,
+        store: &str,
+        path: &Path,
+    ) -> Result<String, WireError> {
+        let (attempt, store, path) = (attempt.into(), store.to_owned(), path.to_string());
+        let ask = |request| {
+            self.begun.lock().insert(request, (store.clone(), path.clone()));
+            BeginUpload { request, attempt, store, path }.into()
+        };
+        self.upload_request(ask).await
+    }
+
+    /// Uploads a part; gives the store's name for it.
+    pub(super) async fn put_part(
+        &self,
+        store: &str,
+        path: &Path,
+        upload: &str,
+        index: usize,
+        bytes: Bytes,
+    ) -> Result<String, WireError> {
+        let (store, path, upload, index) = (store.to_owned(), path.to_string(), upload.to_owned(), index as u32);
+        self.upload_request(|request| PutPart { request, store, path, upload, index, bytes }.into()).await
+    }
+
+    async fn upload_request(&self, ask: impl FnOnce(u64) -> ToHost) -> Result<String, WireError> {
+        match self.request(ask).await? {
+            Answer::Uploaded(name) => Ok(name),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// Takes an upload back.
+    pub(super) fn abort_upload(&self, store: &str, path: &Path, upload: &str) {
+        let (store, path, upload) = (store.to_owned(), path.to_string(), upload.to_owned());
+        // A host that is gone was told of the upload, and its coordinator takes it back.
+        let _ = self.send(AbortUpload { store, path, upload });
+    }
+
+    /// Gives the host's answer to whoever waits for it; an upload that nobody waits for is taken back.
+    pub(super) fn uploaded(&self, uploaded: Uploaded) {
+        let Uploaded { request, name } = uploaded;
+        let begun = self.begun.lock().remove(&request);
+        let unwanted = self.give(request, Ok(Answer::Uploaded(name)));
+        if let (Some((store, path)), Some(Ok(Answer::Uploaded(upload)))) = (begun, unwanted) {
+            let _ = self.send(AbortUpload { store, path, upload });
         }
     }
 
@@ -311,6 +388,7 @@ impl Link {
 
     /// See [`Link::segment_opened`].
     pub(super) fn request_failed(&self, failed: RequestFailed) {
+        self.begun.lock().remove(&failed.request);
         self.answer(failed.request, Err(failed.error));
     }
 
@@ -336,10 +414,16 @@ impl Link {
     }
 
     fn answer(&self, request: u64, answer: Result<Answer, WireError>) {
+        // What nobody wants is dropped, which ends its leases.
+        drop(self.give(request, answer));
+    }
+
+    /// Gives an answer to whoever waits for it; back when nobody does.
+    fn give(&self, request: u64, answer: Result<Answer, WireError>) -> Option<Result<Answer, WireError>> {
         let waiting = self.waiting.lock().remove(&request);
-        if let Some(waiting) = waiting {
-            // The value comes back when the request was cancelled just now; dropping it ends its leases.
-            let _ = waiting.send(answer);
+        match waiting {
+            Some(waiting) => waiting.send(answer).err(),
+            None => Some(answer),
         }
     }
 

@@ -15,6 +15,7 @@
 mod attempt;
 mod columns;
 mod environment;
+mod files;
 mod link;
 mod memory;
 mod metrics;
@@ -25,6 +26,7 @@ mod work;
 
 use std::collections::HashMap;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -45,6 +47,7 @@ use self::link::Link;
 use self::ranges::Ranges;
 use self::segments::Segments;
 use self::stage::Stage;
+use crate::sandbox;
 use crate::socket::{self, Receiver, Sender, SocketError};
 
 pub use self::stage::extensions;
@@ -97,6 +100,7 @@ async fn serve(socket: tokio::net::UnixStream, registry: Registry) -> Result<(),
     let welcome = greet(&sender, &mut receiver).await?;
     // Nothing is looked up from here; it is for people, who see where a process works.
     std::env::set_current_dir(&welcome.spill_dir).map_err(|error| FunctionError::Start(error.to_string()))?;
+    sandbox::enter(Path::new(&welcome.spill_dir)).map_err(|error| FunctionError::Start(error.to_string()))?;
     let environment =
         Environment::build(&welcome, registry).map_err(|error| FunctionError::Start(error.to_string()))?;
     let workers = Builder::new_multi_thread()
@@ -109,12 +113,14 @@ async fn serve(socket: tokio::net::UnixStream, registry: Registry) -> Result<(),
     let link = Link::new(sender);
     tokio::spawn(Arc::clone(&link).report_releases());
     let columns = Columns::new(Arc::clone(&link));
-    let ranges = welcome.reads_ranges.then(|| Ranges::new(Arc::clone(&link)) as Arc<dyn RangeClient>);
+    let ranges = |is_direct| Ranges::new(Arc::clone(&link), is_direct) as Arc<dyn RangeClient>;
+    let (direct, tier) = (ranges(true), welcome.reads_ranges.then(|| ranges(false)));
     let shared = Shared {
         segments: Segments::new(Arc::clone(&link), HostId(welcome.host), welcome.fetch_bytes),
-        scans: WarmScans::new(Arc::clone(&columns) as _, ranges.clone()),
+        scans: WarmScans::new(Arc::clone(&columns) as _, tier.clone()),
         columns,
-        ranges,
+        tier,
+        direct,
         link: Arc::clone(&link),
         environment,
         flush_bytes: welcome.flush_bytes,
@@ -190,6 +196,8 @@ impl Function {
                 Some(to_function::Body::SegmentsMapped(mapped)) => link.segments_mapped(mapped, files),
                 Some(to_function::Body::ColumnsFound(found)) => link.columns_found(found, files),
                 Some(to_function::Body::RangesRead(read)) => link.ranges_read(read, files),
+                Some(to_function::Body::FileOpened(opened)) => link.file_opened(opened, files),
+                Some(to_function::Body::Uploaded(uploaded)) => link.uploaded(uploaded),
                 Some(to_function::Body::ForgetColumns(forget)) => self.shared.columns.forget(&forget.segments),
                 Some(to_function::Body::RequestFailed(failed)) => link.request_failed(failed),
                 Some(to_function::Body::Shutdown(_)) => break Ok(()),

@@ -20,19 +20,21 @@ use super::link::Link;
 /// Parts of one read on their way at once.
 const MOST_PARTS: usize = 4;
 
-/// The host's range tier, as this process sees it.
+/// Remote objects, as this process sees them: the host reads them.
 #[derive(Debug)]
 pub(super) struct Ranges {
     link: Arc<Link>,
+    /// Past the host's range tier.
+    is_direct: bool,
 }
 
 impl Ranges {
-    pub(super) fn new(link: Arc<Link>) -> Arc<Self> {
-        Arc::new(Self { link })
+    pub(super) fn new(link: Arc<Link>, is_direct: bool) -> Arc<Self> {
+        Arc::new(Self { link, is_direct })
     }
 
     async fn read_part(&self, object: &ObjectTag, part: &[Range<u64>]) -> Result<RangesRead> {
-        let (read, file) = self.link.read_ranges(object, part).await.map_err(failed)?;
+        let (read, file) = self.link.read_ranges(object, part, self.is_direct).await.map_err(failed)?;
         let bytes = take(file, part).map_err(|error| failed(WireError::new(ErrorKind::Internal, error)))?;
         let (store_requests, store_bytes, kept_bytes) = (read.store_requests, read.store_bytes, read.kept_bytes);
         Ok(RangesRead { bytes, store_requests, store_bytes, kept_bytes })
@@ -57,7 +59,14 @@ impl RangeClient for Ranges {
         Ok(whole)
     }
 
+    fn reads_unversioned(&self) -> bool {
+        true
+    }
+
     fn prefetch(&self, object: &ObjectTag, ranges: &[Range<u64>]) {
+        if self.is_direct {
+            return;
+        }
         for ranges in ranges.chunks(MAX_RANGES) {
             let ranges = ranges.iter().map(Into::into).collect();
             // A lost host ends the function by itself.

@@ -1,22 +1,20 @@
 //! A stage as it was sent, and what every attempt of it makes of it.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use datafusion::common::{Result, internal_err};
 use datafusion::execution::TaskContext;
 use datafusion::physical_plan::repartition::RepartitionExec;
 use datafusion::physical_plan::{ExecutionPlan, Partitioning};
-use datafusion::prelude::SessionConfig;
 use datafusion_proto::physical_plan::PhysicalExtensionCodec;
 use onward_cache::ExpectedVersions;
 use onward_cache::scan::{WarmScans, with_tags};
-use onward_planner::session::function_session_config;
 use onward_planner::{RuntimeFilterPlaces, StageInputExec, bind_inputs, codec, narrow_decimals, slice};
 use onward_shuffle::{InputFeed, OutputMapping, SegmentSource, ShuffleReaderExec};
 use onward_wire::filters::SketchSpec;
 use onward_wire::message::{CacheUse, DefineStage, OutputKind};
 
-use super::environment::Environment;
+use super::environment::{Decoder, Environment};
 
 /// Nodes of this crate in encoded plans. The coordinator encodes with the same list.
 pub fn extensions() -> Vec<Arc<dyn PhysicalExtensionCodec>> {
@@ -27,7 +25,6 @@ pub fn extensions() -> Vec<Arc<dyn PhysicalExtensionCodec>> {
 /// metrics, broadcast builds).
 pub(super) struct Stage {
     definition: DefineStage,
-    config: OnceLock<SessionConfig>,
     expected: Arc<ExpectedVersions>,
 }
 
@@ -46,7 +43,7 @@ pub(super) struct AttemptPlan {
 impl Stage {
     pub(super) fn new(definition: DefineStage) -> Self {
         let expected = Arc::new(ExpectedVersions::new(&definition.objects));
-        Self { definition, config: OnceLock::new(), expected }
+        Self { definition, expected }
     }
 
     /// The versions of the objects that the stage was planned for.
@@ -64,17 +61,9 @@ impl Stage {
         self.definition.sketches.clone()
     }
 
-    /// The session's settings; the stores that its options describe are built the first time.
-    pub(super) fn config(&self, environment: &Environment) -> Result<SessionConfig> {
-        if let Some(config) = self.config.get() {
-            return Ok(config.clone());
-        }
-        for spec in &self.definition.stores {
-            environment.stores().register(spec)?;
-        }
-        let settings = &self.definition.settings;
-        let config = function_session_config(settings.iter().map(|pair| (pair.key.as_str(), pair.value.as_str())))?;
-        Ok(self.config.get_or_init(|| config).clone())
+    /// What its plan is decoded with.
+    pub(super) fn decoder(&self, environment: &Environment) -> Result<Arc<Decoder>> {
+        environment.decoder(&self.definition.settings)
     }
 
     /// Decodes the plan, cuts it down to `partitions`, and binds its inputs to the committed attempts that `inputs` tell of.

@@ -3,17 +3,17 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use onward_cache::paths::store_path;
 use onward_segment::{MappedSegment, SegmentError, SegmentStore};
 use onward_wire::message::{
     AttemptDone, AttemptEnded, AttemptFailed, MAX_DESCRIPTORS, MapSegments, OpenSegment, RequestFailed, SegmentOpened,
-    SegmentRef, SegmentsMapped, ToFunction, ToHost, UploadOpened, to_host,
+    SegmentRef, SegmentsMapped, ToFunction, ToHost, to_host,
 };
 use onward_wire::{AttemptId, ErrorKind, FunctionId, SegmentId, WireError};
 use tokio_util::task::TaskTracker;
 
 use super::columns::ColumnService;
 use super::fetches::FetchService;
+use super::files::FileService;
 use super::function::Function;
 use super::ranges::RangeService;
 use super::{HostEvent, Shared};
@@ -29,6 +29,7 @@ pub(super) struct Connection<'a> {
     columns: ColumnService,
     ranges: RangeService,
     fetches: FetchService,
+    files: FileService,
     /// Files that are being made for it. One may still come when the function is gone and nobody waits for it any more.
     making: TaskTracker,
 }
@@ -36,9 +37,11 @@ pub(super) struct Connection<'a> {
 impl<'a> Connection<'a> {
     pub(super) fn new(host: &'a Shared, function: Arc<Function>, sender: Sender<ToFunction>) -> Self {
         let columns = ColumnService::new(Arc::clone(&host.columns), function.id, sender.clone());
-        let ranges = RangeService::new(host.ranges.clone(), sender.clone());
+        let ranges = RangeService::new(host, Arc::clone(&function), sender.clone());
         let fetches = FetchService::new(host, function.id, sender.clone());
-        Self { host, function, sender, opened: HashMap::new(), columns, ranges, fetches, making: TaskTracker::new() }
+        let files = FileService::new(host, Arc::clone(&function), sender.clone());
+        let (opened, making) = (HashMap::new(), TaskTracker::new());
+        Self { host, function, sender, opened, columns, ranges, fetches, files, making }
     }
 
     /// Handles one message; an error says why the function cannot stay.
@@ -62,10 +65,10 @@ impl<'a> Connection<'a> {
             Some(to_host::Body::AttemptDone(done)) => self.attempt_done(done),
             Some(to_host::Body::AttemptFailed(failed)) => self.attempt_failed(failed),
             Some(to_host::Body::AttemptEnded(AttemptEnded { attempt })) => self.attempt_ended(attempt.into()),
-            Some(to_host::Body::UploadOpened(UploadOpened { attempt, path, upload })) => {
-                let path = store_path(&path).map_err(|error| format!("it uploads to no object: {error}"))?;
-                self.host.uploads.note(AttemptId::from(attempt).query(), path, upload);
-            }
+            Some(to_host::Body::OpenFile(request)) => return self.files.open(request),
+            Some(to_host::Body::BeginUpload(request)) => return self.files.begin_upload(request),
+            Some(to_host::Body::PutPart(request)) => return self.files.put_part(request),
+            Some(to_host::Body::AbortUpload(request)) => return self.files.abort_upload(request),
             Some(to_host::Body::FindColumns(request)) => return self.columns.find(request).await,
             Some(to_host::Body::OpenColumn(request)) => return self.columns.open(request).await,
             Some(to_host::Body::PublishColumn(request)) => return self.columns.publish(request).await,
@@ -222,13 +225,18 @@ impl<'a> Connection<'a> {
 mod tests {
     use std::collections::HashSet;
 
+    use onward_cache::paths::store_path;
     use onward_shuffle::flight::GrantKey;
-    use onward_wire::message::Progress;
+    use onward_wire::columns::ObjectTag;
+    use onward_wire::files::{BeginUpload, OpenFile, PutPart};
+    use onward_wire::message::{DefineStage, Progress, to_function};
+    use onward_wire::ranges::ReadRanges;
     use onward_wire::{Config, QueryId, StageId};
     use tokio::net::UnixStream;
     use tokio::sync::mpsc;
 
     use super::*;
+    use crate::host::files::Access;
     use crate::host::{Host, HostOptions};
     use crate::socket;
 
@@ -236,27 +244,38 @@ mod tests {
         StageId::new(QueryId(1), 0).task(0).attempt(0)
     }
 
-    /// Runs `test` with a host, where one thread makes files, and a function without a process that runs [`attempt`].
+    /// A host, without a zygote.
+    fn host() -> (tempfile::TempDir, Arc<Host>, mpsc::UnboundedReceiver<HostEvent>) {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().to_str().unwrap().to_owned();
+        let config = Config { segment_dir: path.clone(), spill_dir: path, ..Config::default() };
+        let (events, received) = mpsc::unbounded_channel();
+        let options = HostOptions {
+            config: Arc::new(config),
+            program: "/nonexistent".into(),
+            uploads: Arc::default(),
+            stores: Arc::default(),
+            ranges: None,
+            key: GrantKey::random().unwrap(),
+        };
+        (root, Host::start(options, events).unwrap(), received)
+    }
+
+    /// A function without a process that runs [`attempt`].
+    fn function() -> Arc<Function> {
+        let function = Arc::new(Function::new(FunctionId(1), 1, 1 << 20));
+        function.begin(attempt(), HashSet::new());
+        function
+    }
+
+    /// Runs `test` with a host, where one thread makes files, and a [`function`].
     fn with_function(test: impl AsyncFnOnce(&Host, Connection<'_>, &mut mpsc::UnboundedReceiver<HostEvent>)) {
         let runtime = tokio::runtime::Builder::new_current_thread().max_blocking_threads(1).enable_all().build();
         runtime.unwrap().block_on(async {
-            let root = tempfile::tempdir().unwrap();
-            let path = root.path().to_str().unwrap().to_owned();
-            let config = Config { segment_dir: path.clone(), spill_dir: path, ..Config::default() };
-            let (events, mut received) = mpsc::unbounded_channel();
-            let options = HostOptions {
-                config: Arc::new(config),
-                program: "/nonexistent".into(),
-                uploads: Arc::default(),
-                ranges: None,
-                key: GrantKey::random().unwrap(),
-            };
-            let host = Host::start(options, events).unwrap();
-            let function = Arc::new(Function::new(FunctionId(1), 1, 1 << 20));
-            function.begin(attempt(), HashSet::new());
+            let (_root, host, mut received) = host();
             let (stream, _peer) = UnixStream::pair().unwrap();
             let (sender, _flusher, _receiver) = socket::split::<ToFunction, ToHost>(stream, 1 << 20);
-            test(&host, Connection::new(&host.shared, function, sender), &mut received).await;
+            test(&host, Connection::new(&host.shared, function(), sender), &mut received).await;
         });
     }
 
@@ -280,6 +299,49 @@ mod tests {
             // The file was made; another may be by now, ahead of need.
             assert!((usage.segments, usage.leases) == (0, 0) && usage.created_files >= 1, "{usage:?}");
         });
+    }
+
+    /// What no stage of the function names is not opened, read or written for it, whatever it asks for.
+    #[tokio::test]
+    async fn a_function_is_given_nothing_that_its_stages_do_not_name() {
+        let (root, host, _events) = host();
+        let inside = root.path().join("table.csv");
+        std::fs::write(&inside, "1").unwrap();
+        let named = store_path(inside.to_str().unwrap().trim_start_matches('/')).unwrap().to_string();
+        let (function, stream) = (function(), UnixStream::pair().unwrap());
+        let (sender, flusher, _here) = socket::split::<ToFunction, ToHost>(stream.0, 1 << 20);
+        let (_there, _, mut received) = socket::split::<ToHost, ToFunction>(stream.1, 1 << 20);
+        tokio::spawn(flusher.run());
+        let objects = vec![ObjectTag { store: "file:///".into(), path: named.clone(), ..ObjectTag::default() }];
+        let stage = DefineStage { objects, ..DefineStage::default() };
+        function.allow(StageId::new(QueryId(1), 0), Access::of(&stage));
+        let mut connection = Connection::new(&host.shared, Arc::clone(&function), sender);
+        let open = |path: &str, is_new| OpenFile { request: 1, path: path.into(), is_new }.into();
+        let object = ObjectTag { store: "s3://bucket/".into(), path: "secret".into(), ..ObjectTag::default() };
+        let read = ReadRanges { request: 1, object, ranges: vec![], is_direct: true };
+        let (store, path, name) = ("s3://bucket/".to_owned(), "out/x".to_owned(), "u".to_owned());
+        let begin =
+            BeginUpload { request: 1, attempt: attempt().into(), store: store.clone(), path: path.clone() };
+        let put = PutPart { request: 1, store, path, upload: name, index: 0, bytes: "x".into() };
+        let new = named.replace("table", "new");
+        let asked: [ToHost; 6] =
+            [open("etc/shadow", false), open("etc/x", true), open(&new, true), read.into(), begin.into(), put.into()];
+        for message in asked {
+            let shown = format!("{message:?}");
+            connection.handle(message).await.unwrap();
+            match received.receive().await.unwrap() {
+                (ToFunction { body: Some(to_function::Body::RequestFailed(failed)) }, files) => {
+                    assert_eq!((failed.error.kind(), files.len()), (ErrorKind::Denied, 0), "{shown}");
+                }
+                other => panic!("{shown}: {other:?}"),
+            }
+        }
+        connection.handle(open(&named, false)).await.unwrap();
+        let (_, files) = received.receive().await.unwrap();
+        assert_eq!(files.len(), 1);
+        function.forget(QueryId(1));
+        connection.handle(open(&named, false)).await.unwrap();
+        assert!(received.receive().await.unwrap().1.is_empty(), "the query is over");
     }
 
     /// Progress that was on its way when the attempt ended would count as running for ever.

@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use rustix::process::{Signal, pidfd_send_signal};
 use tokio_util::sync::CancellationToken;
 
+use super::files::Access;
 use crate::socket::Sender;
 
 /// One function: its connection, its work, and the wish that it ends.
@@ -38,6 +39,8 @@ struct Work {
     readable: HashMap<AttemptId, HashSet<SegmentId>>,
     /// Queries it has stages of.
     queries: HashSet<QueryId>,
+    /// What the stages it has may read and write of stores.
+    access: HashMap<StageId, Access>,
     /// Stages that could not be sent.
     undefined: HashMap<StageId, WireError>,
 }
@@ -126,6 +129,16 @@ impl Function {
         self.work.lock().running.values().min().copied()
     }
 
+    /// Notes what a stage may read and write, before the function hears of it.
+    pub(super) fn allow(&self, stage: StageId, access: Access) {
+        self.work.lock().access.insert(stage, access);
+    }
+
+    /// Some stage that it has may do that.
+    pub(super) fn may(&self, is_allowed: impl Fn(&Access) -> bool) -> bool {
+        self.work.lock().access.values().any(is_allowed)
+    }
+
     pub(super) fn set_undefined(&self, stage: StageId, error: WireError) {
         self.work.lock().undefined.insert(stage, error);
     }
@@ -138,6 +151,7 @@ impl Function {
     pub(super) fn forget(&self, query: QueryId) -> bool {
         let mut work = self.work.lock();
         work.undefined.retain(|stage, _| stage.query != query);
+        work.access.retain(|stage, _| stage.query != query);
         work.queries.remove(&query)
     }
 

@@ -272,7 +272,13 @@ impl Process {
         }
         let status = self.zygote.link.reap(self.id).await;
         self.pidfd = None;
-        status.map_or_else(|| "how it ended is unknown".to_owned(), |status| status.to_string())
+        match status {
+            Some(status) if status.signal() == Some(libc::SIGSYS) => {
+                format!("{status}: it made a system call that functions may not make")
+            }
+            Some(status) => status.to_string(),
+            None => "how it ended is unknown".to_owned(),
+        }
     }
 
     /// Kills it.

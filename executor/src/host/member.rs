@@ -86,6 +86,7 @@ impl Member {
             config: Arc::clone(&config),
             program,
             uploads: Arc::new(OpenUploads::elsewhere(note)),
+            stores: Arc::default(),
             ranges,
             key: GrantKey::random()?,
         };

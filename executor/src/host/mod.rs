@@ -17,6 +17,7 @@ mod columns;
 mod connection;
 mod data_plane;
 mod fetches;
+mod files;
 mod function;
 mod handshake;
 mod held;
@@ -34,9 +35,10 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 
-use onward_cache::OpenUploads;
+use onward_cache::{OpenUploads, StoreRegistry};
 use onward_cache::columns::ColumnTier;
 use onward_cache::ranges::RangeTier;
+use onward_planner::error::classify;
 use onward_segment::{MappedSegment, ScratchDir, SegmentStore, StoreOptions};
 use onward_shuffle::flight::GrantKey;
 use onward_wire::exchange::{FetchSegments, MoreInputs, StageInputs};
@@ -51,11 +53,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use self::data_plane::{DataPlane, Exchange, MemberStream};
+use self::files::Access;
 use self::function::Function;
 use self::held::Held;
 use self::launch::Launcher;
 pub use self::member::{Member, MemberOptions};
 use self::neighbours::Neighbours;
+use crate::sandbox;
 use crate::socket::SocketError;
 
 /// Directories of hosts.
@@ -70,7 +74,9 @@ pub struct HostOptions {
     pub program: PathBuf,
     /// Where functions' uploads to object stores are noted.
     pub uploads: Arc<OpenUploads>,
-    /// Bytes of remote objects; `None`: functions read them by themselves.
+    /// Stores that functions read and write through this host.
+    pub stores: Arc<StoreRegistry>,
+    /// Bytes of remote objects that are kept; `None`: none are.
     pub ranges: Option<Arc<RangeTier>>,
     /// What grants to read its segments are signed with.
     pub key: GrantKey,
@@ -159,6 +165,7 @@ pub struct Host {
 struct Shared {
     config: Arc<Config>,
     uploads: Arc<OpenUploads>,
+    stores: Arc<StoreRegistry>,
     store: Arc<SegmentStore>,
     held: Arc<Held>,
     neighbours: Arc<Neighbours>,
@@ -191,7 +198,7 @@ impl Host {
     /// bounded by what functions may send: an attempt's end, and progress at most every 100 ms.
     pub fn start(options: HostOptions, events: mpsc::UnboundedSender<HostEvent>) -> Result<Arc<Self>, HostError> {
         raise_descriptor_limit();
-        let HostOptions { config, program, uploads, ranges, key } = options;
+        let HostOptions { config, program, uploads, stores, ranges, key } = options;
         let runtime = tokio::runtime::Handle::current();
         let root = config.spill_root();
         let directory = ScratchDir::create(&root, DIRECTORY_PREFIX);
@@ -206,10 +213,14 @@ impl Host {
         let (evicted, evictions) = mpsc::unbounded_channel();
         let columns = SegmentStore::open(StoreOptions::for_columns(&config))?;
         let columns = ColumnTier::new(columns, Box::new(move |segments| drop(evicted.send(segments.to_vec()))));
+        for missing in sandbox::missing() {
+            tracing::warn!("functions are not fully confined on this machine: {missing}");
+        }
         let launcher = Launcher::start(program, runtime.clone()).map_err(HostError::Launcher)?;
         let shared = Shared {
             config,
             uploads,
+            stores,
             store,
             held,
             neighbours,
@@ -272,12 +283,15 @@ impl Host {
         }
     }
 
-    /// Sends a stage to a function, before the first attempt of it.
-    pub fn define_stage(&self, function: FunctionId, stage: DefineStage) {
+    /// Sends a stage to a function, before the first attempt of it. Its stores stay here, and their credentials.
+    pub fn define_stage(&self, function: FunctionId, mut stage: DefineStage) {
         let id = StageId::new(QueryId(stage.query), stage.stage);
-        if let Some(function) = self.function(function)
-            && let Err(error) = send(&function, stage)
-        {
+        let Some(function) = self.function(function) else { return };
+        let specs = std::mem::take(&mut stage.stores);
+        let registered = specs.iter().try_for_each(|spec| self.shared.stores.register(spec));
+        let registered = registered.map_err(|error| classify(&error.into()));
+        function.allow(id, Access::of(&stage));
+        if let Err(error) = registered.and_then(|()| send(&function, stage)) {
             // The attempt that needs the stage says so: a command has no answer of its own.
             function.set_undefined(id, error);
         }

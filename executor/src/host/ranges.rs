@@ -6,14 +6,19 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use onward_cache::ranges::RangeTier;
+use onward_cache::StoreRegistry;
+use onward_cache::paths::store_path;
+use onward_cache::ranges::{RangeTier, read_direct};
 use onward_planner::error::classify;
+use onward_wire::columns::ObjectTag;
 use onward_wire::message::{RequestFailed, ToFunction};
 use onward_wire::ranges::{MAX_RANGES, MAX_READ_BYTES, PrefetchRanges, RangesRead, ReadRanges};
 use onward_wire::{ErrorKind, WireError};
 use rustix::fs::MemfdFlags;
 use tokio::task::JoinSet;
 
+use super::Shared;
+use super::function::Function;
 use crate::socket::{Sender, SocketError};
 
 /// Reads of one function at once; more is a broken function.
@@ -22,13 +27,16 @@ const MOST_READS: usize = 4096;
 /// One function's use of the range tier.
 pub(super) struct RangeService {
     tier: Option<Arc<RangeTier>>,
+    stores: Arc<StoreRegistry>,
+    function: Arc<Function>,
     sender: Sender<ToFunction>,
     reads: JoinSet<()>,
 }
 
 impl RangeService {
-    pub(super) fn new(tier: Option<Arc<RangeTier>>, sender: Sender<ToFunction>) -> Self {
-        Self { tier, sender, reads: JoinSet::new() }
+    pub(super) fn new(host: &Shared, function: Arc<Function>, sender: Sender<ToFunction>) -> Self {
+        let (tier, stores) = (host.ranges.clone(), Arc::clone(&host.stores));
+        Self { tier, stores, function, sender, reads: JoinSet::new() }
     }
 
     /// Reads, in a task of its own that ends with the function.
@@ -42,11 +50,13 @@ impl RangeService {
         if self.reads.len() >= MOST_READS {
             return Err(format!("it reads {MOST_READS} times at once"));
         }
-        let Some(tier) = self.tier.clone() else { return Err("it reads ranges, which this host does not".to_owned()) };
-        let sender = self.sender.clone();
+        let tier = self.tier.clone().filter(|_| !asked.is_direct && is_versioned(&asked.object));
+        let is_allowed = self.may_read(&asked.object)?;
+        let (stores, sender) = (Arc::clone(&self.stores), self.sender.clone());
         self.reads.spawn(async move {
             let request = asked.request;
-            let sent = match read(&tier, asked).await {
+            let read = if is_allowed { read(tier, &stores, asked).await } else { Err(denied(&asked.object)) };
+            let sent = match read {
                 Ok((read, file)) => sender.send(read, vec![file]).await,
                 Err(error) => sender.send(RequestFailed { request, error }, vec![]).await,
             };
@@ -62,12 +72,21 @@ impl RangeService {
         Ok(())
     }
 
+    /// Some stage that the function has names the object.
+    fn may_read(&self, object: &ObjectTag) -> Result<bool, String> {
+        let path = store_path(&object.path).map_err(|error| format!("it reads no object: {error}"))?;
+        Ok(self.function.may(|access| access.may_read(&object.store, &path)))
+    }
+
     /// Begins to read what the function will need.
     pub(super) fn prefetch(&self, asked: PrefetchRanges) -> Result<(), String> {
         if asked.ranges.len() > MAX_RANGES {
             return Err(format!("it announced {} ranges at once", asked.ranges.len()));
         }
-        if let Some(tier) = &self.tier {
+        if let Some(tier) = &self.tier
+            && self.may_read(&asked.object)?
+            && is_versioned(&asked.object)
+        {
             let ranges: Vec<_> = asked.ranges.iter().map(Into::into).collect();
             tier.prefetch(&Arc::new(asked.object), &ranges);
         }
@@ -75,9 +94,26 @@ impl RangeService {
     }
 }
 
-async fn read(tier: &RangeTier, asked: ReadRanges) -> Result<(RangesRead, OwnedFd), WireError> {
+/// Blocks are kept by version.
+fn is_versioned(object: &ObjectTag) -> bool {
+    object.e_tag.is_some() || object.modified_ns != 0
+}
+
+fn denied(object: &ObjectTag) -> WireError {
+    let message = format!("`{}{}` is no object of what this function runs", object.store, object.path);
+    WireError::new(ErrorKind::Denied, message)
+}
+
+async fn read(
+    tier: Option<Arc<RangeTier>>,
+    stores: &Arc<StoreRegistry>,
+    asked: ReadRanges,
+) -> Result<(RangesRead, OwnedFd), WireError> {
     let ranges: Vec<_> = asked.ranges.iter().map(Into::into).collect();
-    let read = tier.read(&Arc::new(asked.object), &ranges).await.map_err(|error| classify(&error))?;
+    let read = match tier {
+        Some(tier) => tier.read(&Arc::new(asked.object), &ranges).await.map_err(|error| classify(&error))?,
+        None => read_direct(stores, &asked.object, &ranges).await.map_err(|error| classify(&error))?,
+    };
     let answer = RangesRead {
         request: asked.request,
         store_requests: read.store_requests,

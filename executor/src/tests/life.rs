@@ -137,19 +137,3 @@ async fn no_two_functions_draw_the_same_random_numbers() {
     }
     fixture.end().await;
 }
-
-/// Memory that no operator accounts for is seen from outside.
-#[tokio::test]
-async fn a_function_that_takes_too_much_memory_is_killed_and_nothing_else() {
-    let mut fixture = Fixture::with(zygote_of("greedy_zygote_process"), |_| {});
-    fixture.host.start_function(FunctionId(1), 1, 1 << 20);
-    let reason = loop {
-        match fixture.event().await {
-            HostEvent::FunctionReady { .. } => {}
-            HostEvent::FunctionLost { reason, .. } => break reason,
-            other => panic!("{other:?}"),
-        }
-    };
-    assert!(reason.contains("MiB of memory") && reason.contains("signal: 9"), "{reason}");
-    fixture.end().await;
-}

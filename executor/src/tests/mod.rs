@@ -5,6 +5,7 @@
 
 mod attempts;
 mod figures;
+mod hostile;
 mod life;
 mod loss;
 mod queries;
@@ -38,25 +39,6 @@ fn zygote_process() {
     }
 }
 
-/// Not a test: `main` of a zygote whose functions take memory that nobody knows of, until they are stopped.
-#[test]
-#[ignore = "it is the main function of another test's zygote"]
-fn greedy_zygote_process() {
-    if std::env::var_os(ZYGOTE_VARIABLE).is_some() {
-        let registry = crate::function::Registry::build();
-        let code = crate::zygote::fork_on_request(|socket| {
-            std::thread::spawn(|| {
-                let mut taken: Vec<Vec<u8>> = Vec::new();
-                loop {
-                    taken.push(vec![1; 16 << 20]);
-                }
-            });
-            crate::function::run(socket, registry)
-        });
-        std::process::exit(i32::from(code != std::process::ExitCode::SUCCESS));
-    }
-}
-
 /// A program that the host can launch as `PROGRAM zygote`. With one thread for tests, that test runs on the main one.
 fn program() -> PathBuf {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
@@ -70,7 +52,7 @@ fn zygote_of(test: &str) -> PathBuf {
         "#!/bin/sh\n{ZYGOTE_VARIABLE}=1 exec '{}' --exact tests::{test} --ignored --nocapture --test-threads=1\n",
         executable.display()
     );
-    write_program(executable.with_extension(format!("{test}.sh")), &script)
+    write_program(executable.with_extension(format!("{}.sh", test.replace("::", "-"))), &script)
 }
 
 /// Written aside and renamed: a file that is open for writing cannot be executed.
@@ -114,6 +96,7 @@ impl Fixture {
                 config: Arc::new(config),
                 program,
                 uploads: Arc::default(),
+                stores: Arc::default(),
                 ranges: None,
                 key: GrantKey::random().unwrap(),
             },
@@ -199,9 +182,10 @@ impl Stage {
             settings: vec![],
             stores: vec![],
             output: OutputSpec { kind: self.kind as i32, partitions: self.partitions },
-            objects: vec![],
+            objects: onward_cache::scan::tags_of(plan).unwrap(),
             cache: onward_wire::message::CacheUse::On as i32,
             sketches: vec![],
+            writes: String::new(),
         }
     }
 
