@@ -24,7 +24,7 @@ pub fn finish_all(world: &mut World) {
     }
 }
 
-fn error(world: &World, query: u64) -> &WireError {
+pub fn error(world: &World, query: u64) -> &WireError {
     match &world.queries[&QueryId(query)].end {
         Some((End::Failed(error), _)) => error,
         end => panic!("expected an error, not {end:?}"),
