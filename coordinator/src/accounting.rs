@@ -178,7 +178,7 @@ mod tests {
     #[test]
     fn memory_time_and_requests_have_their_prices() {
         let mut usage = Usage { attempts: 1_000_000, ..Usage::default() };
-        usage.add_attempt(Duration::from_secs(10), FunctionShape { vcpus: 2, memory_bytes: 512 << 20 });
+        usage.add_attempt(Duration::from_secs(10), FunctionShape { vcpus: 2, memory_bytes: 512 << 20, class: 0 });
         assert_eq!((usage.gb_seconds(), usage.vcpu_seconds()), (5.0, 20.0));
         let none = StoreRequests::default();
         let requests = StoreRequests { table: 3_000, write: 2_000, ..none };

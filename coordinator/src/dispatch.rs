@@ -78,10 +78,13 @@ pub(crate) fn submit(
     let functions = graph.sizing.functions;
     let spec = QuerySpec {
         query,
+        user: "".into(),
+        queue: "".into(),
         functions,
         shape: FunctionShape {
             vcpus: graph.sizing.threads as u32,
             memory_bytes: capacity.function_memory_bytes(config, functions),
+            class: 0,
         },
         timeout_ms,
         first_attempt,
@@ -118,6 +121,7 @@ fn stage_spec(graph: &StageGraph, stage: &onward_planner::Stage, has_alternative
         is_broadcast: stage.output == OutputKind::Single,
         may_coalesce: !stage.reads_tables,
         splittable: stage.splittable,
+        shape: None,
         alternative: stage.alternative.as_ref().filter(|_| has_alternative).map(|alternative| AlternativeSpec {
             when: alternative.when,
             most_bytes: alternative.most_bytes,

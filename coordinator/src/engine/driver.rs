@@ -193,7 +193,7 @@ impl Driver {
                 self.capacity.send_replace(self.fleet.capacity());
                 // A host whose stream ended meanwhile says so.
                 let _ = reply.send(host);
-                self.handle(Event::HostJoined { host, vcpus, max_functions });
+                self.handle(Event::HostJoined { host, vcpus, max_functions, classes: vec![] });
             }
             Request::SetAddress(address) => self.fleet.set_address(address),
             Request::ShutDown(told) => {
@@ -335,7 +335,10 @@ impl Driver {
                 }
             }
             Command::ReleaseSegments(segments) => self.fleet.remove_segments(&segments),
-            Command::QueryQueued { query } => tracing::info!(%query, "query waits: all places are taken"),
+            Command::QueryQueued { query, position, queued } => {
+                tracing::info!(%query, position, queued, "query waits: all places are taken");
+            }
+            Command::QueuePosition { query, position } => tracing::debug!(%query, position, "query waits"),
             Command::QueryStarted { query } => tracing::debug!(%query, "query starts"),
             Command::QueryDone { query, result, stats } => {
                 self.publish_progress(query);
@@ -449,10 +452,12 @@ mod tests {
         query: u64,
         timeout_ms: Option<u64>,
     ) -> (oneshot::Receiver<Result<Outcome, WireError>>, watch::Receiver<QueryProgress>) {
-        let shape = FunctionShape { vcpus: 1, memory_bytes: 1 };
+        let shape = FunctionShape { vcpus: 1, memory_bytes: 1, class: 0 };
         let stages = vec![StageSpec { tasks: vec![vec![0]], ..StageSpec::default() }];
         let spec = QuerySpec {
             query: QueryId(query),
+            user: "".into(),
+            queue: "".into(),
             functions: 1,
             shape,
             timeout_ms,

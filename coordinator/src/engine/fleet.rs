@@ -205,7 +205,7 @@ impl Fleet {
 
     pub(super) fn start_function(&mut self, function: FunctionId, host: HostId, shape: FunctionShape) {
         self.places.insert(function, host);
-        let FunctionShape { vcpus, memory_bytes } = shape;
+        let FunctionShape { vcpus, memory_bytes, .. } = shape;
         match host {
             HostId::EMBEDDED => self.embedded.start_function(function, vcpus as usize, memory_bytes),
             _ => self.say(host, StartFunction { function: function.0, vcpus, memory_bytes }),
