@@ -42,6 +42,34 @@ impl Default for QueueConfig {
     }
 }
 
+/// A worker class: `[classes.big]` with `vcpus = 4` in the file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ClassConfig {
+    /// Threads of each of its functions.
+    pub vcpus: u32,
+    /// Memory of the operators of each, in bytes.
+    pub memory_bytes: u64,
+    /// What one costs in US dollars; 0: what `price_file` says of its memory and vCPUs.
+    pub usd_per_hour: f64,
+    /// A host offers the class when it has all of these (`host_labels`), and the vCPUs.
+    pub labels: Vec<String>,
+}
+
+impl Default for ClassConfig {
+    fn default() -> Self {
+        Self { vcpus: 1, memory_bytes: 2 * GIB, usd_per_hour: 0.0, labels: Vec::new() }
+    }
+}
+
+impl ClassConfig {
+    /// A host with these labels and vCPUs has functions of this class.
+    pub fn is_offered_by<'a>(&self, labels: impl Iterator<Item = &'a str> + Clone, vcpus: u32) -> bool {
+        let has = |wanted: &String| labels.clone().any(|label| label == wanted);
+        self.vcpus.max(1) <= vcpus && self.labels.iter().all(has)
+    }
+}
+
 macro_rules! settings {
     ($($(#[doc = $doc:literal])+ $name:ident: $ty:ty = $default:expr;)*) => {
         /// All settings with their values. See [`SETTINGS`] for the table.
@@ -136,12 +164,20 @@ settings! {
     function_start_burst: u32 = 1_000;
     /// Functions that may be started in a second past the burst; tasks wait for more. 0: no limit.
     function_starts_per_second: u32 = 100;
+    /// Worker classes, each with `vcpus`, `memory_bytes`, `usd_per_hour` and `labels`: `[classes.big]` in the file. With some, each stage
+    /// runs in the class that costs least for it; `SET onward.class` pins one.
+    classes: BTreeMap<String, ClassConfig> = BTreeMap::new();
+    /// What this machine has, for worker classes: words with commas between them, such as `arm64,nvme`.
+    host_labels: String = String::new();
     /// Functions that are started before any query, kept while they have nothing to do, and replaced when they leave. With 0 there are
     /// none when nothing runs.
     warm_functions: u32 = 0;
     /// JSON file with prices (gb_second, vcpu_second, million_requests, thousand_reads, thousand_writes, in US dollars) for the cost of
     /// queries; empty takes those of AWS.
     price_file: String = String::new();
+    /// What queries took and cost is kept as lines of JSON in the data directory (queries/queries.jsonl), at most so many bytes; 0: it is
+    /// not.
+    query_log_bytes: u64 = 64 * MIB;
     /// A query is cancelled after this long; 0 is never. `SET onward.statement_timeout_ms` overrides it per session.
     statement_timeout_ms: u64 = 0;
     /// Input up to this many bytes runs in the coordinator, without dispatch, unless functions are forced.
@@ -210,6 +246,11 @@ impl Config {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             n => n as usize,
         }
+    }
+
+    /// The words of `host_labels`.
+    pub fn labels(&self) -> impl Iterator<Item = &str> + Clone {
+        self.host_labels.split(',').map(str::trim).filter(|label| !label.is_empty())
     }
 
     /// Bytes of memory for everything: the setting, else 3/4 of the machine's or the cgroup's.

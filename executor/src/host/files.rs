@@ -19,7 +19,7 @@ use url::Url;
 
 use super::Shared;
 use super::function::Function;
-use crate::socket::Sender;
+use crate::socket::{Sender, SocketError};
 
 /// Requests of one function at once; more is a broken function.
 const MOST_REQUESTS: usize = 4096;
@@ -93,11 +93,10 @@ impl FileService {
             let opened = tokio::task::spawn_blocking(move || open(&location, is_new)).await;
             let (errno, files) = match opened {
                 Ok(Ok(file)) => (0, vec![file]),
-                Ok(Err(error)) => (error.raw_os_error().unwrap_or_default(), vec![]),
+                Ok(Err(error)) => (error.raw_os_error().unwrap_or(libc::EIO), vec![]),
                 Err(error) => return fail(&sender, request, WireError::new(ErrorKind::Internal, error)).await,
             };
-            // A function that is gone needs no answer.
-            let _ = sender.send(FileOpened { request, errno }, files).await;
+            answer(&sender, FileOpened { request, errno }, files).await;
         })
     }
 
@@ -116,8 +115,7 @@ impl FileService {
             match store.create_multipart(&location).await {
                 Ok(upload) => {
                     uploads.note(attempt.query(), location.clone(), upload.clone());
-                    let told = sender.send(Uploaded { request, name: upload.clone() }, vec![]).await;
-                    if told.is_err() {
+                    if !answer(&sender, Uploaded { request, name: upload.clone() }, vec![]).await {
                         // Its query may be over, and then nobody else takes it back. Twice does no harm.
                         let _ = store.abort_multipart(&location, &upload).await;
                     }
@@ -140,7 +138,7 @@ impl FileService {
                 Err(error) => return fail(&sender, request, error).await,
             };
             match store.put_part(&location, &upload, index as usize, PutPayload::from_bytes(bytes)).await {
-                Ok(part) => drop(sender.send(Uploaded { request, name: part.content_id }, vec![]).await),
+                Ok(part) => drop(answer(&sender, Uploaded { request, name: part.content_id }, vec![]).await),
                 Err(error) => fail(&sender, request, classify(&error.into())).await,
             }
         })
@@ -204,8 +202,20 @@ fn denied(what: &str) -> WireError {
 }
 
 async fn fail(sender: &Sender<ToFunction>, request: u64, error: WireError) {
-    // A function that is gone needs no answer.
-    let _ = sender.send(RequestFailed { request, error }, vec![]).await;
+    answer(sender, RequestFailed { request, error }, vec![]).await;
+}
+
+/// False when the function is gone, or cannot be told and so has to go.
+async fn answer(sender: &Sender<ToFunction>, message: impl Into<ToFunction>, files: Vec<OwnedFd>) -> bool {
+    match sender.send(message, files).await {
+        Ok(()) => true,
+        Err(SocketError::Closed) => false,
+        Err(error) => {
+            tracing::warn!(%error, "a function cannot be answered: its connection ends");
+            sender.close();
+            false
+        }
+    }
 }
 
 #[cfg(test)]

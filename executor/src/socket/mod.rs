@@ -85,6 +85,7 @@ impl Message for message::ToFunction {
     fn descriptors(&self) -> usize {
         match &self.body {
             Some(message::to_function::Body::SegmentOpened(_) | message::to_function::Body::RangesRead(_)) => 1,
+            Some(message::to_function::Body::FileOpened(opened)) => usize::from(opened.errno == 0),
             Some(message::to_function::Body::SegmentsMapped(mapped)) => mapped.segments.len(),
             Some(message::to_function::Body::ColumnsFound(found)) => {
                 found.columns.iter().filter(|column| column.segment.is_some()).count()
