@@ -120,8 +120,10 @@ fn simulate(count: usize) -> Result<(), BoxError> {
     let stage = |inputs| StageSpec { inputs, tasks: tasks(), ..StageSpec::default() };
     let spec = QuerySpec {
         query: QueryId(1),
+        user: "".into(),
+        queue: "".into(),
         functions: 64,
-        shape: FunctionShape { vcpus: 1, memory_bytes: 1 << 20 },
+        shape: FunctionShape { vcpus: 1, memory_bytes: 1 << 20, class: 0 },
         timeout_ms: None,
         first_attempt: 0,
         task_bytes: 0,

@@ -3,7 +3,8 @@
 //! Functions are paid for while they run an attempt of a query, whether its output counts or not: by the memory that they were given, as
 //! AWS Lambda bills, and by vCPUs, where these have a price of their own. Requests are paid for when they go to a remote store.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -45,6 +46,11 @@ impl Default for Prices {
 }
 
 impl Prices {
+    /// A second of a function.
+    pub(crate) fn usd_per_second(&self, memory_bytes: u64, vcpus: u32) -> f64 {
+        memory_bytes as f64 / (1_u64 << 30) as f64 * self.gb_second + f64::from(vcpus) * self.vcpu_second
+    }
+
     /// Those of a JSON file; what it does not name keeps its default. No path: the defaults.
     ///
     /// # Errors
@@ -81,6 +87,11 @@ pub struct Usage {
     byte_us: u128,
     /// Their time, times the vCPUs of their functions.
     vcpu_us: u128,
+    /// Of both, what was in functions with a price of their own,
+    priced_byte_us: u128,
+    priced_vcpu_us: u128,
+    /// and what these cost: microseconds, times billionths of a dollar a second.
+    nanousd_us: u128,
     /// Functions that ran nothing before this query.
     pub cold_starts: u64,
     /// Functions that ran something before.
@@ -88,10 +99,17 @@ pub struct Usage {
 }
 
 impl Usage {
-    /// An attempt ran for `elapsed` in a function of `shape`.
-    pub fn add_attempt(&mut self, elapsed: Duration, shape: FunctionShape) {
-        self.byte_us += elapsed.as_micros() * u128::from(shape.memory_bytes);
-        self.vcpu_us += elapsed.as_micros() * u128::from(shape.vcpus);
+    /// An attempt ran for `elapsed` in a function of `shape`, which costs `nanousd_per_second` if that has a price of its own.
+    pub fn add_attempt(&mut self, elapsed: Duration, shape: FunctionShape, nanousd_per_second: Option<u64>) {
+        let elapsed_us = elapsed.as_micros();
+        let (byte_us, vcpu_us) = (elapsed_us * u128::from(shape.memory_bytes), elapsed_us * u128::from(shape.vcpus));
+        self.byte_us += byte_us;
+        self.vcpu_us += vcpu_us;
+        if let Some(price) = nanousd_per_second {
+            self.priced_byte_us += byte_us;
+            self.priced_vcpu_us += vcpu_us;
+            self.nanousd_us += elapsed_us * u128::from(price);
+        }
     }
 
     /// Adds what another plan of the query used.
@@ -99,13 +117,16 @@ impl Usage {
         self.attempts += other.attempts;
         self.byte_us += other.byte_us;
         self.vcpu_us += other.vcpu_us;
+        self.priced_byte_us += other.priced_byte_us;
+        self.priced_vcpu_us += other.priced_vcpu_us;
+        self.nanousd_us += other.nanousd_us;
         self.cold_starts += other.cold_starts;
         self.warm_starts += other.warm_starts;
     }
 
     /// GiB of memory, times seconds.
     pub fn gb_seconds(&self) -> f64 {
-        self.byte_us as f64 / (1_u64 << 30) as f64 / 1e6
+        gb_seconds(self.byte_us)
     }
 
     /// vCPUs, times seconds.
@@ -115,31 +136,98 @@ impl Usage {
 
     /// In US dollars, with the requests that it made to remote stores.
     pub fn cost_usd(&self, remote: &StoreRequests, prices: &Prices) -> f64 {
-        self.gb_seconds() * prices.gb_second
-            + self.vcpu_seconds() * prices.vcpu_second
+        gb_seconds(self.byte_us - self.priced_byte_us) * prices.gb_second
+            + (self.vcpu_us - self.priced_vcpu_us) as f64 / 1e6 * prices.vcpu_second
+            + self.nanousd_us as f64 / 1e15
             + self.attempts as f64 / 1e6 * prices.million_requests
             + (remote.table + remote.intermediate) as f64 / 1e3 * prices.thousand_reads
             + remote.write as f64 / 1e3 * prices.thousand_writes
     }
 }
 
+fn gb_seconds(byte_us: u128) -> f64 {
+    byte_us as f64 / (1_u64 << 30) as f64 / 1e6
+}
+
+/// What a query took and cost: for its client, for JSON, for the log.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct QueryCost {
+    /// Its id.
+    pub query_id: String,
+    /// The statement, without the values of secret options.
+    pub sql: String,
+    /// Whose it was; empty where nobody said.
+    pub user: String,
+    /// The queue it waited in.
+    pub queue: String,
+    /// `running`, `queued`, `done` or `failed`.
+    pub state: String,
+    /// When it arrived, in UTC (RFC 3339).
+    pub arrived: String,
+    /// From its arrival to its last row, waiting included.
+    pub elapsed_ms: u64,
+    /// Of that, in its queue.
+    pub queued_ms: u64,
+    /// Rows of its result.
+    pub rows: u64,
+    /// Functions the planner chose; 0: the coordinator ran it.
+    pub functions: u64,
+    /// Functions that ran nothing before it.
+    pub cold_starts: u64,
+    /// Functions that ran something before.
+    pub warm_starts: u64,
+    /// vCPUs of functions, times seconds.
+    pub vcpu_seconds: f64,
+    /// GiB of their memory, times seconds.
+    pub gb_seconds: f64,
+    /// Bytes read from tables.
+    pub scanned_bytes: u64,
+    /// Bytes of columns, and of remote objects, that were cached.
+    pub cached_bytes: u64,
+    /// Bytes between its stages.
+    pub exchanged_bytes: u64,
+    /// Requests to stores of tables (a local directory is one).
+    pub requests: u64,
+    /// In US dollars.
+    pub cost_usd: f64,
+    /// Nothing is added any more: functions are done with it.
+    pub is_final: bool,
+}
+
+impl fmt::Display for QueryCost {
+    /// One line for people.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let started = self.cold_starts + self.warm_starts;
+        if self.queued_ms > 0 {
+            write!(f, "waited {} ms, ", self.queued_ms)?;
+        }
+        if started == 0 {
+            return f.write_str("no function");
+        }
+        let plural = if started == 1 { "" } else { "s" };
+        let (gb_seconds, usd) = (self.gb_seconds, self.cost_usd);
+        write!(f, "{started} function{plural} ({} cold), {gb_seconds:.3} GB-s, ${usd:.7}", self.cold_starts)
+    }
+}
+
 /// What a query uses of functions while it runs.
 pub(crate) struct Account {
-    shape: FunctionShape,
+    /// Of a second of a function, in billionths of a dollar, by worker class.
+    prices: BTreeMap<u16, u64>,
     usage: Usage,
-    /// Attempts that run: where, and since when.
-    open: HashMap<AttemptId, (FunctionId, Instant)>,
+    /// Attempts that run: where, in what, and since when.
+    open: HashMap<AttemptId, (FunctionId, FunctionShape, Instant)>,
     /// Functions that ran an attempt of it.
     used: HashSet<FunctionId>,
 }
 
 impl Account {
-    pub(crate) fn new(shape: FunctionShape) -> Self {
-        Self { shape, usage: Usage::default(), open: HashMap::new(), used: HashSet::new() }
+    pub(crate) fn new(prices: BTreeMap<u16, u64>) -> Self {
+        Self { prices, usage: Usage::default(), open: HashMap::new(), used: HashSet::new() }
     }
 
     /// An attempt begins, in a function that ran nothing before, or not.
-    pub(crate) fn begin(&mut self, attempt: AttemptId, function: FunctionId, is_cold: bool) {
+    pub(crate) fn begin(&mut self, attempt: AttemptId, function: FunctionId, shape: FunctionShape, is_cold: bool) {
         self.usage.attempts += 1;
         if self.used.insert(function) {
             match is_cold {
@@ -147,19 +235,19 @@ impl Account {
                 false => self.usage.warm_starts += 1,
             }
         }
-        self.open.insert(attempt, (function, Instant::now()));
+        self.open.insert(attempt, (function, shape, Instant::now()));
     }
 
     /// An attempt ended, however.
     pub(crate) fn end(&mut self, attempt: AttemptId) {
-        if let Some((_, since)) = self.open.remove(&attempt) {
-            self.usage.add_attempt(since.elapsed(), self.shape);
+        if let Some((_, shape, since)) = self.open.remove(&attempt) {
+            self.usage.add_attempt(since.elapsed(), shape, self.prices.get(&shape.class).copied());
         }
     }
 
     /// A function is gone.
     pub(crate) fn lose(&mut self, function: FunctionId) {
-        let lost: Vec<_> = self.open.iter().filter(|(_, (place, _))| *place == function).map(|(id, _)| *id).collect();
+        let lost: Vec<_> = self.open.iter().filter(|(_, (place, ..))| *place == function).map(|(id, _)| *id).collect();
         lost.into_iter().for_each(|attempt| self.end(attempt));
     }
 
@@ -178,7 +266,7 @@ mod tests {
     #[test]
     fn memory_time_and_requests_have_their_prices() {
         let mut usage = Usage { attempts: 1_000_000, ..Usage::default() };
-        usage.add_attempt(Duration::from_secs(10), FunctionShape { vcpus: 2, memory_bytes: 512 << 20 });
+        usage.add_attempt(Duration::from_secs(10), FunctionShape { vcpus: 2, memory_bytes: 512 << 20, class: 0 }, None);
         assert_eq!((usage.gb_seconds(), usage.vcpu_seconds()), (5.0, 20.0));
         let none = StoreRequests::default();
         let requests = StoreRequests { table: 3_000, write: 2_000, ..none };
@@ -187,6 +275,11 @@ mod tests {
         close(usage.cost_usd(&requests, &Prices::default()), 5.0 * 0.000_016_666_7 + 0.20 + 3.0 * 0.0004 + 2.0 * 0.005);
         let prices = Prices { vcpu_second: 0.5, gb_second: 0.0, million_requests: 0.0, ..Prices::default() };
         close(usage.cost_usd(&none, &prices), 10.0);
+        // A class with a price of its own: 3,600 s at 2 dollars a second, and nothing for its memory and vCPUs.
+        let shape = FunctionShape { vcpus: 8, memory_bytes: 1 << 30, class: 2 };
+        usage.add_attempt(Duration::from_secs(3_600), shape, Some(2_000_000_000));
+        assert_eq!(usage.gb_seconds(), 3_605.0);
+        close(usage.cost_usd(&none, &prices), 10.0 + 7_200.0);
     }
 
     #[test]

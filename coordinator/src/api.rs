@@ -56,6 +56,8 @@ pub struct CoordinatorOptions {
 pub struct SessionOptions {
     /// Local paths must lie below one of these; `None` = any path (CLI, embedding).
     pub allowed_paths: Option<Vec<PathBuf>>,
+    /// Whose statements they are; may be empty. Users share places and functions evenly. It gives no rights.
+    pub user: Arc<str>,
 }
 
 /// A statement that was parsed, and planned for what is told here. Each execution plans it anew.
@@ -106,4 +108,8 @@ pub struct QueryProgress {
     pub rows: u64,
     /// Bytes written by all attempts so far.
     pub bytes: u64,
+    /// Its place in its queue, from 1; 0 when it does not wait.
+    pub position: u64,
+    /// Queries that waited in its queue when it came.
+    pub queued: u64,
 }

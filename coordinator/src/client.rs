@@ -15,7 +15,10 @@ use onward_cache::{ExpectedVersions, UploadLog, VersionChecks};
 use onward_executor::write::WriteExec;
 use onward_planner::session::{OnwardOptions, PlanExtensions, onward_options, session_config};
 use onward_planner::statement::ExplainMode;
-use onward_planner::{PlanRequest, Planned, StageGraph, explain, narrow_decimals, plan_query};
+use onward_planner::{
+    PlanRequest, Planned, StageGraph, WorkerClass, choose_classes, explain, narrow_decimals, plan_query,
+};
+use onward_wire::config::ClassConfig;
 use onward_wire::message::CacheUse;
 use onward_wire::panics::caught;
 use onward_wire::{QueryId, WireError};
@@ -45,6 +48,7 @@ const SCAN_BYTES_PER_MS: u64 = 64 << 10;
 pub struct Session {
     coordinator: Arc<Coordinator>,
     sql: SqlSession,
+    user: Arc<str>,
 }
 
 /// A statement on its way.
@@ -75,7 +79,7 @@ impl Session {
         let shared = Arc::clone(&coordinator.resources);
         let sql = SqlSession::open(shared, config, options.allowed_paths.as_deref())?;
         let sql = sql.with_prepared_limit(coordinator.config.max_prepared_statements as usize);
-        Ok(Self { coordinator, sql })
+        Ok(Self { coordinator, sql, user: Arc::clone(&options.user) })
     }
 
     /// The DataFusion context: catalog, settings, function registry. For metadata; queries go through `execute`.
@@ -184,7 +188,7 @@ impl Session {
 
     /// A new statement, listed as running.
     fn list(self: &Arc<Self>, sql: &str) -> Result<Arc<Listing>> {
-        let (query, stopper) = self.coordinator.begin(sql)?;
+        let (query, stopper) = self.coordinator.begin(sql, &self.user)?;
         let session = Arc::clone(self);
         let cleanup = Box::new(move || session.coordinator.end(query));
         Ok(Listing::new(query, stopper, Arc::clone(&self.coordinator.history), cleanup))
@@ -352,9 +356,29 @@ impl Session {
         let state = self.context().state();
         let planning = async {
             check_versions(&state, plan).await?;
-            Ok(plan_query(&state, plan, request).await?)
+            let mut planned = plan_query(&state, plan, request).await?;
+            if let Planned::Stages(graph) = &mut planned {
+                choose_classes(graph, &self.classes(), &self.options().class)?;
+            }
+            Ok(planned)
         };
         VersionChecks::scope(planning).await
+    }
+
+    /// Worker classes that some host offers now, with what they cost.
+    fn classes(&self) -> Vec<WorkerClass> {
+        let (config, offered) = (&self.coordinator.config, self.coordinator.capacity().classes);
+        let prices = self.coordinator.history.prices();
+        let classes = config.classes.iter().zip(1..).filter(|(_, id)| offered.contains(id));
+        let worker_class = |((name, class), id): ((&String, &ClassConfig), u16)| {
+            let (vcpus, memory_bytes) = (class.vcpus.max(1), class.memory_bytes);
+            let usd = match class.usd_per_hour {
+                per_hour if per_hour > 0.0 => per_hour / 3_600.0,
+                _ => prices.usd_per_second(memory_bytes, vcpus),
+            };
+            WorkerClass { name: name.clone(), id, vcpus, memory_bytes, nanousd_per_second: (usd * 1e9).round() as u64 }
+        };
+        classes.map(worker_class).collect()
     }
 
     async fn submit(&self, run: Run, graph: StageGraph) -> Result<Submitted> {
@@ -365,15 +389,17 @@ impl Session {
     async fn submit_with(&self, run: Run, graph: StageGraph, cache: CacheUse) -> Result<Submitted> {
         let coordinator = &self.coordinator;
         let query = run.query();
-        coordinator.history.update(query, |record| record.functions = graph.sizing.functions as u64);
         let engine = coordinator.engine().await?;
         let mut stores = Vec::new();
         for stage in &graph.stages {
             stores.extend(coordinator.resources.stores_of(&stage.plan)?);
         }
         stores.dedup();
+        let queue = self.options().queue;
         let dispatch = Dispatch {
             query,
+            user: Arc::clone(&self.user),
+            queue: queue.as_str().into(),
             config: &coordinator.config,
             capacity: coordinator.capacity(),
             graph: &graph,
@@ -386,7 +412,11 @@ impl Session {
             cache,
             progress: run.progress,
         };
-        let outcome = dispatch::submit(&engine, dispatch)?;
+        coordinator.history.open(query, |record| {
+            record.functions = graph.sizing.functions as u64;
+            record.queue = queue;
+        });
+        let outcome = dispatch::submit(&engine, dispatch).inspect_err(|_| coordinator.history.settle(query, |_| {}))?;
         if let Some(worker) = run.worker {
             let ended = engine.ended(query);
             tokio::spawn(async move {

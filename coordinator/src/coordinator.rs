@@ -74,7 +74,9 @@ impl Coordinator {
             })?,
         };
         let config = Arc::new(options.config);
-        let history = Arc::new(History::new(Prices::read(&config.price_file)?));
+        let log = options.data_dir.as_deref().filter(|_| config.query_log_bytes > 0);
+        let log = log.map(|directory| QueryLog::new(directory, config.query_log_bytes));
+        let history = Arc::new(History::new(Prices::read(&config.price_file)?, log));
         let cached = system::TierCell::default();
         let scratch = config.spill_root();
         host::remove_leftovers(&config);
@@ -216,7 +218,7 @@ impl Coordinator {
     }
 
     /// Draws an id for a statement and remembers that it runs.
-    pub(crate) fn begin(&self, sql: &str) -> Result<(QueryId, Stopper), WireError> {
+    pub(crate) fn begin(&self, sql: &str, user: &Arc<str>) -> Result<(QueryId, Stopper), WireError> {
         if self.is_closing.load(Ordering::Relaxed) {
             return Err(WireError::new(ErrorKind::Unavailable, "the server is shutting down"));
         }
@@ -231,8 +233,13 @@ impl Coordinator {
         running.insert(query, stopper.clone());
         self.running_count.send_replace(running.len());
         drop(running);
-        self.history.begin(QueryRecord::new(query, &redact(sql)));
+        self.history.begin(QueryRecord { user: Arc::clone(user), ..QueryRecord::new(query, &redact(sql)) });
         Ok((query, stopper))
+    }
+
+    /// What a query took and cost, so far or in all; `None` when it is forgotten.
+    pub fn cost(&self, query: QueryId) -> Option<QueryCost> {
+        self.history.cost(query)
     }
 
     /// The query is over: nothing is left to cancel.

@@ -23,6 +23,10 @@ use crate::write::written_url;
 /// What functions need besides the graph.
 pub(crate) struct Dispatch<'a> {
     pub(crate) query: QueryId,
+    /// See [`QuerySpec::user`].
+    pub(crate) user: Arc<str>,
+    /// See [`QuerySpec::queue`].
+    pub(crate) queue: Arc<str>,
     pub(crate) config: &'a Config,
     pub(crate) capacity: Capacity,
     pub(crate) graph: &'a StageGraph,
@@ -43,8 +47,9 @@ pub(crate) fn submit(
     engine: &Engine,
     dispatch: Dispatch<'_>,
 ) -> Result<oneshot::Receiver<Result<Outcome, WireError>>, WireError> {
-    let Dispatch { query, config, capacity, graph, stores, extensions, timeout_ms, first_attempt, cache, progress } =
+    let Dispatch { query, user, queue, config, capacity, graph, stores, extensions, timeout_ms, first_attempt, .. } =
         dispatch;
+    let (cache, progress) = (dispatch.cache, dispatch.progress);
     let settings = graph.settings.iter().map(|(key, value)| KeyValue { key: key.clone(), value: value.clone() });
     let settings: Vec<KeyValue> = settings.collect();
     let define = |stage: &onward_planner::Stage| -> Result<DefineStage, WireError> {
@@ -78,10 +83,13 @@ pub(crate) fn submit(
     let functions = graph.sizing.functions;
     let spec = QuerySpec {
         query,
+        user,
+        queue,
         functions,
         shape: FunctionShape {
             vcpus: graph.sizing.threads as u32,
             memory_bytes: capacity.function_memory_bytes(config, functions),
+            class: 0,
         },
         timeout_ms,
         first_attempt,
@@ -99,7 +107,9 @@ pub(crate) fn submit(
     let reads =
         Box::new(move |stage: u32, partitions: &[u32]| onward_planner::reads(&plans[stage as usize], partitions));
     let filters = graph.stages.iter().map(|stage| stage.filters.clone()).collect();
-    Ok(engine.submit(Submission { spec, stages, filters, alternatives, reads, progress }))
+    let classes = graph.stages.iter().filter_map(|stage| stage.class.as_ref());
+    let prices = classes.map(|choice| (choice.class.id, choice.class.nanousd_per_second)).collect();
+    Ok(engine.submit(Submission { spec, stages, filters, alternatives, reads, prices, progress }))
 }
 
 fn sketch_spec(source: &KeySource, config: &Config) -> SketchSpec {
@@ -118,6 +128,11 @@ fn stage_spec(graph: &StageGraph, stage: &onward_planner::Stage, has_alternative
         is_broadcast: stage.output == OutputKind::Single,
         may_coalesce: !stage.reads_tables,
         splittable: stage.splittable,
+        shape: stage.class.as_ref().map(|choice| FunctionShape {
+            vcpus: choice.class.vcpus,
+            memory_bytes: choice.class.memory_bytes,
+            class: choice.class.id,
+        }),
         alternative: stage.alternative.as_ref().filter(|_| has_alternative).map(|alternative| AlternativeSpec {
             when: alternative.when,
             most_bytes: alternative.most_bytes,

@@ -23,6 +23,8 @@ const RENEW_FLIGHT_ENDPOINT: &str = "RenewFlightEndpoint";
 const SET_SESSION_OPTIONS: &str = "SetSessionOptions";
 const GET_SESSION_OPTIONS: &str = "GetSessionOptions";
 pub(crate) const CLOSE_SESSION: &str = "CloseSession";
+/// What a query took and cost.
+pub const QUERY_COST: &str = "QueryCost";
 
 /// What ListActions tells beside Flight SQL's own actions.
 pub(crate) fn action_types() -> Vec<ActionType> {
@@ -33,6 +35,7 @@ pub(crate) fn action_types() -> Vec<ActionType> {
         action(SET_SESSION_OPTIONS, "Changes settings of the session.\nRequest: SetSessionOptionsRequest"),
         action(GET_SESSION_OPTIONS, "Tells the settings of the session.\nRequest: GetSessionOptionsRequest"),
         action(CLOSE_SESSION, "Ends the session.\nRequest: CloseSessionRequest"),
+        action(QUERY_COST, "Tells what a query took and cost.\nRequest: its id, as text\nResult: JSON"),
     ]
 }
 
@@ -56,6 +59,13 @@ impl Service {
                 Ok(options::set(&client.session, request).await.encode_to_vec().into())
             }
             GET_SESSION_OPTIONS => Ok(options::get(&client.session).encode_to_vec().into()),
+            QUERY_COST => {
+                let query = std::str::from_utf8(&body).ok().and_then(|text| text.trim().parse().ok());
+                let query = query.ok_or_else(|| Status::invalid_argument("QueryCost takes the id of a query: q-7f3a"))?;
+                let unknown = || status::new(ErrorKind::NotFound, "no such query, or not any more", Some(query));
+                let cost = self.results.cost(query).ok_or_else(unknown)?;
+                serde_json::to_vec(&cost).map(Bytes::from).map_err(|error| Status::internal(error.to_string()))
+            }
             CLOSE_SESSION => {
                 self.close_session(&client);
                 let status = CloseSessionStatus::Closed as i32;

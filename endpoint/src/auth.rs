@@ -90,11 +90,23 @@ fn presented(metadata: &MetadataMap) -> Option<Vec<u8>> {
         return Some(credentials.trim().as_bytes().to_vec());
     }
     if scheme.eq_ignore_ascii_case("basic") {
-        let pair = decode_base64(credentials.trim())?;
-        let colon = pair.iter().position(|byte| *byte == b':')?;
-        return Some(pair[colon + 1..].to_vec());
+        return Some(basic(credentials)?.1);
     }
     None
+}
+
+/// The user that a call names by Basic credentials.
+pub(crate) fn basic_user(metadata: &MetadataMap) -> Option<String> {
+    let (scheme, credentials) = metadata.get("authorization")?.to_str().ok()?.split_once(' ')?;
+    let (user, _) = scheme.eq_ignore_ascii_case("basic").then(|| basic(credentials))??;
+    String::from_utf8(user).ok()
+}
+
+/// User and password of Basic credentials.
+fn basic(credentials: &str) -> Option<(Vec<u8>, Vec<u8>)> {
+    let pair = decode_base64(credentials.trim())?;
+    let colon = pair.iter().position(|byte| *byte == b':')?;
+    Some((pair[..colon].to_vec(), pair[colon + 1..].to_vec()))
 }
 
 /// gRPC's own `-bin` metadata is base64, with or without padding: its decoder is the one we need.
@@ -127,6 +139,13 @@ mod tests {
         }
         assert!(auth.check(&MetadataMap::new()).is_err());
         assert!(Auth::open().check(&MetadataMap::new()).is_ok());
+    }
+
+    #[test]
+    fn basic_credentials_name_a_user() {
+        assert_eq!(basic_user(&call("Basic YW5uOnNlY3JldA==")).as_deref(), Some("ann"));
+        assert_eq!(basic_user(&call("Bearer secret")), None);
+        assert_eq!(basic_user(&MetadataMap::new()), None);
     }
 
     #[test]

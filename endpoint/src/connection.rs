@@ -4,6 +4,7 @@
 //! of `SET`), so the server must know which connection a call came by and when that connection is gone.
 
 use std::io;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -23,13 +24,21 @@ pub(crate) type OnClose = Arc<dyn Fn(ConnectionId) + Send + Sync>;
 
 /// What a call knows about its connection.
 #[derive(Clone)]
-pub(crate) struct ConnectionInfo(ConnectionId);
+pub(crate) struct ConnectionInfo(ConnectionId, Option<IpAddr>);
 
 /// The connection of a call, plain or TLS.
 pub(crate) fn connection_of(extensions: &tonic::Extensions) -> Option<ConnectionId> {
+    info_of(extensions).map(|info| info.0)
+}
+
+/// Who is at its other end.
+pub(crate) fn peer_of(extensions: &tonic::Extensions) -> Option<IpAddr> {
+    info_of(extensions).and_then(|info| info.1)
+}
+
+fn info_of(extensions: &tonic::Extensions) -> Option<&ConnectionInfo> {
     let plain = extensions.get::<ConnectionInfo>();
-    let info = plain.or_else(|| extensions.get::<TlsConnectInfo<ConnectionInfo>>().map(|tls| tls.get_ref()));
-    info.map(|info| info.0)
+    plain.or_else(|| extensions.get::<TlsConnectInfo<ConnectionInfo>>().map(|tls| tls.get_ref()))
 }
 
 /// Accepts connections and numbers them. It never ends and never fails: a server that is out of descriptors serves on
@@ -95,7 +104,7 @@ impl Connected for Connection {
     type ConnectInfo = ConnectionInfo;
 
     fn connect_info(&self) -> ConnectionInfo {
-        ConnectionInfo(self.id)
+        ConnectionInfo(self.id, self.stream.peer_addr().ok().map(|address| address.ip()))
     }
 }
 

@@ -22,6 +22,9 @@
 //! - With `SET onward.direct_results = true` GetFlightInfo answers when all rows are there, with an endpoint for each part of them:
 //!   the host that holds it, and this server for clients that do not reach that host. Such tickets work as often as one likes
 //!   until their `expiration_time`; RenewFlightEndpoint gives a later one.
+//! - A session has a user ([`USER_HEADER`], the user of Basic credentials, or the client's address), who shares places and functions
+//!   evenly with others. The action [`QUERY_COST`] tells what a query took and cost, as does the second line of the `app_metadata` once it
+//!   is over.
 //! - `SET` lasts as long as the connection, or as the session cookie of a client that keeps cookies, or as the session named
 //!   by [`SESSION_HEADER`].
 //! - An address that other machines can reach is refused without token and TLS, unless `insecure` says otherwise.
@@ -57,8 +60,9 @@ mod session;
 mod statement;
 pub mod status;
 
+pub use actions::QUERY_COST;
 pub use error::EndpointError;
 pub use progress::Progress;
 pub use server::{FlightServer, ServerOptions, TlsFiles};
-pub use session::{SESSION_COOKIE, SESSION_HEADER};
+pub use session::{SESSION_COOKIE, SESSION_HEADER, USER_HEADER};
 pub use statement::TIMEOUT_HEADER;

@@ -41,19 +41,25 @@ pub struct Progress {
     /// Bytes written by all attempts so far.
     #[prost(uint64, tag = "5")]
     pub bytes: u64,
+    /// Its place in its queue, from 1; 0 when it does not wait.
+    #[prost(uint64, tag = "6")]
+    pub position: u64,
+    /// Queries that waited in its queue when it came.
+    #[prost(uint64, tag = "7")]
+    pub queued: u64,
 }
 
 impl From<&QueryProgress> for Progress {
     fn from(progress: &QueryProgress) -> Self {
-        let QueryProgress { tasks, tasks_done, functions, rows, bytes } = *progress;
-        Self { tasks, tasks_done, functions, rows, bytes }
+        let QueryProgress { tasks, tasks_done, functions, rows, bytes, position, queued } = *progress;
+        Self { tasks, tasks_done, functions, rows, bytes, position, queued }
     }
 }
 
 impl From<Progress> for QueryProgress {
     fn from(progress: Progress) -> Self {
-        let Progress { tasks, tasks_done, functions, rows, bytes } = progress;
-        Self { tasks, tasks_done, functions, rows, bytes }
+        let Progress { tasks, tasks_done, functions, rows, bytes, position, queued } = progress;
+        Self { tasks, tasks_done, functions, rows, bytes, position, queued }
     }
 }
 

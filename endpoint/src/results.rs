@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::SchemaRef;
 use futures::{Stream, StreamExt};
+use onward_coordinator::accounting::QueryCost;
 use onward_coordinator::{Coordinator, Execution, LocatedResult, QueryProgress, ResultStream};
 use onward_wire::{ErrorKind, QueryId};
 use parking_lot::Mutex;
@@ -86,6 +87,11 @@ impl Results {
     /// No result yet; unfetched ones will be kept for `retention`.
     pub(crate) fn new(coordinator: Arc<Coordinator>, retention: Duration) -> Arc<Self> {
         Arc::new(Self { coordinator, retention, running: Mutex::default(), freed: Notify::new() })
+    }
+
+    /// What a query took and cost; `None` when it is forgotten.
+    pub(crate) fn cost(&self, query: QueryId) -> Option<QueryCost> {
+        self.coordinator.cost(query)
     }
 
     /// Keeps an execution for its client; past `timeout` it is cancelled, fetched or not. `written` tells the end of a write

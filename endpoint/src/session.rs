@@ -20,16 +20,21 @@ use parking_lot::Mutex;
 use tonic::metadata::MetadataMap;
 use tonic::{Extensions, Status};
 
-use crate::connection::{ConnectionId, connection_of};
+use crate::auth::basic_user;
+use crate::connection::{ConnectionId, connection_of, peer_of};
 use crate::handle::Handle;
 use crate::status;
 
 /// Header that names a session.
 pub const SESSION_HEADER: &str = "x-onward-session";
+/// Header that names a user, for sessions that begin with the call: see [`user_of`].
+pub const USER_HEADER: &str = "x-onward-user";
 /// Cookie that names a session.
 pub const SESSION_COOKIE: &str = "arrow_flight_session_id";
 /// Longest name a client can make up for its session, in bytes.
 const MAX_SESSION_NAME_BYTES: usize = 256;
+/// Longest name of a user; the rest is left out.
+const MAX_USER_CHARACTERS: usize = 128;
 
 /// One client's session, and when it was used last.
 pub(crate) struct ClientSession {
@@ -104,8 +109,8 @@ impl Sessions {
             self.touch(client);
             return Ok(Resolved { client: client.clone(), set_cookie: None });
         }
-        let session =
-            self.coordinator.session(self.options.clone()).map_err(|error| status::from_query_error(&error))?;
+        let options = SessionOptions { user: user_of(metadata, extensions).into(), ..self.options.clone() };
+        let session = self.coordinator.session(options).map_err(|error| status::from_query_error(&error))?;
         let client = Arc::new(ClientSession {
             session,
             key: key.clone(),
@@ -182,6 +187,15 @@ impl ClientSession {
     pub(crate) fn expired_cookie() -> String {
         format!("{SESSION_COOKIE}=; Max-Age=0")
     }
+}
+
+/// Whose session it is: what [`USER_HEADER`] says, else the user of Basic credentials, else the client's address. Nobody checks
+/// it: it decides who shares places and functions with whom, and gives no rights.
+fn user_of(metadata: &MetadataMap, extensions: &Extensions) -> String {
+    let header = metadata.get(USER_HEADER).and_then(|header| header.to_str().ok()).map(str::trim);
+    let named = header.map(str::to_owned).or_else(|| basic_user(metadata));
+    let named = named.filter(|user| !user.is_empty()).or_else(|| peer_of(extensions).map(|peer| peer.to_string()));
+    named.unwrap_or_default().chars().take(MAX_USER_CHARACTERS).collect()
 }
 
 fn session_name(metadata: &MetadataMap) -> Result<Option<String>, Status> {

@@ -85,17 +85,27 @@ impl Service {
         run.await.map_err(|error| failure(&error, timeout))
     }
 
-    /// Answers a GetFlightInfo: one ticket, or one for each part that a host holds, and the query id as application metadata.
+    /// Answers a GetFlightInfo: one ticket, or one for each part that a host holds, and the query id as application metadata, with what
+    /// the query took and cost on a second line, in JSON, once functions are done with it.
     pub(crate) fn flight_info(&self, running: &Running, descriptor: FlightDescriptor) -> Result<FlightInfo, Status> {
         let info = describe(&client_schema(&running.schema), descriptor)?
             .with_ordered(true)
-            .with_app_metadata(running.query.to_string());
+            .with_app_metadata(self.app_metadata(running));
         if let Some(located) = &running.located {
             return Ok(direct::endpoints(running, located).fold(info, FlightInfo::with_endpoint));
         }
         let ticket = TicketStatementQuery { statement_handle: running.handle.to_string().into() };
         let endpoint = FlightEndpoint::new().with_ticket(Ticket::new(ticket.as_any().encode_to_vec()));
         Ok(info.with_endpoint(endpoint))
+    }
+
+    fn app_metadata(&self, running: &Running) -> String {
+        let query = running.query.to_string();
+        let cost = self.results.cost(running.query).filter(|cost| cost.is_final);
+        match cost.and_then(|cost| serde_json::to_string(&cost).ok()) {
+            Some(cost) => format!("{query}\n{cost}"),
+            None => query,
+        }
     }
 
     /// New work is refused once the server was told to end.

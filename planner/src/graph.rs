@@ -20,6 +20,7 @@ use onward_wire::message::OutputKind;
 use prost::bytes::Bytes;
 
 pub use crate::adaptive::Alternative;
+use crate::classes::ClassChoice;
 use crate::runtime_filter::filters;
 
 /// What a hash exchange routes rows by.
@@ -83,6 +84,8 @@ pub struct Stage {
     pub alternative: Option<Box<Alternative>>,
     /// Estimated output, for EXPLAIN and sizing; `None` where statistics say nothing.
     pub estimate: Estimate,
+    /// The kind of function that it runs in; `None`: as the query was sized.
+    pub class: Option<ClassChoice>,
     /// `plan` as [`crate::codec::encode`] gives it with the session's extensions. `None` after [`Stage::replace_plan`].
     pub encoded: Option<Bytes>,
 }

@@ -15,6 +15,7 @@
 pub mod adaptive;
 pub mod bind;
 pub mod cache_statement;
+pub mod classes;
 pub mod codec;
 mod cut;
 pub mod error;
@@ -38,6 +39,7 @@ pub mod stage_input;
 pub mod statement;
 
 pub use bind::bind_inputs;
+pub use classes::{WorkerClass, choose_classes};
 pub use graph::{Alternative, Estimate, KeySource, Sizing, Stage, StageGraph};
 pub use narrow::narrow_decimals;
 pub use plan::{PlanRequest, Planned, plan_query};

@@ -28,6 +28,10 @@ pub struct OnwardOptions {
     pub cache: bool,
     /// Clients fetch rows from the hosts that hold them.
     pub direct_results: bool,
+    /// The queue that statements wait in when all places are taken; empty: the default one.
+    pub queue: String,
+    /// The worker class that functions are of; empty: the planner chooses.
+    pub class: String,
     /// Tasks of a stage, which the functions work off one after the other; 0 is one for each function.
     pub stage_tasks: usize,
     /// Tasks of a stage in a plan for more than one function, else 0. Set by [`crate::plan_query`] on its copy of the
@@ -45,6 +49,8 @@ impl Default for OnwardOptions {
             statement_timeout_ms: 0,
             cache: true,
             direct_results: false,
+            queue: String::new(),
+            class: String::new(),
             stage_tasks: 0,
             tasks: 0,
             unforced_split_bytes: None,
@@ -76,11 +82,15 @@ impl ExtensionOptions for OnwardOptions {
             "tasks" => self.stage_tasks = parse(key, value)?,
             "statement_timeout_ms" => self.statement_timeout_ms = parse(key, value)?,
             "cache" => self.cache = parse_bool(key, value)?,
+            "queue" if value.eq_ignore_ascii_case("default") => self.queue.clear(),
+            "queue" => value.trim().clone_into(&mut self.queue),
+            "class" if value.eq_ignore_ascii_case("auto") => self.class.clear(),
+            "class" => value.trim().clone_into(&mut self.class),
             "direct_results" => self.direct_results = parse_bool(key, value)?,
             _ => {
                 return config_err!(
                     "`onward.{key}` is not a setting; there are onward.functions, onward.tasks, onward.cache, \
-                     onward.direct_results and onward.statement_timeout_ms"
+                     onward.class, onward.direct_results, onward.queue and onward.statement_timeout_ms"
                 );
             }
         }
@@ -108,6 +118,16 @@ impl ExtensionOptions for OnwardOptions {
                 key: "onward.direct_results".to_owned(),
                 value: Some(self.direct_results.to_string()),
                 description: "Clients fetch rows from the hosts that hold them; GetFlightInfo answers when all are there.",
+            },
+            ConfigEntry {
+                key: "onward.class".to_owned(),
+                value: Some(if self.class.is_empty() { "auto".to_owned() } else { self.class.clone() }),
+                description: "The worker class that functions are of; `auto` lets the planner choose for each stage.",
+            },
+            ConfigEntry {
+                key: "onward.queue".to_owned(),
+                value: Some(if self.queue.is_empty() { "default".to_owned() } else { self.queue.clone() }),
+                description: "The queue that statements wait in when all places are taken.",
             },
             ConfigEntry {
                 key: "onward.statement_timeout_ms".to_owned(),

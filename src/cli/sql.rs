@@ -78,7 +78,7 @@ pub(super) fn run(global: &GlobalArgs, args: SqlArgs) -> Result<(), Failure> {
     let done = runtime.block_on(async {
         let interrupts = Interrupts::listen()?;
         let client = connect(&args, global, config).await?;
-        let display = Display { format: args.format, target, is_talkative: !args.quiet, max_rows: None };
+        let display = Display { format: args.format, target, is_talkative: !args.quiet, asks_cost: args.timing, max_rows: None };
         Ok::<_, Failure>((client, display, interrupts))
     });
     let (client, mut display, mut interrupts) = done?;
@@ -87,6 +87,7 @@ pub(super) fn run(global: &GlobalArgs, args: SqlArgs) -> Result<(), Failure> {
         Some(scripts) => runtime.block_on(run_scripts(&client, &scripts, &display, &mut interrupts, args.timing)),
         None => {
             display.max_rows = matches!(args.format, Format::Table).then_some(repl::MAX_ROWS);
+            display.asks_cost = !args.quiet;
             let options = repl::Options { timing: !args.quiet, server: args.connect.clone() };
             Repl::new(client.clone(), display, interrupts, options)?.run(&runtime)
         }
@@ -132,7 +133,8 @@ async fn connect(args: &SqlArgs, global: &GlobalArgs, config: onward_wire::Confi
         None => std::env::var("ONWARD_TOKEN").ok().filter(|token| !token.is_empty()),
     };
     let follows_progress = !args.quiet && std::io::stderr().is_terminal();
-    let options = RemoteOptions { url: url.clone(), token, ca_file: args.ca_file.clone(), follows_progress };
+    let user = std::env::var("USER").or_else(|_| std::env::var("LOGNAME")).ok().filter(|user| !user.is_empty());
+    let options = RemoteOptions { url: url.clone(), token, ca_file: args.ca_file.clone(), user, follows_progress };
     let client = Client::Remote(Box::new(Remote::connect(&options).await?));
     if let Some(functions) = global.forced_functions() {
         client.collect(&format!("SET onward.functions = {functions}")).await?;
@@ -164,7 +166,7 @@ async fn run_scripts(
                 Err(RunError::Output(error)) => return Err(error.into()),
             };
             if timing {
-                eprintln!("Time: {:.3} ms", summary.elapsed.as_secs_f64() * 1e3);
+                eprintln!("{}", summary.timing());
             }
         }
     }

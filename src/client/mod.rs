@@ -6,11 +6,14 @@ mod remote;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow_flight::{CancelFlightInfoRequest, CancelStatus, FlightClient, FlightInfo};
+use arrow_flight::{Action, CancelFlightInfoRequest, CancelStatus, FlightClient, FlightInfo};
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::SchemaRef;
+use futures::TryStreamExt;
 use futures::stream::BoxStream;
+use onward_coordinator::accounting::QueryCost;
 use onward_coordinator::{Coordinator, QueryProgress};
+use onward_endpoint::QUERY_COST;
 use onward_wire::{QueryId, WireError};
 use tokio::sync::watch;
 
@@ -42,10 +45,26 @@ enum End {
     Remote(Box<FlightClient>, FlightInfo),
 }
 
+/// A server that has not told what a query cost after this long is not waited for.
+const COST_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// A server that has not answered a cancel after this long is not waited for.
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Running {
+    /// What it took and cost, once its rows are there; `None` where the server does not say.
+    pub async fn cost(&mut self) -> Option<QueryCost> {
+        match &mut self.end {
+            End::Embedded(coordinator, query) => coordinator.cost(*query),
+            End::Remote(client, info) => {
+                let query = info.app_metadata.split(|byte| *byte == b'\n').next().unwrap_or_default().to_vec();
+                let asked = client.do_action(Action::new(QUERY_COST, query));
+                let mut answers = tokio::time::timeout(COST_TIMEOUT, asked).await.ok()?.ok()?;
+                serde_json::from_slice(&answers.try_next().await.ok()??).ok()
+            }
+        }
+    }
+
     /// Ends the statement: it will have no effect. False when it cannot be ended any more, because it commits, has
     /// committed, or has given its last row: then the stream tells what came of it.
     pub async fn cancel(&mut self) -> bool {
@@ -78,7 +97,7 @@ impl Client {
     /// # Errors
     /// All of the statement's.
     pub async fn collect(&self, sql: &str) -> Result<Vec<RecordBatch>, WireError> {
-        futures::TryStreamExt::try_collect(self.execute(sql).await?.stream).await
+        self.execute(sql).await?.stream.try_collect().await
     }
 
     /// A statement is started, and what is no query run to its end, by somebody who cannot be asked meanwhile.

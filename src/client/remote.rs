@@ -17,7 +17,7 @@ use datafusion::arrow::datatypes::Schema;
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt, stream};
 use onward_coordinator::QueryProgress;
-use onward_endpoint::Progress;
+use onward_endpoint::{Progress, USER_HEADER};
 use onward_endpoint::status::ERROR_KIND_HEADER;
 use onward_shuffle::flight::CLUSTER_NAME;
 use onward_wire::{ErrorKind, WireError};
@@ -38,6 +38,8 @@ pub struct RemoteOptions {
     pub token: Option<String>,
     /// PEM file with the authorities that may sign the server's certificate; `None` takes the system's.
     pub ca_file: Option<PathBuf>,
+    /// Whose statements they are, for the server's shares; `None`: the server takes the address.
+    pub user: Option<String>,
     /// Ask how far a statement is while it runs.
     pub follows_progress: bool,
 }
@@ -99,6 +101,10 @@ impl Remote {
         if let Some(token) = &self.options.token {
             let refused = |_| WireError::new(ErrorKind::Denied, "the token has characters that no header can hold");
             client.add_header("authorization", &format!("Bearer {token}")).map_err(refused)?;
+        }
+        if let Some(user) = &self.options.user {
+            // A name that no header can hold is none: the server then takes the address.
+            let _ = client.add_header(USER_HEADER, user);
         }
         Ok(client)
     }

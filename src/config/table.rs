@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use bytesize::ByteSize;
-use figment::value::Value;
+use figment::value::{Dict, Value};
 use onward_wire::Config;
 use onward_wire::config::SETTINGS;
 
@@ -49,7 +49,10 @@ impl Shown {
             },
             (Some(number), _) => number.to_string(),
             (None, Some(text)) => format!("{text:?}"),
-            (None, None) => self.value.to_bool().unwrap_or_default().to_string(),
+            (None, None) => match &self.value {
+                Value::Dict(_, table) => inline(table),
+                value => value.to_bool().unwrap_or_default().to_string(),
+            },
         }
     }
 
@@ -57,9 +60,17 @@ impl Shown {
         match (self.number(), self.value.as_str()) {
             (_, Some("")) => "(empty)".to_owned(),
             (_, Some(text)) => format!("`{text}`"),
+            _ if matches!(&self.value, Value::Dict(_, table) if table.is_empty()) => "(none)".to_owned(),
             _ => self.toml().replace('"', ""),
         }
     }
+}
+
+/// A table on one line.
+fn inline(table: &Dict) -> String {
+    let shown = |value: &Value| Shown { value: value.clone(), is_size: false }.toml();
+    let entries: Vec<_> = table.iter().map(|(name, value)| format!("{name:?} = {}", shown(value))).collect();
+    if entries.is_empty() { "{}".to_owned() } else { format!("{{ {} }}", entries.join(", ")) }
 }
 
 fn in_whole_units(bytes: u64) -> Option<String> {
@@ -77,11 +88,14 @@ fn values(config: &Config) -> Vec<Shown> {
 
 #[cfg(test)]
 mod tests {
+    use onward_wire::config::QueueConfig;
+
     use super::*;
 
     #[test]
     fn what_config_prints_is_a_settings_file() {
-        let config = Config { memory_bytes: 3 << 29, vcpus: 7, ..Config::default() };
+        let queues = [("etl".to_owned(), QueueConfig { max_running: 2, ..QueueConfig::default() })].into();
+        let config = Config { memory_bytes: 3 << 29, vcpus: 7, queues, ..Config::default() };
         let text = describe(&config);
         assert!(text.contains("memory_bytes = \"1.5 GiB\"") && text.contains("vcpus = 7  # default 0"), "{text}");
         let dir = tempfile::tempdir().expect("a directory");

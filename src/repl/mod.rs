@@ -145,7 +145,7 @@ impl Repl {
             );
         }
         if self.options.timing {
-            notes += &format!("Time: {:.3} ms\n", summary.elapsed.as_secs_f64() * 1e3);
+            notes += &format!("{}\n", summary.timing());
         }
         let _ = std::io::stdout().write_all(notes.as_bytes());
     }
@@ -156,6 +156,7 @@ impl Repl {
             Ok(Command::Help) => println!("{}", commands::HELP),
             Ok(Command::Timing(wanted)) => {
                 self.options.timing = wanted.unwrap_or(!self.options.timing);
+                self.display.asks_cost = self.options.timing;
                 println!("Timing is {}.", if self.options.timing { "on" } else { "off" });
             }
             Ok(Command::Expanded(wanted)) => {

@@ -8,6 +8,7 @@ pub mod statements;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
+use onward_coordinator::accounting::QueryCost;
 use onward_wire::{ErrorKind, WireError};
 
 pub use self::interrupt::Interrupts;
@@ -23,12 +24,14 @@ pub struct Display {
     pub target: Target,
     /// Say how many rows there were, show progress.
     pub is_talkative: bool,
+    /// Ask what statements took and cost.
+    pub asks_cost: bool,
     /// Rows printed before the rest is left out, with a note; `None` prints all.
     pub max_rows: Option<usize>,
 }
 
 /// A statement that went well.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Summary {
     /// Rows it gave.
     pub rows: usize,
@@ -36,6 +39,16 @@ pub struct Summary {
     pub is_cut: bool,
     /// From sending it to its last row.
     pub elapsed: Duration,
+    /// What it took and cost, where that was asked for and is known.
+    pub cost: Option<QueryCost>,
+}
+
+impl Summary {
+    /// The line below the rows.
+    pub fn timing(&self) -> String {
+        let cost = self.cost.as_ref().map(|cost| format!(" ({cost})")).unwrap_or_default();
+        format!("Time: {:.3} ms{cost}", self.elapsed.as_secs_f64() * 1e3)
+    }
 }
 
 /// A statement that went wrong.
@@ -111,12 +124,14 @@ pub async fn run(
         }
     }
     line.clear();
+    let elapsed = started.elapsed();
+    let cost = if display.asks_cost { running.cost().await } else { None };
     drop(running);
     match writer {
         Some(writer) => writer.finish()?,
         None => acknowledge(display)?,
     }
-    Ok(Summary { rows, is_cut, elapsed: started.elapsed() })
+    Ok(Summary { rows, is_cut, elapsed, cost })
 }
 
 /// Statements without rows say that they worked, to people only.

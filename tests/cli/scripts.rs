@@ -84,5 +84,5 @@ fn timing_goes_to_standard_error() {
     let workspace = Workspace::new();
     let ran = workspace.run(&["sql", "--timing", "--format", "csv", "-c", "select 1 as a"]);
     assert_eq!((ran.code, ran.stdout.as_str()), (Some(0), "a\n1\n"));
-    assert!(ran.stderr.starts_with("Time: ") && ran.stderr.ends_with(" ms\n"), "{}", ran.stderr);
+    assert!(ran.stderr.starts_with("Time: ") && ran.stderr.ends_with(" ms (no function)\n"), "{}", ran.stderr);
 }

@@ -44,6 +44,9 @@ pub struct Join {
     /// Nobody can reach it: it has no address, and gives its output to a host that has.
     #[prost(bool, tag = "7")]
     pub is_outbound: bool,
+    /// What it has, for worker classes.
+    #[prost(string, repeated, tag = "8")]
+    pub labels: Vec<String>,
 }
 
 /// The host is taken in.

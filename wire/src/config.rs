@@ -4,6 +4,8 @@
 //!
 //! Durations end in `_ms`, sizes in `_bytes`; a size of 0 means "derive it" where the documentation says so.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 /// One row of the settings table, for `--help`, README and `SHOW`.
@@ -19,6 +21,52 @@ impl Setting {
     /// It counts bytes: people may write it with a unit.
     pub fn is_size(&self) -> bool {
         self.name.ends_with("_bytes") || self.name.starts_with("bytes_")
+    }
+}
+
+/// A queue with a name: `[queues.etl]` with `max_running = 2` in the file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct QueueConfig {
+    /// Queries of it that run at once, `max_running_queries` over all; 0 closes it.
+    pub max_running: u32,
+    /// Queries that wait in it; more are refused with ResourceExhausted.
+    pub max_queued: u32,
+    /// A query that waited this long in it fails with ResourceExhausted; 0: never.
+    pub timeout_ms: u64,
+}
+
+impl Default for QueueConfig {
+    fn default() -> Self {
+        Self { max_running: 16, max_queued: 256, timeout_ms: 600_000 }
+    }
+}
+
+/// A worker class: `[classes.big]` with `vcpus = 4` in the file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ClassConfig {
+    /// Threads of each of its functions.
+    pub vcpus: u32,
+    /// Memory of the operators of each, in bytes.
+    pub memory_bytes: u64,
+    /// What one costs in US dollars; 0: what `price_file` says of its memory and vCPUs.
+    pub usd_per_hour: f64,
+    /// A host offers the class when it has all of these (`host_labels`), and the vCPUs.
+    pub labels: Vec<String>,
+}
+
+impl Default for ClassConfig {
+    fn default() -> Self {
+        Self { vcpus: 1, memory_bytes: 2 * GIB, usd_per_hour: 0.0, labels: Vec::new() }
+    }
+}
+
+impl ClassConfig {
+    /// A host with these labels and vCPUs has functions of this class.
+    pub fn is_offered_by<'a>(&self, labels: impl Iterator<Item = &'a str> + Clone, vcpus: u32) -> bool {
+        let has = |wanted: &String| labels.clone().any(|label| label == wanted);
+        self.vcpus.max(1) <= vcpus && self.labels.iter().all(has)
     }
 }
 
@@ -100,9 +148,36 @@ settings! {
     max_running_queries: u32 = 16;
     /// Queries that wait; more are refused with ResourceExhausted.
     max_queued_queries: u32 = 256;
+    /// A query that waited this long for its place fails with ResourceExhausted; 0: never.
+    queue_timeout_ms: u64 = 600_000;
+    /// Queues beside the default one, each with `max_running`, `max_queued` and `timeout_ms`: `[queues.etl]` in the file.
+    /// `max_running_queries` holds over all of them.
+    queues: BTreeMap<String, QueueConfig> = BTreeMap::new();
+    /// Queries of one user that run at once, in all queues; more wait. 0: no limit. Users share places and functions evenly in any
+    /// case.
+    max_running_queries_per_user: u32 = 0;
+    /// A query that asks for more functions is refused with ResourceExhausted; 0: no limit.
+    max_functions_per_query: u32 = 0;
+    /// A user with so many functions gets no new ones, only those that are idle; 0: no limit.
+    max_functions_per_user: u32 = 0;
+    /// Functions that may be started at once, as many as AWS Lambda starts; past them `function_starts_per_second` holds.
+    function_start_burst: u32 = 1_000;
+    /// Functions that may be started in a second past the burst; tasks wait for more. 0: no limit.
+    function_starts_per_second: u32 = 100;
+    /// Worker classes, each with `vcpus`, `memory_bytes`, `usd_per_hour` and `labels`: `[classes.big]` in the file. With some, each stage
+    /// runs in the class that costs least for it; `SET onward.class` pins one.
+    classes: BTreeMap<String, ClassConfig> = BTreeMap::new();
+    /// What this machine has, for worker classes: words with commas between them, such as `arm64,nvme`.
+    host_labels: String = String::new();
+    /// Functions that are started before any query, kept while they have nothing to do, and replaced when they leave. With 0 there are
+    /// none when nothing runs.
+    warm_functions: u32 = 0;
     /// JSON file with prices (gb_second, vcpu_second, million_requests, thousand_reads, thousand_writes, in US dollars) for the cost of
     /// queries; empty takes those of AWS.
     price_file: String = String::new();
+    /// What queries took and cost is kept as lines of JSON in the data directory (queries/queries.jsonl), at most so many bytes; 0: it is
+    /// not.
+    query_log_bytes: u64 = 64 * MIB;
     /// A query is cancelled after this long; 0 is never. `SET onward.statement_timeout_ms` overrides it per session.
     statement_timeout_ms: u64 = 0;
     /// Input up to this many bytes runs in the coordinator, without dispatch, unless functions are forced.
@@ -171,6 +246,11 @@ impl Config {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             n => n as usize,
         }
+    }
+
+    /// The words of `host_labels`.
+    pub fn labels(&self) -> impl Iterator<Item = &str> + Clone {
+        self.host_labels.split(',').map(str::trim).filter(|label| !label.is_empty())
     }
 
     /// Bytes of memory for everything: the setting, else 3/4 of the machine's or the cgroup's.

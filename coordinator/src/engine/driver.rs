@@ -22,7 +22,7 @@ use super::inputs::told;
 use super::outcome::Outcome;
 use super::running::{Ending, Query};
 use crate::scheduler::{Command, Event, Scheduler, SchedulerLimits};
-use crate::system::History;
+use crate::system::{History, QueryRecord};
 
 pub(super) struct Driver {
     scheduler: Scheduler,
@@ -56,7 +56,7 @@ impl Driver {
         history: Arc<History>,
     ) -> Self {
         Self {
-            scheduler: Scheduler::new(SchedulerLimits::from(config)),
+            scheduler: Scheduler::new(SchedulerLimits { classes: Capacity::of(config).classes, ..config.into() }),
             caused: VecDeque::new(),
             fleet,
             uploads,
@@ -184,6 +184,7 @@ impl Driver {
                 let Joining { join, say, reply } = *joining;
                 let (vcpus, max_functions) = (join.vcpus.max(1), join.max_functions as usize);
                 let (name, address) = (join.name.clone(), join.address.clone());
+                let classes = self.fleet.classes_of(&join);
                 // One that is there again before its old stream was seen to end.
                 for (before, reason) in self.fleet.at_address(&address) {
                     self.lose_host(before, reason);
@@ -193,7 +194,7 @@ impl Driver {
                 self.capacity.send_replace(self.fleet.capacity());
                 // A host whose stream ended meanwhile says so.
                 let _ = reply.send(host);
-                self.handle(Event::HostJoined { host, vcpus, max_functions });
+                self.handle(Event::HostJoined { host, vcpus, max_functions, classes });
             }
             Request::SetAddress(address) => self.fleet.set_address(address),
             Request::ShutDown(told) => {
@@ -296,7 +297,7 @@ impl Driver {
                 {
                     run.early += 1;
                 }
-                query.account.begin(attempt, function, self.unused.remove(&function));
+                query.begin(attempt, function, self.unused.remove(&function));
                 let filters = query.filters.begin(attempt, function);
                 let run = RunAttempt { attempt: attempt.into(), partitions, inputs, inline_bytes, filters };
                 self.fleet.run_attempt(function, run);
@@ -335,8 +336,16 @@ impl Driver {
                 }
             }
             Command::ReleaseSegments(segments) => self.fleet.remove_segments(&segments),
-            Command::QueryQueued { query } => tracing::info!(%query, "query waits: all places are taken"),
-            Command::QueryStarted { query } => tracing::debug!(%query, "query starts"),
+            Command::QueryQueued { query, position, queued } => {
+                tracing::info!(%query, position, queued, "query waits: all places are taken");
+                self.waits(query, position, Some(queued));
+            }
+            Command::QueuePosition { query, position } => self.waits(query, position, None),
+            Command::QueryStarted { query } => {
+                tracing::debug!(%query, "query starts");
+                self.history.update(query, QueryRecord::waits_no_more);
+                self.publish_progress(query);
+            }
             Command::QueryDone { query, result, stats } => {
                 self.publish_progress(query);
                 let kept = result
@@ -371,9 +380,10 @@ impl Driver {
         }
         let mut forgotten = self.queries.remove(&query)?;
         let (usage, is_remote) = (forgotten.account.close(), forgotten.is_remote());
-        self.history.update(query, |record| {
+        self.history.settle(query, |record| {
             record.usage.add(&usage);
             record.is_remote |= is_remote;
+            record.waits_no_more();
         });
         self.fleet.forget_query(query, &forgotten.hosts, kept);
         for host in std::mem::take(&mut forgotten.hosts) {
@@ -388,6 +398,14 @@ impl Driver {
             ending.waiting.append(&mut forgotten.waiting);
         }
         Some(forgotten)
+    }
+
+    /// A query waits at this place of so many.
+    fn waits(&mut self, id: QueryId, position: usize, queued: Option<usize>) {
+        self.history.update(id, |record| record.waits(position as u64));
+        if let Some(query) = self.queries.get(&id) {
+            query.publish_position(position, queued);
+        }
     }
 
     fn publish_progress(&self, id: QueryId) {
@@ -449,10 +467,12 @@ mod tests {
         query: u64,
         timeout_ms: Option<u64>,
     ) -> (oneshot::Receiver<Result<Outcome, WireError>>, watch::Receiver<QueryProgress>) {
-        let shape = FunctionShape { vcpus: 1, memory_bytes: 1 };
+        let shape = FunctionShape { vcpus: 1, memory_bytes: 1, class: 0 };
         let stages = vec![StageSpec { tasks: vec![vec![0]], ..StageSpec::default() }];
         let spec = QuerySpec {
             query: QueryId(query),
+            user: "".into(),
+            queue: "".into(),
             functions: 1,
             shape,
             timeout_ms,

@@ -37,13 +37,24 @@ pub struct Capacity {
     pub vcpus: usize,
     /// Memory for the operators of all functions on the smallest of them.
     pub operator_memory_bytes: u64,
+    /// Worker classes that some of them offer, by number: ascending.
+    pub classes: Vec<u16>,
+}
+
+/// Numbers of the worker classes that a host with these labels and vCPUs offers; the default one is 0. Classes are numbered from 1
+/// in the order of their names.
+pub fn offered<'a>(config: &Config, labels: impl Iterator<Item = &'a str> + Clone, vcpus: u32) -> Vec<u16> {
+    let named = config.classes.values().zip(1..).filter(|(class, _)| class.is_offered_by(labels.clone(), vcpus));
+    std::iter::once(0).chain(named.map(|(_, id)| id)).collect()
 }
 
 impl Capacity {
     /// Of the coordinator's own host.
     pub fn of(config: &Config) -> Self {
         let operator_memory_bytes = config.operator_memory_limit_bytes();
-        Self { hosts: 1, vcpus: config.vcpu_count(), operator_memory_bytes }
+        let vcpus = config.vcpu_count();
+        let classes = offered(config, config.labels(), vcpus as u32);
+        Self { hosts: 1, vcpus, operator_memory_bytes, classes }
     }
 
     /// Memory for the operators of each of `functions` functions.
@@ -108,13 +119,20 @@ impl Fleet {
             hosts: 1,
             vcpus: member.join.vcpus as usize,
             operator_memory_bytes: member.join.operator_memory_bytes,
+            classes: self.classes_of(&member.join),
         });
         let together = own.into_iter().chain(joined).reduce(|all, one| Capacity {
             hosts: all.hosts + one.hosts,
             vcpus: all.vcpus.min(one.vcpus),
             operator_memory_bytes: all.operator_memory_bytes.min(one.operator_memory_bytes),
+            classes: all.classes.into_iter().chain(one.classes).collect::<BTreeSet<_>>().into_iter().collect(),
         });
         together.unwrap_or_else(|| Capacity::of(&self.config))
+    }
+
+    /// Worker classes that a host offers.
+    pub(super) fn classes_of(&self, join: &Join) -> Vec<u16> {
+        offered(&self.config, join.labels.iter().map(String::as_str), join.vcpus.max(1))
     }
 
     /// Takes a host in; its id.
@@ -205,7 +223,7 @@ impl Fleet {
 
     pub(super) fn start_function(&mut self, function: FunctionId, host: HostId, shape: FunctionShape) {
         self.places.insert(function, host);
-        let FunctionShape { vcpus, memory_bytes } = shape;
+        let FunctionShape { vcpus, memory_bytes, .. } = shape;
         match host {
             HostId::EMBEDDED => self.embedded.start_function(function, vcpus as usize, memory_bytes),
             _ => self.say(host, StartFunction { function: function.0, vcpus, memory_bytes }),

@@ -39,7 +39,7 @@ use crate::api::QueryProgress;
 use crate::scheduler::QuerySpec;
 use crate::system::{History, HostTable};
 
-pub use fleet::Capacity;
+pub use fleet::{Capacity, offered};
 pub use guard::{guard, timed_out};
 pub use listing::Listing;
 pub use located::LocatedResult;
@@ -62,6 +62,9 @@ pub struct Submission {
     pub alternatives: Vec<Option<Replacement>>,
     /// Which partitions of its inputs a task reads.
     pub reads: Reads,
+    /// What a second of a function of each worker class costs, by number: see [`WorkerClass`](onward_planner::WorkerClass). Of others the
+    /// memory and vCPUs cost.
+    pub prices: BTreeMap<u16, u64>,
     /// Hears how far the query is.
     pub progress: watch::Sender<QueryProgress>,
 }

@@ -14,7 +14,7 @@ use super::outcome::{CacheRead, Outcome};
 use super::{Reads, Replacement, Submission};
 use crate::accounting::Account;
 use crate::api::QueryProgress;
-use crate::scheduler::{QuerySpec, QueryStats};
+use crate::scheduler::{FunctionShape, QuerySpec, QueryStats};
 
 /// A query that runs.
 pub(super) struct Query {
@@ -30,6 +30,8 @@ pub(super) struct Query {
     pub(super) requests: StoreRequests,
     pub(super) cache: CacheRead,
     pub(super) account: Account,
+    /// Of the functions that run each stage.
+    shapes: Vec<FunctionShape>,
     /// How far attempts are, and where they run.
     pub(super) running: HashMap<AttemptId, (FunctionId, Progress)>,
     pub(super) reply: oneshot::Sender<Result<Outcome, WireError>>,
@@ -41,7 +43,7 @@ pub(super) struct Query {
 impl Query {
     /// A query that was submitted, and what of it is the scheduler's business.
     pub(super) fn new(submission: Submission, reply: oneshot::Sender<Result<Outcome, WireError>>) -> (QuerySpec, Self) {
-        let Submission { spec, stages, filters, alternatives, reads, progress } = submission;
+        let Submission { spec, stages, filters, alternatives, reads, prices, progress } = submission;
         let query = Self {
             filters: Filters::new(filters, &stages),
             metrics: vec![StageRun::default(); stages.len()],
@@ -52,13 +54,20 @@ impl Query {
             hosts: BTreeSet::new(),
             requests: StoreRequests::default(),
             cache: CacheRead::default(),
-            account: Account::new(spec.shape),
+            account: Account::new(prices),
+            shapes: spec.stages.iter().map(|stage| stage.shape.unwrap_or(spec.shape)).collect(),
             running: HashMap::new(),
             reply,
             waiting: Vec::new(),
             progress,
         };
         (spec, query)
+    }
+
+    /// An attempt of it begins, in a function that ran nothing before, or not.
+    pub(super) fn begin(&mut self, attempt: AttemptId, function: FunctionId, is_cold: bool) {
+        let shape = self.shapes.get(attempt.task.stage.stage as usize).copied().unwrap_or_default();
+        self.account.begin(attempt, function, shape, is_cold);
     }
 
     /// A stage of it reads or writes a remote store.
@@ -78,6 +87,14 @@ impl Query {
         }
     }
 
+    /// Tells whoever watches that it waits, at this place of so many; `None`: of as many as before.
+    pub(super) fn publish_position(&self, position: usize, queued: Option<usize>) {
+        self.progress.send_modify(|progress| {
+            progress.position = position as u64;
+            progress.queued = queued.map_or(progress.queued, |queued| queued as u64).max(progress.position);
+        });
+    }
+
     /// Tells whoever watches how far it is.
     pub(super) fn publish_progress(&self, stats: &QueryStats) {
         let mut progress = QueryProgress {
@@ -86,6 +103,7 @@ impl Query {
             functions: stats.running,
             rows: self.metrics.iter().map(|metrics| metrics.rows).sum(),
             bytes: self.metrics.iter().map(|metrics| metrics.bytes).sum(),
+            ..QueryProgress::default()
         };
         for (_, running) in self.running.values() {
             progress.rows += running.rows;

@@ -9,12 +9,14 @@ use onward_wire::{AttemptId, FunctionId, HostId, QueryId, SegmentId, WireError};
 use super::output::StageOutput;
 
 /// Functions of one shape are interchangeable.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct FunctionShape {
     /// Threads of the function; at least 1.
     pub vcpus: u32,
     /// Limit of its operators' memory.
     pub memory_bytes: u64,
+    /// The kind of host that it runs on; 0 is the default one.
+    pub class: u16,
 }
 
 /// A query to run.
@@ -22,9 +24,13 @@ pub struct FunctionShape {
 pub struct QuerySpec {
     /// Not in use by another query.
     pub query: QueryId,
-    /// Functions it runs on at once; at least 1.
+    /// Who asks; may be empty. Users share places and functions evenly.
+    pub user: Arc<str>,
+    /// The queue it waits in; empty: the default one.
+    pub queue: Arc<str>,
+    /// Functions it runs on at once, over all stages; at least 1.
     pub functions: usize,
-    /// Shape of each of them.
+    /// Shape of each of them, for stages that ask for no other.
     pub shape: FunctionShape,
     /// It fails with Cancelled this long after it was submitted, waiting included.
     pub timeout_ms: Option<u64>,
@@ -62,6 +68,8 @@ pub struct StageSpec {
     pub alternative: Option<AlternativeSpec>,
     /// Stages whose output tells it which rows it need not read. It waits for them for a while.
     pub filter_sources: Vec<u32>,
+    /// Shape of the functions that run it; `None`: the query's.
+    pub shape: Option<FunctionShape>,
 }
 
 /// Another plan for a stage. Decided once, when its input `when` is complete; the input that it spares does not start before.
@@ -117,6 +125,8 @@ pub enum Event {
         vcpus: u32,
         /// The most functions alive.
         max_functions: usize,
+        /// Classes of functions that it offers; empty: all.
+        classes: Vec<u16>,
     },
     /// A host is gone, with its functions and the output that lies there. Nothing more is heard of them.
     HostLost {
@@ -251,6 +261,17 @@ pub enum Command {
     QueryQueued {
         /// Which.
         query: QueryId,
+        /// Its place in the order in which the queries of its queue would start as things are, from 1.
+        position: usize,
+        /// Queries that wait in its queue.
+        queued: usize,
+    },
+    /// A query that waits has another position.
+    QueuePosition {
+        /// Which.
+        query: QueryId,
+        /// As in `QueryQueued`.
+        position: usize,
     },
     /// The query waits no longer.
     QueryStarted {

@@ -22,22 +22,27 @@
 //! | file | subject |
 //! | --- | --- |
 //! | `event` | the door: what goes in and out |
+//! | `admission` | which query runs, which waits, which never can |
 //! | `limits` | what may be used |
 //! | `query`, `stage`, `task` | what is to do, what is done, what was tried |
 //! | `output` | what is kept of what was made |
 //! | `early` | stages that start on a part of their inputs |
 //! | `adapt` | what becomes of a stage when the sizes of its inputs are known |
 //! | `recovery` | what runs again when a host is lost |
-//! | `pool` | functions and hosts |
+//! | `pool`, `hosts` | functions and hosts |
+//! | `autoscale` | how many functions there are |
 //! | `assign` | which task goes to which function |
 //!
 //! Committed output lives in the hosts, so a lost function loses only what it was running. A lost host loses the output that
 //! lay there: see `recovery`.
 
 mod adapt;
+mod admission;
 mod assign;
+mod autoscale;
 mod early;
 mod event;
+mod hosts;
 mod limits;
 mod output;
 mod pool;
@@ -48,16 +53,21 @@ mod task;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use onward_wire::message::AttemptOutput;
 use onward_wire::{AttemptId, ErrorKind, FunctionId, HostId, QueryId, SegmentId, WireError};
 
+pub use autoscale::{Demand, EVICTION_IDLE_MS};
 pub use event::{AlternativeSpec, Command, Event, FunctionShape, QuerySpec, QueryStats, Share, StageSpec};
-pub use limits::SchedulerLimits;
+pub use limits::{QueueLimits, SchedulerLimits};
 pub use output::{Committed, PartitionSizes, StageOutput};
 
+use admission::Admission;
+use autoscale::Autoscaler;
 use early::Told;
+use hosts::Host;
 use pool::{Activity, Pool};
 use query::{Outcome, Query};
 use recovery::Recovery;
@@ -72,8 +82,8 @@ pub struct Scheduler {
     limits: SchedulerLimits,
     now_ms: u64,
     pool: Pool,
-    /// Queries past `max_running_queries`, each with its deadline; first in, first out.
-    waiting: VecDeque<(QuerySpec, Option<u64>)>,
+    admission: Admission,
+    autoscaler: Autoscaler,
     running: BTreeMap<QueryId, Query>,
     /// Segments of results that clients may still read.
     results: BTreeMap<QueryId, Vec<(HostId, SegmentId)>>,
@@ -87,12 +97,14 @@ impl Scheduler {
     /// A scheduler with the coordinator's own host, without functions or queries.
     pub fn new(limits: SchedulerLimits) -> Self {
         let mut pool = Pool::default();
-        pool.add_host(HostId::EMBEDDED, limits.total_vcpus, limits.max_functions, limits.is_reserve);
+        let own = Host::new(limits.total_vcpus, limits.max_functions, limits.classes.clone(), limits.is_reserve);
+        pool.add_host(HostId::EMBEDDED, own);
         Self {
             pool,
+            admission: Admission::new(&limits),
+            autoscaler: Autoscaler::new(&limits),
             limits,
             now_ms: 0,
-            waiting: VecDeque::new(),
             running: BTreeMap::new(),
             results: BTreeMap::new(),
             turn: 0,
@@ -104,6 +116,7 @@ impl Scheduler {
     /// Takes in what happened at `now_ms` (any clock that does not go back) and returns what to do, in order.
     pub fn handle(&mut self, now_ms: u64, event: Event) -> Vec<Command> {
         self.now_ms = self.now_ms.max(now_ms);
+        self.autoscaler.refill(self.now_ms, &self.limits);
         match event {
             Event::SubmitQuery(spec) => self.submit(spec),
             Event::CancelQuery { query, reason } => self.fail(query, reason),
@@ -112,11 +125,13 @@ impl Scheduler {
                 self.release(segments);
             }
             Event::FunctionReady { function } => {
-                self.pool.ready(function, self.now_ms);
+                if self.pool.ready(function, self.now_ms) {
+                    self.autoscaler.start_succeeded();
+                }
             }
             Event::FunctionLost { function, reason } => self.function_lost(function, reason),
-            Event::HostJoined { host, vcpus, max_functions } => {
-                self.pool.add_host(host, vcpus, max_functions, false);
+            Event::HostJoined { host, vcpus, max_functions, classes } => {
+                self.pool.add_host(host, Host::new(vcpus, max_functions, classes, false));
             }
             Event::HostLost { host, reason } => self.host_lost(host, &reason),
             Event::Prepared { function, host, attempt, output } => self.prepared(function, host, attempt, output),
@@ -128,25 +143,30 @@ impl Scheduler {
         }
         self.time_out_queries();
         self.end_lifetimes();
-        self.stop_functions(false);
+        self.stop_deaf();
         self.fail_without_functions();
+        self.start_waiting();
         self.close_early();
         self.assign();
         self.assign_early();
-        self.stop_functions(true);
+        self.stop_idle();
+        self.keep_warm();
+        let news = self.admission.announce();
+        self.commands.extend(news);
         std::mem::take(&mut self.commands)
     }
 
     /// When the next [`Event::Tick`] is due; `None` when there is nothing to wait for.
     pub fn next_wakeup(&self) -> Option<u64> {
-        let running = self.running.values().filter_map(|query| query.deadline_ms);
-        let waiting = self.waiting.iter().filter_map(|(_, deadline)| *deadline);
-        let functions = self.pool.activities().filter_map(|(_, _, activity)| self.stop_at(activity));
+        let deadlines = self.running.values().filter_map(|query| query.deadline_ms);
+        let deaf = self.pool.first_ending().map(|(since_ms, _)| since_ms.saturating_add(self.limits.cancel_grace_ms));
+        let idle = self.next_idle().map(|(due_ms, _)| due_ms);
         let wait_ms = self.limits.runtime_filter_wait_ms;
         let starts = self.running.values().filter_map(|query| query.next_start(self.now_ms, wait_ms));
         let lifetime_ms = Some(self.limits.function_lifetime_ms).filter(|lifetime_ms| *lifetime_ms > 0);
         let ages = lifetime_ms.and_then(|lifetime_ms| self.pool.next_age(lifetime_ms));
-        running.chain(waiting).chain(functions).chain(starts).chain(ages).min()
+        let others = [self.admission.next_due(), deaf, idle, ages, self.autoscaler.next_try_ms, self.next_warm()];
+        deadlines.chain(starts).chain(others.into_iter().flatten()).min()
     }
 
     /// What a running query has used so far; `None` when it waits, ended, or is unknown.
@@ -156,34 +176,17 @@ impl Scheduler {
 
     /// Functions alive or starting.
     pub fn functions(&self) -> usize {
-        self.pool.activities().count()
+        self.pool.len()
     }
 
     /// Queries that run, and queries that wait.
     pub fn queries(&self) -> (usize, usize) {
-        (self.running.len(), self.waiting.len())
+        (self.running.len(), self.admission.queued())
     }
 
-    fn submit(&mut self, spec: QuerySpec) {
-        let deadline = spec.timeout_ms.map(|timeout| self.now_ms.saturating_add(timeout));
-        if self.running.len() < self.limits.max_running_queries.max(1) {
-            self.start_query(spec, deadline);
-        } else if self.waiting.len() < self.limits.max_queued_queries {
-            self.commands.push(Command::QueryQueued { query: spec.query });
-            self.waiting.push_back((spec, deadline));
-        } else {
-            let message = format!(
-                "{} queries run and {} wait (max_running_queries, max_queued_queries): try again later",
-                self.running.len(),
-                self.waiting.len()
-            );
-            let error = WireError::new(ErrorKind::ResourceExhausted, message);
-            self.commands.push(Command::QueryFailed { query: spec.query, error, stats: QueryStats::default() });
-        }
-    }
-
+    /// Runs a query that has its place.
     fn start_query(&mut self, spec: QuerySpec, deadline: Option<u64>) {
-        let id = spec.query;
+        let (id, queue, user) = (spec.query, Arc::clone(&spec.queue), Arc::clone(&spec.user));
         self.pool.forgive();
         self.turn += 1;
         self.commands.push(Command::QueryStarted { query: id });
@@ -193,17 +196,9 @@ impl Scheduler {
                 self.finish_if_complete(id);
             }
             Err(error) => {
+                self.admission.end(&queue, &user);
                 self.commands.push(Command::QueryFailed { query: id, error, stats: QueryStats::default() });
-                self.start_waiting();
             }
-        }
-    }
-
-    fn start_waiting(&mut self) {
-        if self.running.len() < self.limits.max_running_queries.max(1)
-            && let Some((spec, deadline)) = self.waiting.pop_front()
-        {
-            self.start_query(spec, deadline);
         }
     }
 
@@ -252,6 +247,7 @@ impl Scheduler {
         match self.pool.remove(function) {
             Some(Activity::Starting) => {
                 host.into_iter().for_each(|host| self.pool.start_failed(host));
+                self.autoscaler.start_failed(self.now_ms);
                 self.start_failure = reason;
             }
             Some(Activity::Running { attempt, .. }) => self.give_up(function, attempt, &reason, true),
@@ -292,9 +288,9 @@ impl Scheduler {
         }
     }
 
-    /// No function is started on any host any more until one succeeds or a new query tries.
-    fn starts_fail(&self) -> bool {
-        self.pool.failed_starts() >= self.most_failed_starts()
+    /// No function of `class` is started on any host any more until one succeeds or a new query tries.
+    fn starts_fail(&self, class: u16) -> bool {
+        self.pool.failed_starts(class) >= self.most_failed_starts()
     }
 
     /// Starts that fail in a row before a host is left out.
@@ -302,21 +298,28 @@ impl Scheduler {
         self.limits.max_attempts.max(1)
     }
 
-    /// Queries that could only wait for functions that do not start.
+    /// Queries that could only wait for functions that do not start, or that no host offers any more.
     fn fail_without_functions(&mut self) {
-        if !self.starts_fail() {
-            return;
+        let lacks = |query: &Query| {
+            let stages = query.could_start().map(|stage| query.stages[stage as usize].shape);
+            let lacking = |shape: &FunctionShape| !self.pool.has(*shape) && self.is_out_of_reach(shape.class);
+            stages.into_iter().find(lacking).map(|shape| (query.id, shape.class))
+        };
+        for (query, class) in self.running.values().filter_map(lacks).collect::<Vec<_>>() {
+            let message = match self.pool.most_vcpus(class) {
+                Some(_) => format!(
+                    "functions do not start ({} tries in a row), last: {}",
+                    self.pool.failed_starts(class),
+                    self.start_failure
+                ),
+                None => format!("no host offers functions of class {class} any more"),
+            };
+            self.fail(query, WireError::new(ErrorKind::Unavailable, message));
         }
-        let stuck = self.running.values().filter(|query| !self.pool.has(query.shape) && !query.is_complete());
-        let stuck: Vec<_> = stuck.map(|query| query.id).collect();
-        let message = format!(
-            "functions do not start ({} tries in a row), last: {}",
-            self.pool.failed_starts(),
-            self.start_failure
-        );
-        for query in stuck {
-            self.fail(query, WireError::new(ErrorKind::Unavailable, &message));
-        }
+    }
+
+    fn is_out_of_reach(&self, class: u16) -> bool {
+        self.starts_fail(class) || self.pool.most_vcpus(class).is_none()
     }
 
     fn finish_if_complete(&mut self, id: QueryId) {
@@ -330,8 +333,8 @@ impl Scheduler {
         if !segments.is_empty() {
             self.results.insert(id, segments);
         }
+        self.admission.end(&query.queue, &query.user);
         self.commands.push(Command::QueryDone { query: id, result, stats });
-        self.start_waiting();
     }
 
     /// Ends a query that waits or runs; nothing when it does neither.
@@ -344,10 +347,9 @@ impl Scheduler {
             let (mut segments, result) = query.take_segments();
             segments.extend(result);
             self.release(segments);
+            self.admission.end(&query.queue, &query.user);
             self.commands.push(Command::QueryFailed { query: id, error, stats });
-            self.start_waiting();
-        } else if let Some(position) = self.waiting.iter().position(|(spec, _)| spec.query == id) {
-            self.waiting.remove(position);
+        } else if self.admission.remove(id) {
             self.commands.push(Command::QueryFailed { query: id, error, stats: QueryStats::default() });
         }
     }
@@ -361,22 +363,14 @@ impl Scheduler {
     }
 
     fn time_out_queries(&mut self) {
-        let is_due = |deadline: Option<u64>| deadline.is_some_and(|deadline| deadline <= self.now_ms);
-        let waiting = self.waiting.iter().filter(|(_, deadline)| is_due(*deadline)).map(|(spec, _)| spec.query);
-        let running = self.running.values().filter(|query| is_due(query.deadline_ms)).map(|query| query.id);
-        // Waiting ones first: none of them shall start only to be ended.
-        let due: Vec<_> = waiting.chain(running).collect();
+        let is_due = |query: &&Query| query.deadline_ms.is_some_and(|deadline_ms| deadline_ms <= self.now_ms);
+        let mut due = self.admission.timed_out(self.now_ms);
+        due.extend(self.running.values().filter(is_due).map(|query| query.id));
         for query in due {
             self.fail(query, WireError::new(ErrorKind::Cancelled, TIMED_OUT));
         }
-    }
-
-    /// When a function in this state is to be stopped.
-    fn stop_at(&self, activity: Activity) -> Option<u64> {
-        match activity {
-            Activity::Idle { since_ms } => Some(since_ms.saturating_add(self.limits.function_idle_timeout_ms)),
-            Activity::Running { ending_ms, .. } => Some(ending_ms?.saturating_add(self.limits.cancel_grace_ms)),
-            Activity::Starting => None,
+        for (query, error) in self.admission.overdue(self.now_ms) {
+            self.fail(query, error);
         }
     }
 
@@ -386,25 +380,19 @@ impl Scheduler {
             return;
         }
         for (function, activity) in self.pool.age(self.now_ms, self.limits.function_lifetime_ms) {
-            self.pool.remove(function);
-            self.commands.push(Command::StopFunction { function });
+            self.stop(function);
             if let Activity::Running { attempt, .. } = activity {
                 self.give_up(function, attempt, "its lifetime was over (function_lifetime_ms)", false);
             }
         }
     }
 
-    /// Stops functions whose time is up: idle ones, or else those whose attempt does not end.
-    fn stop_functions(&mut self, idle: bool) {
-        let is_due = |activity| self.stop_at(activity).is_some_and(|stop_at| stop_at <= self.now_ms);
-        let due = self
-            .pool
-            .activities()
-            .filter(|(_, _, activity)| matches!(activity, Activity::Idle { .. }) == idle && is_due(*activity));
-        let due: Vec<_> = due.map(|(id, ..)| id).collect();
-        for function in due {
-            self.pool.remove(function);
-            self.commands.push(Command::StopFunction { function });
+    /// Stops functions whose attempt does not end.
+    fn stop_deaf(&mut self) {
+        let (now_ms, grace_ms) = (self.now_ms, self.limits.cancel_grace_ms);
+        let is_due = |since_ms: u64| since_ms.saturating_add(grace_ms) <= now_ms;
+        while let Some((_, function)) = self.pool.first_ending().filter(|(since_ms, _)| is_due(*since_ms)) {
+            self.stop(function);
         }
     }
 

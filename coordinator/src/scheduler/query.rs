@@ -8,7 +8,7 @@ use onward_wire::message::AttemptOutput;
 use onward_wire::{AttemptId, ErrorKind, FunctionId, HostId, QueryId, SegmentId, StageId, WireError};
 
 use super::early::Told;
-use super::event::{Command, FunctionShape, QuerySpec, QueryStats};
+use super::event::{Command, QuerySpec, QueryStats};
 use super::limits::SchedulerLimits;
 use super::output::{Committed, StageOutput};
 use super::stage::Stage;
@@ -17,7 +17,9 @@ use super::task::{State, Task};
 #[derive(Debug)]
 pub(super) struct Query {
     pub(super) id: QueryId,
-    pub(super) shape: FunctionShape,
+    pub(super) user: Arc<str>,
+    /// The queue whose place it has.
+    pub(super) queue: Arc<str>,
     /// Functions it may use at once.
     pub(super) functions: usize,
     pub(super) deadline_ms: Option<u64>,
@@ -81,14 +83,15 @@ impl Query {
             {
                 spared.waits_for = Some(alternative.when);
             }
-            stages.push(Stage::new(id, stage, spec.first_attempt));
+            stages.push(Stage::new(id, stage, spec.shape, spec.first_attempt));
         }
         if stages.is_empty() {
             return Err(WireError::new(ErrorKind::Internal, format!("query {} has no stages", spec.query)));
         }
         Ok(Self {
             id: spec.query,
-            shape: spec.shape,
+            user: spec.user,
+            queue: spec.queue,
             functions: spec.functions.max(1),
             deadline_ms,
             task_bytes: spec.task_bytes,

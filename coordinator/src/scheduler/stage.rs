@@ -6,12 +6,14 @@ use std::sync::Arc;
 
 use onward_wire::{FunctionId, HostId, SegmentId, StageId};
 
-use super::event::{AlternativeSpec, Share, StageSpec};
+use super::event::{AlternativeSpec, FunctionShape, Share, StageSpec};
 use super::output::{Committed, StageOutput};
 use super::task::{State, Task};
 
 #[derive(Debug)]
 pub(super) struct Stage {
+    /// Of the functions that run it.
+    pub(super) shape: FunctionShape,
     pub(super) inputs: Vec<u32>,
     /// Rows after which no more are wanted.
     pub(super) enough_rows: Option<u64>,
@@ -48,10 +50,12 @@ pub(super) struct Stage {
 }
 
 impl Stage {
-    pub(super) fn new(id: StageId, spec: StageSpec, first_attempt: u32) -> Self {
+    /// `shape` is for a stage that asks for no other.
+    pub(super) fn new(id: StageId, spec: StageSpec, shape: FunctionShape, first_attempt: u32) -> Self {
         let task = |(partitions, task)| Task::new(id.task(task), partitions, first_attempt);
         let tasks: Vec<_> = spec.tasks.into_iter().zip(0..).map(task).collect();
         Self {
+            shape: spec.shape.unwrap_or(shape),
             inputs: spec.inputs,
             enough_rows: spec.enough_rows,
             is_indeterminate: spec.is_indeterminate,

@@ -10,6 +10,7 @@
 
 mod cache;
 mod hosts;
+mod log;
 mod queries;
 mod snapshot;
 
@@ -22,6 +23,7 @@ use snapshot::SnapshotTable;
 
 pub use cache::TierCell;
 pub use hosts::{HostRecord, HostTable};
+pub(crate) use log::QueryLog;
 pub use queries::{History, QueryRecord, QueryState};
 
 /// Queries that `system.queries` remembers; the oldest finished ones make room.

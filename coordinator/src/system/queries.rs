@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
+use chrono::{DateTime, SecondsFormat, Utc};
 use datafusion::arrow::array::{Float64Array, ListBuilder, RecordBatch, StringArray, UInt64Array, UInt64Builder};
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::common::Result;
@@ -12,8 +13,9 @@ use onward_wire::message::StoreRequests;
 use parking_lot::Mutex;
 
 use super::HISTORY_LIMIT;
+use super::log::QueryLog;
 use super::snapshot::Snapshot;
-use crate::accounting::{Prices, Usage};
+use crate::accounting::{Prices, QueryCost, Usage};
 
 /// Where a query is.
 #[derive(Clone, Debug, PartialEq)]
@@ -63,6 +65,20 @@ pub struct QueryRecord {
     pub usage: Usage,
     /// It reads or writes a remote store.
     pub is_remote: bool,
+    /// Whose it is; may be empty.
+    pub user: Arc<str>,
+    /// The queue it waits in; empty: the default one.
+    pub queue: String,
+    /// Its place there, from 1; 0 when it does not wait.
+    pub position: u64,
+    /// Since when it waits.
+    queued: Option<Instant>,
+    /// How long it waited.
+    queued_us: u64,
+    /// When it arrived, by the calendar.
+    arrived: DateTime<Utc>,
+    /// Plans of it that the engine has not settled yet.
+    open: u32,
 }
 
 impl QueryRecord {
@@ -86,6 +102,76 @@ impl QueryRecord {
             spilled_bytes: 0,
             usage: Usage::default(),
             is_remote: false,
+            user: Arc::default(),
+            queue: String::new(),
+            position: 0,
+            queued: None,
+            queued_us: 0,
+            arrived: Utc::now(),
+            open: 0,
+        }
+    }
+
+    /// It waits, at this place.
+    pub fn waits(&mut self, position: u64) {
+        self.position = position;
+        self.queued.get_or_insert_with(Instant::now);
+    }
+
+    /// It waits no longer.
+    pub fn waits_no_more(&mut self) {
+        self.queued_us = self.queued_us();
+        (self.position, self.queued) = (0, None);
+    }
+
+    fn queued_us(&self) -> u64 {
+        self.queued_us + self.queued.map_or(0, |since| since.elapsed().as_micros() as u64)
+    }
+
+    fn elapsed_us(&self) -> u64 {
+        self.elapsed_us.unwrap_or_else(|| self.started.elapsed().as_micros() as u64)
+    }
+
+    fn state(&self) -> &'static str {
+        match self.state {
+            QueryState::Running if self.position > 0 => "queued",
+            QueryState::Running => "running",
+            QueryState::Done => "done",
+            QueryState::Failed(_) => "failed",
+        }
+    }
+
+    fn queue(&self) -> &str {
+        if self.queue.is_empty() { "default" } else { &self.queue }
+    }
+
+    /// Requests that are paid for.
+    fn paid(&self) -> StoreRequests {
+        if self.is_remote { self.requests } else { StoreRequests::default() }
+    }
+
+    fn cost(&self, prices: &Prices) -> QueryCost {
+        QueryCost {
+            query_id: self.query.to_string(),
+            sql: self.sql.clone(),
+            user: self.user.to_string(),
+            queue: self.queue().to_owned(),
+            state: self.state().to_owned(),
+            arrived: self.arrived.to_rfc3339_opts(SecondsFormat::Millis, true),
+            elapsed_ms: self.elapsed_us() / 1_000,
+            queued_ms: self.queued_us() / 1_000,
+            rows: self.rows,
+            functions: self.functions,
+            cold_starts: self.usage.cold_starts,
+            warm_starts: self.usage.warm_starts,
+            vcpu_seconds: self.usage.vcpu_seconds(),
+            gb_seconds: self.usage.gb_seconds(),
+            scanned_bytes: self.requests.table_bytes,
+            cached_bytes: self.cache_hit_bytes + self.requests.range_bytes,
+            exchanged_bytes: self.exchange_bytes,
+            requests: self.requests.table + self.requests.write + self.requests.intermediate,
+            cost_usd: self.usage.cost_usd(&self.paid(), prices),
+            is_final: self.open == 0 && (self.functions > 0 || self.state != QueryState::Running),
         }
     }
 }
@@ -95,12 +181,18 @@ impl QueryRecord {
 pub struct History {
     records: Mutex<VecDeque<QueryRecord>>,
     prices: Prices,
+    log: Option<QueryLog>,
 }
 
 impl History {
-    /// A history that tells what queries cost.
-    pub fn new(prices: Prices) -> Self {
-        Self { prices, ..Self::default() }
+    /// A history that tells what queries cost, and writes it down as they end.
+    pub(crate) fn new(prices: Prices, log: Option<QueryLog>) -> Self {
+        Self { prices, log, ..Self::default() }
+    }
+
+    /// What functions and requests cost.
+    pub(crate) fn prices(&self) -> &Prices {
+        &self.prices
     }
 
     /// Remembers a new query; past the limit the oldest finished one is forgotten.
@@ -123,12 +215,47 @@ impl History {
 
     /// Marks the end of `query`. The first end wins: a client that drops a finished query's stream does not fail it.
     pub fn end(&self, query: QueryId, state: QueryState) {
+        let mut over = None;
         self.update(query, |record| {
             if record.state == QueryState::Running {
                 record.elapsed_us = Some(record.started.elapsed().as_micros() as u64);
                 record.state = state;
+                over = (record.open == 0).then(|| record.cost(&self.prices));
             }
         });
+        self.write_down(over);
+    }
+
+    /// A plan of it goes to the engine: what it takes is known once that is settled.
+    pub fn open(&self, query: QueryId, change: impl FnOnce(&mut QueryRecord)) {
+        self.update(query, |record| {
+            record.open += 1;
+            change(record);
+        });
+    }
+
+    /// The engine is done with a plan of it; `change` says what that took.
+    pub fn settle(&self, query: QueryId, change: impl FnOnce(&mut QueryRecord)) {
+        let mut over = None;
+        self.update(query, |record| {
+            change(record);
+            record.open = record.open.saturating_sub(1);
+            let is_over = record.open == 0 && record.state != QueryState::Running;
+            over = is_over.then(|| record.cost(&self.prices));
+        });
+        self.write_down(over);
+    }
+
+    fn write_down(&self, over: Option<QueryCost>) {
+        if let (Some(log), Some(cost)) = (&self.log, over) {
+            log.add(&cost);
+        }
+    }
+
+    /// What a query took and cost, so far or in all; `None` when it is forgotten.
+    pub fn cost(&self, query: QueryId) -> Option<QueryCost> {
+        let records = self.records.lock();
+        records.iter().rev().find(|record| record.query == query).map(|record| record.cost(&self.prices))
     }
 
     /// Whether `query` is remembered (ids are drawn again when they are).
@@ -144,8 +271,6 @@ impl History {
         let numbers = |value: &dyn Fn(&QueryRecord) -> u64| -> Arc<UInt64Array> {
             Arc::new(records.iter().map(value).collect::<Vec<_>>().into())
         };
-        let elapsed_us =
-            |record: &QueryRecord| record.elapsed_us.unwrap_or_else(|| record.started.elapsed().as_micros() as u64);
         let errors: StringArray = records
             .iter()
             .map(|record| match &record.state {
@@ -156,7 +281,6 @@ impl History {
         let amounts = |value: &dyn Fn(&QueryRecord) -> f64| -> Arc<Float64Array> {
             Arc::new(records.iter().map(value).collect::<Vec<_>>().into())
         };
-        let remote = |record: &QueryRecord| if record.is_remote { record.requests } else { StoreRequests::default() };
         let mut per_stage = ListBuilder::new(UInt64Builder::new());
         for record in &records {
             per_stage.values().append_slice(&record.functions_per_stage);
@@ -167,15 +291,8 @@ impl History {
             vec![
                 texts(&|record| record.query.to_string()),
                 texts(&|record| record.sql.clone()),
-                texts(&|record| {
-                    match record.state {
-                        QueryState::Running => "running",
-                        QueryState::Done => "done",
-                        QueryState::Failed(_) => "failed",
-                    }
-                    .to_owned()
-                }),
-                numbers(&|record| elapsed_us(record) / 1_000),
+                texts(&|record| record.state().to_owned()),
+                numbers(&|record| record.elapsed_us() / 1_000),
                 numbers(&|record| record.functions),
                 numbers(&|record| record.functions_per_stage.iter().copied().max().unwrap_or(0)),
                 Arc::new(per_stage.finish()),
@@ -196,7 +313,11 @@ impl History {
                 numbers(&|record| record.usage.warm_starts),
                 amounts(&|record| record.usage.vcpu_seconds()),
                 amounts(&|record| record.usage.gb_seconds()),
-                amounts(&|record| record.usage.cost_usd(&remote(record), &self.prices)),
+                amounts(&|record| record.usage.cost_usd(&record.paid(), &self.prices)),
+                texts(&|record| record.user.to_string()),
+                texts(&|record| record.queue().to_owned()),
+                numbers(&|record| record.position),
+                numbers(&|record| record.queued_us() / 1_000),
                 Arc::new(errors),
             ],
         )?)
@@ -242,6 +363,10 @@ impl QueriesTable {
             amount("vcpu_seconds"),
             amount("gb_seconds"),
             amount("cost_usd"),
+            text("user"),
+            text("queue"),
+            number("queue_position"),
+            number("queued_ms"),
             Field::new("error", DataType::Utf8, true),
         ]));
         Self { history, schema }

@@ -145,6 +145,7 @@ impl Member {
             operator_memory_bytes: self.config.operator_memory_limit_bytes(),
             max_functions: self.config.max_functions,
             name: self.options.name.clone(),
+            labels: self.config.labels().map(str::to_owned).collect(),
         };
         let lost = |error| Left::Lost(error);
         outgoing.send(frame(&ToCoordinator::from(join))).await.map_err(|_| lost(ended(&coordinator)))?;

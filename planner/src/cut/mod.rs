@@ -93,6 +93,7 @@ pub(crate) fn whole(plan: Arc<dyn ExecutionPlan>) -> Result<Vec<Stage>> {
         splittable: None,
         alternative: None,
         plan,
+        class: None,
         encoded: None,
     }])
 }
@@ -284,6 +285,7 @@ impl Cutter<'_> {
             alternative: None,
             estimate,
             plan,
+            class: None,
             encoded: None,
         });
         Ok(Arc::new(input))

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use onward_wire::message::{AttemptDone, OperatorMetrics, StoreRequests};
 
-use super::{count, operators, sizing_line, stage_line};
+use super::{class_line, count, operators, sizing_line, stage_line};
 use crate::graph::{Stage, StageGraph};
 use crate::sizing::display_bytes;
 
@@ -67,6 +67,9 @@ pub fn analyze(graph: &StageGraph, runs: &[StageRun], elapsed: Duration) -> Stri
     for (position, stage) in graph.stages.iter().enumerate() {
         let run = runs.get(position).cloned().unwrap_or_default();
         let _ = writeln!(out, "{}", stage_line(stage, stage.id == graph.result().id));
+        if let Some(class) = class_line(stage) {
+            let _ = writeln!(out, "  {class}");
+        }
         let _ = writeln!(out, "  {}", run_line(stage, &run));
         let lines = operators(&stage.plan);
         // The root is the partition writer: functions run what is below it.

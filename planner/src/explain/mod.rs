@@ -58,6 +58,12 @@ fn stage_line(stage: &Stage, is_result: bool) -> String {
     line
 }
 
+/// `class big: memory-bound, a task keeps about 1.2 GiB, ...`.
+fn class_line(stage: &Stage) -> Option<String> {
+    let choice = stage.class.as_ref()?;
+    Some(format!("class {}: {}", choice.class.name, choice.reason))
+}
+
 /// `by hash over 8 partitions, about 1500 rows, 12.0 KiB`.
 fn output_line(stage: &Stage, is_result: bool) -> String {
     let mut line = match stage.output {

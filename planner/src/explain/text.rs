@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{alternative_line, operators, output_line, sizing_line, stage_line};
+use super::{alternative_line, class_line, operators, output_line, sizing_line, stage_line};
 use crate::plan::Planned;
 
 /// The stages in the order they run, each with its tasks, its output, its estimated size and its plan; before them the
@@ -23,6 +23,9 @@ pub fn text(planned: &Planned) -> String {
     for stage in &graph.stages {
         let is_result = stage.id == graph.result().id;
         let _ = writeln!(out, "{}", stage_line(stage, is_result));
+        if let Some(class) = class_line(stage) {
+            let _ = writeln!(out, "  {class}");
+        }
         let _ = writeln!(out, "  output: {}", output_line(stage, is_result));
         if let Some(alternative) = &stage.alternative {
             let _ = writeln!(out, "  {}", alternative_line(alternative));

@@ -53,7 +53,8 @@ impl Client {
     /// The server's message, as text: a failed query is a line of the report.
     pub async fn query(&mut self, sql: &str) -> Result<Rows, String> {
         let info = self.flight.execute(sql.to_owned(), None).await.map_err(|error| message(&error))?;
-        let query_id = String::from_utf8_lossy(&info.app_metadata).into_owned();
+        let metadata = String::from_utf8_lossy(&info.app_metadata);
+        let query_id = metadata.lines().next().unwrap_or_default().to_owned();
         let mut batches = Vec::new();
         for endpoint in info.endpoint {
             let ticket = endpoint.ticket.ok_or("the server gave an endpoint without a ticket")?;

@@ -24,7 +24,7 @@ pub fn finish_all(world: &mut World) {
     }
 }
 
-fn error(world: &World, query: u64) -> &WireError {
+pub fn error(world: &World, query: u64) -> &WireError {
     match &world.queries[&QueryId(query)].end {
         Some((End::Failed(error), _)) => error,
         end => panic!("expected an error, not {end:?}"),
@@ -187,7 +187,7 @@ fn a_function_where_a_failed_attempt_runs_on_takes_nothing_new() {
 #[test]
 fn idle_functions_make_room_for_another_shape() {
     let mut world = warm(2, SchedulerLimits { max_functions: 2, ..limits() });
-    let shape = FunctionShape { vcpus: 2, memory_bytes: 1 };
+    let shape = FunctionShape { vcpus: 2, memory_bytes: 1, class: 0 };
     let commands = world.submit(QuerySpec { shape, ..query(2, 1, &[(&[], 1)]) });
     let (stopped, function) = (FunctionId(1), FunctionId(3));
     assert_eq!(

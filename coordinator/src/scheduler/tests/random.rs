@@ -1,11 +1,13 @@
 //! Anything in any order.
 
+use std::sync::Arc;
+
 use onward_wire::{ErrorKind, HostId, QueryId, WireError};
 use proptest::prelude::*;
 use proptest::sample::Index;
 
 use super::world::{Doing, End, World, limits, lost};
-use crate::scheduler::{AlternativeSpec, Event, FunctionShape, QuerySpec, SchedulerLimits, StageSpec};
+use crate::scheduler::{AlternativeSpec, Event, FunctionShape, QuerySpec, QueueLimits, SchedulerLimits, StageSpec};
 
 #[derive(Clone, Debug)]
 enum Action {
@@ -21,7 +23,7 @@ enum Action {
     RepeatReport(Index),
     Cancel(Index),
     ReleaseResult(Index),
-    Join(u32, usize),
+    Join(u32, usize, Vec<u16>),
     LoseHost(Index),
     Wait(u64),
 }
@@ -41,16 +43,26 @@ fn action() -> impl Strategy<Value = Action> {
         1 => any::<Index>().prop_map(RepeatReport),
         1 => any::<Index>().prop_map(Cancel),
         2 => any::<Index>().prop_map(ReleaseResult),
-        1 => (1..4u32, 1..4usize).prop_map(|(vcpus, functions)| Join(vcpus, functions)),
+        1 => (1..4u32, 1..4usize, classes()).prop_map(|(vcpus, functions, classes)| Join(vcpus, functions, classes)),
         1 => any::<Index>().prop_map(LoseHost),
         2 => (0..800u64).prop_map(Wait),
     ]
 }
 
+/// What a host offers.
+fn classes() -> impl Strategy<Value = Vec<u16>> {
+    prop_oneof![3 => Just(vec![]), 1 => Just(vec![0]), 1 => Just(vec![0, 1]), 1 => Just(vec![1])]
+}
+
+fn stage_shape() -> impl Strategy<Value = Option<FunctionShape>> {
+    let shape = (1..3u32, prop_oneof![3 => Just(0), 1 => Just(1_u16)]);
+    prop::option::weighted(0.3, shape.prop_map(|(vcpus, class)| FunctionShape { vcpus, memory_bytes: 1, class }))
+}
+
 fn stages() -> impl Strategy<Value = Vec<StageSpec>> {
-    let stage = (prop::collection::vec(any::<Index>(), 0..3), 0..6u32);
+    let stage = (prop::collection::vec(any::<Index>(), 0..3), 0..6u32, stage_shape());
     prop::collection::vec(stage, 1..6).prop_map(|stages| {
-        let stage = |(position, (inputs, tasks)): (usize, (Vec<Index>, u32))| {
+        let stage = |(position, (inputs, tasks, shape)): (usize, (Vec<Index>, u32, _))| {
             let inputs = inputs.into_iter().filter(|_| position > 0).map(|input| input.index(position) as u32);
             let mut inputs: Vec<_> = inputs.collect();
             inputs.sort_unstable();
@@ -66,6 +78,7 @@ fn stages() -> impl Strategy<Value = Vec<StageSpec>> {
                 may_coalesce: true,
                 is_broadcast: tasks % 5 == 4,
                 splittable,
+                shape,
                 ..StageSpec::default()
             }
         };
@@ -95,14 +108,22 @@ fn may_be_replaced(stages: &mut [StageSpec], at: usize) {
 }
 
 fn queries() -> impl Strategy<Value = Vec<QuerySpec>> {
-    let query = (1..5usize, 1..3u32, prop::option::weighted(0.2, 1..5_000u64), any::<bool>(), any::<bool>(), stages());
+    let user = prop::sample::select(vec!["", "ann", "bob"]);
+    let queue = prop_oneof![6 => Just(""), 3 => Just("etl"), 1 => Just("closed"), 1 => Just("nowhere")];
+    let timeout_ms = prop::option::weighted(0.2, 1..5_000u64);
+    let query = (1..5usize, 1..3u32, timeout_ms, any::<bool>(), any::<bool>(), stages(), user, queue);
     prop::collection::vec(query, 1..8).prop_map(|queries| {
-        let query = |(id, (functions, vcpus, timeout_ms, starts_early, splits, stages))| {
-            let shape = FunctionShape { vcpus, memory_bytes: 1 };
+        let query = |(id, (functions, vcpus, timeout_ms, starts_early, splits, stages, user, queue)): (
+            _,
+            (_, _, _, _, _, _, &str, &str),
+        )| {
+            let shape = FunctionShape { vcpus, memory_bytes: 1, class: 0 };
             let (first_attempt, task_bytes, split_bytes) = (0, 0, if splits { 60 } else { 0 });
             let query = QueryId(id);
             QuerySpec {
                 query,
+                user: Arc::from(user),
+                queue: Arc::from(queue),
                 functions,
                 shape,
                 timeout_ms,
@@ -119,15 +140,34 @@ fn queries() -> impl Strategy<Value = Vec<QuerySpec>> {
 
 fn some_limits() -> impl Strategy<Value = SchedulerLimits> {
     let lifetime_ms = prop_oneof![2 => Just(0), 1 => 100..2_000u64];
-    (1..7usize, 1..5u32, 1..4u32, 1..4usize, 0..4usize, lifetime_ms).prop_map(|limited| {
-        let (functions, vcpus, attempts, running, queued, function_lifetime_ms) = limited;
+    let places = (1..4usize, 0..4usize, 0..3usize, prop_oneof![2 => Just(0), 1 => 200..3_000u64]);
+    let etl = (1..3usize, 0..3usize, prop_oneof![2 => Just(0), 1 => 200..3_000u64]);
+    let etl = etl.prop_map(|(max_running, max_queued, timeout_ms)| QueueLimits { max_running, max_queued, timeout_ms });
+    let starts = (prop_oneof![2 => Just(1_000), 1 => 1..6u64], prop_oneof![1 => Just(0), 3 => 10..100u64]);
+    let shape = stage_shape().prop_map(|shape| shape.unwrap_or(limits().warm_shape));
+    let warm = (prop_oneof![2 => Just(0), 1 => 1..4usize], shape);
+    let functions = (1..7usize, 0..4usize, 0..6usize);
+    (functions, 1..5u32, 1..4u32, places, etl, lifetime_ms, starts, warm, classes()).prop_map(|limited| {
+        let (functions, vcpus, attempts, places, etl, function_lifetime_ms, starts, warm, classes) = limited;
+        let (max_functions, max_functions_per_user, max_functions_per_query) = functions;
+        let (max_running_queries, max_queued_queries, max_running_queries_per_user, queue_timeout_ms) = places;
         SchedulerLimits {
             function_lifetime_ms,
-            max_functions: functions,
+            max_functions,
+            max_functions_per_user,
+            max_functions_per_query,
             total_vcpus: vcpus,
             max_attempts: attempts,
-            max_running_queries: running,
-            max_queued_queries: queued,
+            max_running_queries,
+            max_queued_queries,
+            max_running_queries_per_user,
+            queue_timeout_ms,
+            queues: [("etl".to_owned(), etl), ("closed".to_owned(), QueueLimits::default())].into(),
+            function_start_burst: starts.0,
+            function_starts_per_second: starts.1,
+            warm_functions: warm.0,
+            warm_shape: warm.1,
+            classes,
             ..limits()
         }
     })
@@ -210,9 +250,9 @@ fn act(world: &mut World, action: Action, queries: &mut Vec<QuerySpec>) {
                 world.send(Event::ResultReleased { query });
             }
         }
-        Action::Join(vcpus, functions) => {
+        Action::Join(vcpus, functions, classes) => {
             if world.hosts.len() < 4 {
-                world.join(vcpus, functions);
+                world.join_for(vcpus, functions, classes);
             }
         }
         Action::LoseHost(index) => {
@@ -230,9 +270,13 @@ fn act(world: &mut World, action: Action, queries: &mut Vec<QuerySpec>) {
 
 /// From here on nothing goes wrong: everything must come to an end by itself.
 pub fn settle(world: &mut World) {
-    let steps = 10_000;
+    let steps = 3_000;
     for step in 0.. {
         assert!(step < steps, "it does not end: {world:#?}");
+        if world.queries.values().all(|query| query.end.is_some()) {
+            // Warm functions come and go for ever.
+            return;
+        }
         let function = starting(world).next();
         let (running, ending) = (world.finishing().next(), world.ending().next());
         if let Some(function) = function {
@@ -252,7 +296,7 @@ pub fn settle(world: &mut World) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 2_000, max_shrink_iters: 60, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// Every query ends, all functions leave, every segment is released once; `World` checks each command on the way.
     #[test]
@@ -261,6 +305,7 @@ proptest! {
         mut queries in queries(),
         actions in prop::collection::vec(action(), 0..200),
     ) {
+        let (warm, warm_shape) = (limits.warm_functions, limits.warm_shape);
         let mut world = World::new(limits);
         for action in actions {
             act(&mut world, action, &mut queries);
@@ -277,13 +322,21 @@ proptest! {
             world.send(Event::ResultReleased { query });
         }
         prop_assert!(world.segments.values().all(|(_, released)| *released), "segments leak: {:#?}", world.segments);
-        while let Some(due) = world.scheduler.next_wakeup() {
+        // Warm functions that grow old are replaced for ever.
+        for _ in 0..100 {
+            for function in starting(&world).collect::<Vec<_>>() {
+                world.ready(function);
+            }
+            let Some(due) = world.scheduler.next_wakeup() else { break };
             prop_assert!(due > world.now_ms, "a tick that is due does nothing");
             world.now_ms = due;
             world.send(Event::Tick);
         }
-        prop_assert!(world.functions.is_empty(), "functions stay: {:?}", world.functions);
-        prop_assert_eq!(world.scheduler.functions(), 0);
+        let hosts = world.hosts.iter().filter(|(host, _)| world.ledger.offers(**host, warm_shape.class));
+        let room = hosts.map(|(_, (_, most))| *most).sum::<usize>();
+        prop_assert_eq!(world.functions.len(), warm.min(room), "functions stay: {:?}", world.functions);
+        prop_assert!(world.functions.values().all(|(shape, _)| *shape == warm_shape));
+        prop_assert_eq!(world.scheduler.functions(), world.functions.len());
         prop_assert_eq!(world.scheduler.queries(), (0, 0));
     }
 
@@ -291,7 +344,7 @@ proptest! {
     #[test]
     fn stages_spread_over_all_functions(mut queries in queries(), order in prop::collection::vec(any::<Index>(), 300)) {
         let mut world = World::new(SchedulerLimits { max_functions: 64, max_running_queries: 8, ..limits() });
-        queries.iter_mut().for_each(|query| query.timeout_ms = None);
+        queries.iter_mut().for_each(|query| (query.timeout_ms, query.queue) = (None, "".into()));
         // A stage that ends early may do with fewer functions.
         queries.iter_mut().flat_map(|query| &mut query.stages).for_each(|stage| {
             (stage.enough_rows, stage.alternative) = (None, None);

@@ -1,13 +1,16 @@
 //! A host and clients without processes: carries out commands and checks that each is allowed.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use onward_wire::exchange::InputAttempt;
 use onward_wire::message::{AttemptOutput, PartitionStats, SegmentRef};
 use onward_wire::{AttemptId, ErrorKind, FunctionId, HostId, QueryId, SegmentId, StageId, TaskId, WireError};
 
+use super::ledger::Ledger;
 use crate::scheduler::{
-    Command, Event, FunctionShape, QuerySpec, QueryStats, Scheduler, SchedulerLimits, StageOutput, StageSpec,
+    Command, EVICTION_IDLE_MS, Event, FunctionShape, QuerySpec, QueryStats, Scheduler, SchedulerLimits, StageOutput,
+    StageSpec,
 };
 
 pub fn limits() -> SchedulerLimits {
@@ -18,6 +21,16 @@ pub fn limits() -> SchedulerLimits {
         max_attempts: 3,
         max_running_queries: 4,
         max_queued_queries: 4,
+        queue_timeout_ms: 0,
+        queues: BTreeMap::new(),
+        max_running_queries_per_user: 0,
+        max_functions_per_query: 0,
+        max_functions_per_user: 0,
+        function_start_burst: 1_000,
+        function_starts_per_second: 100,
+        warm_functions: 0,
+        warm_shape: FunctionShape { vcpus: 1, memory_bytes: 1, class: 0 },
+        classes: vec![],
         function_idle_timeout_ms: 1_000,
         function_lifetime_ms: 0,
         cancel_grace_ms: 100,
@@ -36,9 +49,11 @@ pub fn query(id: u64, functions: usize, stages: &[(&[u32], u32)]) -> QuerySpec {
         may_coalesce: true,
         ..StageSpec::default()
     });
-    let shape = FunctionShape { vcpus: 1, memory_bytes: 1 };
+    let shape = FunctionShape { vcpus: 1, memory_bytes: 1, class: 0 };
     QuerySpec {
         query: QueryId(id),
+        user: "".into(),
+        queue: "".into(),
         functions,
         shape,
         timeout_ms: None,
@@ -118,10 +133,13 @@ pub struct World {
     prepared: BTreeMap<AttemptId, AttemptOutput>,
     /// What attempts were told of inputs of which more follow.
     open: BTreeMap<AttemptId, BTreeMap<u32, Vec<InputAttempt>>>,
+    pub ledger: Ledger,
 }
 
 impl World {
     pub fn new(limits: SchedulerLimits) -> Self {
+        let mut ledger = Ledger::default();
+        ledger.classes.insert(HostId::EMBEDDED, limits.classes.clone());
         Self {
             scheduler: Scheduler::new(limits.clone()),
             hosts: BTreeMap::from([(HostId::EMBEDDED, (limits.total_vcpus, limits.max_functions))]),
@@ -139,6 +157,7 @@ impl World {
             segments: BTreeMap::new(),
             prepared: BTreeMap::new(),
             open: BTreeMap::new(),
+            ledger,
         }
     }
 
@@ -147,6 +166,11 @@ impl World {
         for command in &commands {
             self.check(command);
         }
+        self.ledger.check_positions();
+        let demand = self.scheduler.demand();
+        let idle = self.functions.values().filter(|(_, doing)| *doing == Doing::Nothing).count();
+        assert_eq!((demand.functions, demand.idle_functions), (self.functions.len(), idle));
+        assert!(demand.wanted_functions >= self.limits.warm_functions);
         commands
     }
 
@@ -158,10 +182,15 @@ impl World {
     }
 
     pub fn join(&mut self, vcpus: u32, max_functions: usize) -> HostId {
+        self.join_for(vcpus, max_functions, vec![])
+    }
+
+    pub fn join_for(&mut self, vcpus: u32, max_functions: usize, classes: Vec<u16>) -> HostId {
         self.last_host += 1;
         let host = HostId(self.last_host);
         self.hosts.insert(host, (vcpus, max_functions));
-        self.send(Event::HostJoined { host, vcpus, max_functions });
+        self.ledger.classes.insert(host, classes.clone());
+        self.send(Event::HostJoined { host, vcpus, max_functions, classes });
         host
     }
 
@@ -173,6 +202,9 @@ impl World {
         self.hosts.remove(&host);
         self.has_lost_hosts = true;
         let places = &self.places;
+        for function in self.functions.keys().filter(|function| places[*function] == host) {
+            self.ledger.remove(*function);
+        }
         self.functions.retain(|function, _| places[function] != host);
         self.given_up.retain(|(function, ..)| places[function] != host);
         let lost = self.holders.iter().filter(|(_, holder)| **holder == host).map(|(segment, _)| *segment);
@@ -185,11 +217,13 @@ impl World {
     pub fn ready(&mut self, function: FunctionId) -> Vec<Command> {
         self.functions.get_mut(&function).expect("known").1 = Doing::Nothing;
         self.births.insert(function, self.now_ms);
+        self.ledger.idle_since.insert(function, self.now_ms);
         self.failed_starts.remove(&self.places[&function]);
         self.send(Event::FunctionReady { function })
     }
 
     pub fn lose(&mut self, function: FunctionId) -> Vec<Command> {
+        self.ledger.remove(function);
         match self.functions.remove(&function).expect("known").1 {
             Doing::Starting => *self.failed_starts.entry(self.places[&function]).or_default() += 1,
             Doing::Running { attempt, inline_bytes, .. } => self.given_up.push((function, attempt, inline_bytes)),
@@ -203,6 +237,7 @@ impl World {
         let (_, doing) = self.functions.get_mut(&function).expect("known");
         let Doing::Running { attempt, inline_bytes, .. } = *doing else { panic!("{function} runs nothing") };
         *doing = Doing::Nothing;
+        self.ledger.idle_since.insert(function, self.now_ms);
         self.prepare(function, attempt, inline_bytes, segments)
     }
 
@@ -227,6 +262,7 @@ impl World {
         let (_, doing) = self.functions.get_mut(&function).expect("known");
         let Doing::Running { attempt, .. } = *doing else { panic!("{function} runs nothing") };
         *doing = Doing::Nothing;
+        self.ledger.idle_since.insert(function, self.now_ms);
         self.send(Event::AttemptFailed { function, attempt, error, has_ended: true })
     }
 
@@ -244,6 +280,7 @@ impl World {
         let (_, doing) = self.functions.get_mut(&function).expect("known");
         let Doing::Ending { attempt, .. } = *doing else { panic!("nothing runs on in {function}") };
         *doing = Doing::Nothing;
+        self.ledger.idle_since.insert(function, self.now_ms);
         self.send(Event::AttemptEnded { function, attempt })
     }
 
@@ -292,10 +329,12 @@ impl World {
                 let known = self.functions.insert(*function, (*shape, Doing::Starting));
                 assert!(known.is_none(), "{function} is used twice");
                 self.places.insert(*function, *host);
+                let owner = self.scheduler.pool.owner_of(*function);
+                self.ledger.start((*function, *host, *shape), owner, self.now_ms, &self.limits);
                 let there = self.functions.keys().filter(|function| self.places[function] == *host).count();
                 assert!(there <= self.hosts[host].1, "too many functions on {host}");
             }
-            Command::StopFunction { function } => match self.functions.remove(function).expect("known").1 {
+            Command::StopFunction { function } => match self.remove(*function) {
                 Doing::Running { attempt, inline_bytes, cancelled_ms } => {
                     if !self.is_over(*function) {
                         let cancelled_ms = cancelled_ms.expect("a function that works is not stopped");
@@ -367,10 +406,16 @@ impl World {
                     assert!(self.has_lost_hosts || !self.is_needed(attempt), "{segment} of {attempt} is still needed");
                 }
             }
-            Command::QueryQueued { query } => assert!(!self.queries[query].started),
+            Command::QueryQueued { query, position, queued } => {
+                assert!(!self.queries[query].started && position <= queued);
+                self.ledger.wait(*query, &self.queries[query].spec.queue, *position);
+            }
+            Command::QueuePosition { query, position } => self.ledger.position(*query, *position),
             Command::QueryStarted { query } => {
                 self.failed_starts.clear();
-                self.queries.get_mut(query).expect("known").started = true;
+                let started = self.queries.get_mut(query).expect("known");
+                started.started = true;
+                self.ledger.begin(*query, &started.spec.queue, &started.spec.user, &self.limits);
                 let running = self.queries.values().filter(|query| query.started && query.end.is_none()).count();
                 assert!(running <= self.limits.max_running_queries, "too many queries run");
             }
@@ -384,9 +429,15 @@ impl World {
         }
     }
 
+    fn remove(&mut self, function: FunctionId) -> Doing {
+        self.ledger.remove(function);
+        self.functions.remove(&function).expect("known").1
+    }
+
     fn end(&mut self, query: QueryId, end: End, stats: &QueryStats) {
         let known = self.queries.get_mut(&query).expect("known").end.replace((end, stats.clone()));
         assert!(known.is_none(), "{query} ends twice");
+        self.ledger.end(query);
     }
 
     /// Its lifetime is over.
@@ -407,7 +458,9 @@ impl World {
         let own = own.count();
         let query = self.queries.get_mut(&attempt.query()).expect("known");
         assert!(query.started && query.end.is_none(), "{} does not run", attempt.query());
-        assert_eq!(shape, query.spec.shape);
+        let stage = &query.spec.stages[attempt.task.stage.stage as usize];
+        assert_eq!(shape, stage.shape.unwrap_or(query.spec.shape));
+        let user = Arc::clone(&query.spec.user);
         let next = query.attempts.entry(attempt.task).or_default();
         assert_eq!(attempt.attempt, *next, "attempts count from 0");
         *next += 1;
@@ -423,13 +476,18 @@ impl World {
                 .functions
                 .iter()
                 .any(|(id, (other, doing))| *other == shape && *doing != Doing::Starting && !used.contains(id));
+            let most = self.limits.max_functions_per_user;
+            let may_start =
+                self.ledger.has_token(self.now_ms, &self.limits) && (most == 0 || self.ledger.owned_by(&user) < most);
             let can_start = self.hosts.iter().any(|(host, (_, most))| {
                 let there = self.functions.iter().filter(|(function, _)| self.places[*function] == *host);
-                let is_other =
-                    |(_, (other, doing)): (_, &(FunctionShape, Doing))| *other != shape && *doing == Doing::Nothing;
+                let since_ms = |function| self.ledger.idle_since[function];
+                let is_other = |(id, (other, doing)): (_, &(FunctionShape, Doing))| {
+                    *other != shape && *doing == Doing::Nothing && since_ms(id) + EVICTION_IDLE_MS <= self.now_ms
+                };
                 let has_room = there.clone().count() < *most || there.clone().any(is_other);
                 let failed = self.failed_starts.get(host).copied().unwrap_or(0);
-                has_room && failed < self.limits.max_attempts
+                may_start && has_room && failed < self.limits.max_attempts && self.ledger.offers(*host, shape.class)
             });
             assert!(!has_other && !can_start, "{attempt} doubles up on {function}");
         }
@@ -440,7 +498,11 @@ impl World {
         let total_vcpus: u32 = self.hosts.values().map(|(vcpus, _)| vcpus).sum();
         let vcpu_limit = total_vcpus.max(shape.vcpus * query.spec.functions as u32);
         assert!(own == 0 || own < query.spec.functions, "{own} attempts at once");
-        assert!(own == 0 || vcpus + shape.vcpus <= vcpu_limit, "{vcpus} vCPUs are busy");
+        let of_user = self.functions.iter().filter(|(id, (_, doing))| is_busy(doing) && self.ledger.owns(&user, **id));
+        let of_user: u32 = of_user.map(|(_, (shape, _))| shape.vcpus).sum();
+        let is_share = of_user + shape.vcpus <= total_vcpus / self.ledger.users().max(1) as u32;
+        assert!(own == 0 || is_share || vcpus + shape.vcpus <= vcpu_limit, "{vcpus} vCPUs are busy");
+        self.ledger.run(function, &user);
     }
 
     /// `attempts` are the committed ones of all tasks of the stage, in order, and can be read.

@@ -1,0 +1,104 @@
+//! Hosts: which may run what, and what they have left.
+
+use std::collections::BTreeMap;
+
+use onward_wire::HostId;
+
+use super::event::FunctionShape;
+
+/// A host that functions run on.
+#[derive(Debug)]
+pub(super) struct Host {
+    pub(super) vcpus: u32,
+    pub(super) max_functions: usize,
+    /// It is used for a class only while no other host offers that.
+    pub(super) is_reserve: bool,
+    /// Classes that it offers; empty: all.
+    pub(super) classes: Vec<u16>,
+    /// Functions alive or starting.
+    pub(super) functions: usize,
+    pub(super) starting_vcpus: u32,
+    pub(super) running_vcpus: u32,
+    /// Starts that failed in a row.
+    pub(super) failed_starts: u32,
+}
+
+impl Host {
+    pub(super) fn new(vcpus: u32, max_functions: usize, classes: Vec<u16>, is_reserve: bool) -> Self {
+        Self {
+            vcpus,
+            max_functions: max_functions.max(1),
+            is_reserve,
+            classes,
+            functions: 0,
+            starting_vcpus: 0,
+            running_vcpus: 0,
+            failed_starts: 0,
+        }
+    }
+
+    fn offers(&self, class: u16) -> bool {
+        self.classes.is_empty() || self.classes.contains(&class)
+    }
+
+    /// One more function may be started here, where fewer than `most_failed` starts in a row failed.
+    pub(super) fn has_room(&self, most_failed: u32) -> bool {
+        self.failed_starts < most_failed && self.functions < self.max_functions
+    }
+
+    /// It has vCPUs for one more attempt in a function of this shape.
+    pub(super) fn has_vcpus(&self, shape: FunctionShape) -> bool {
+        self.running_vcpus.saturating_add(shape.vcpus) <= self.vcpus
+    }
+
+    pub(super) fn busy_vcpus(&self) -> u32 {
+        self.starting_vcpus.saturating_add(self.running_vcpus)
+    }
+}
+
+/// All hosts, by id.
+#[derive(Debug, Default)]
+pub(super) struct Hosts(BTreeMap<HostId, Host>);
+
+impl Hosts {
+    pub(super) fn insert(&mut self, id: HostId, host: Host) {
+        self.0.insert(id, host);
+    }
+
+    pub(super) fn remove(&mut self, id: HostId) {
+        self.0.remove(&id);
+    }
+
+    pub(super) fn get(&self, id: HostId) -> Option<&Host> {
+        self.0.get(&id)
+    }
+
+    pub(super) fn get_mut(&mut self, id: HostId) -> Option<&mut Host> {
+        self.0.get_mut(&id)
+    }
+
+    /// Starts are tried again everywhere.
+    pub(super) fn forgive(&mut self) {
+        self.0.values_mut().for_each(|host| host.failed_starts = 0);
+    }
+
+    /// Hosts that functions of this class are started on.
+    pub(super) fn usable(&self, class: u16) -> impl Iterator<Item = (HostId, &Host)> + '_ {
+        let offers = move |host: &&Host| host.offers(class);
+        let has_others = self.0.values().filter(offers).any(|host| !host.is_reserve);
+        let usable = self.0.iter().filter(move |(_, host)| host.offers(class) && !(host.is_reserve && has_others));
+        usable.map(|(id, host)| (*id, host))
+    }
+
+    /// Functions of this class are started on that host.
+    pub(super) fn is_usable(&self, id: HostId, class: u16) -> bool {
+        let is_other = |host: &Host| !host.is_reserve && host.offers(class);
+        self.get(id).is_some_and(|host| host.offers(class) && !(host.is_reserve && self.0.values().any(is_other)))
+    }
+
+    /// Those that count: the reserve does not where there are others.
+    pub(super) fn counted(&self) -> impl Iterator<Item = &Host> + '_ {
+        let has_others = self.0.values().any(|host| !host.is_reserve);
+        self.0.values().filter(move |host| !(host.is_reserve && has_others))
+    }
+}
