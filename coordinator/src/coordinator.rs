@@ -19,14 +19,14 @@ use onward_wire::{Config, ErrorKind, FunctionId, QueryId, WireError};
 use parking_lot::Mutex;
 use tokio::sync::{OnceCell, watch};
 
-use crate::accounting::Prices;
+use crate::accounting::{Prices, QueryCost};
 use crate::api::{CoordinatorOptions, QueryError, Result, SessionOptions};
 use crate::catalog::{Catalog, DataDirectory};
 use crate::client::Session;
 use crate::cluster::{ClusterOptions, ClusterServer};
 use crate::engine::{Capacity, Engine, Stopper};
 use crate::session::{SharedResources, redact};
-use crate::system::{self, History, HostTable, QueryRecord};
+use crate::system::{self, History, HostTable, QueryLog, QueryRecord};
 
 /// Who holds the cached columns that plans of this process read. Functions are numbered from 0.
 const NO_FUNCTION: FunctionId = FunctionId(u64::MAX);
@@ -233,7 +233,9 @@ impl Coordinator {
         running.insert(query, stopper.clone());
         self.running_count.send_replace(running.len());
         drop(running);
-        self.history.begin(QueryRecord { user: Arc::clone(user), ..QueryRecord::new(query, &redact(sql)) });
+        let mut record = QueryRecord::new(query, &redact(sql));
+        record.user = Arc::clone(user);
+        self.history.begin(record);
         Ok((query, stopper))
     }
 

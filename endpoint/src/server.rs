@@ -101,7 +101,7 @@ impl FlightServer {
         let address = listener.local_addr().map_err(listen)?;
 
         let config = options.config;
-        let session_options = SessionOptions { allowed_paths: Some(options.allow_paths) };
+        let session_options = SessionOptions { allowed_paths: Some(options.allow_paths), ..SessionOptions::default() };
         let idle_timeout = Duration::from_millis(config.session_idle_timeout_ms);
         let metadata = Metadata::new().map_err(|error| EndpointError::Internal(error.message().to_owned()))?;
         let service = Arc::new(Service {

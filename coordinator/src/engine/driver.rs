@@ -424,6 +424,7 @@ async fn sleep_until(deadline: Option<Instant>) {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
     use std::task::{Context, Wake, Waker};
 
     use futures::FutureExt;
@@ -492,6 +493,7 @@ mod tests {
                 filters: vec![],
                 alternatives: vec![],
                 reads: Box::new(|_, _| Ok(Default::default())),
+                prices: BTreeMap::new(),
                 progress,
             }),
             reply,

@@ -43,7 +43,7 @@ pub struct Capacity {
 
 /// Numbers of the worker classes that a host with these labels and vCPUs offers; the default one is 0. Classes are numbered from 1
 /// in the order of their names.
-pub fn offered<'a>(config: &Config, labels: impl Iterator<Item = &'a str> + Clone, vcpus: u32) -> Vec<u16> {
+fn offered<'a>(config: &Config, labels: impl Iterator<Item = &'a str> + Clone, vcpus: u32) -> Vec<u16> {
     let named = config.classes.values().zip(1..).filter(|(class, _)| class.is_offered_by(labels.clone(), vcpus));
     std::iter::once(0).chain(named.map(|(_, id)| id)).collect()
 }

@@ -39,7 +39,7 @@ use crate::api::QueryProgress;
 use crate::scheduler::QuerySpec;
 use crate::system::{History, HostTable};
 
-pub use fleet::{Capacity, offered};
+pub use fleet::Capacity;
 pub use guard::{guard, timed_out};
 pub use listing::Listing;
 pub use located::LocatedResult;

@@ -10,6 +10,8 @@ use crate::scheduler::{
     Command, Demand, EVICTION_IDLE_MS, Event, FunctionShape, QuerySpec, QueueLimits, SchedulerLimits,
 };
 
+const NONE: [u64; 0] = [];
+
 const SHAPE: FunctionShape = FunctionShape { vcpus: 1, memory_bytes: 1, class: 0 };
 const OTHER: FunctionShape = FunctionShape { memory_bytes: 2, ..SHAPE };
 
@@ -70,7 +72,7 @@ fn what_never_fits_is_refused_with_the_reason() {
     ];
     for (spec, kind, message) in cases {
         let id = spec.query.0;
-        assert_eq!(begun(&world.submit(spec)), []);
+        assert_eq!(begun(&world.submit(spec)), NONE);
         assert_eq!(error(&world, id).kind(), kind);
         assert!(error(&world, id).message.contains(message), "{}", error(&world, id));
     }
@@ -116,9 +118,9 @@ fn a_queue_has_its_own_places_and_all_share_the_others() {
     let mut world = World::new(SchedulerLimits { max_running_queries: 2, queues, ..limits() });
     let etl = |id| QuerySpec { queue: "etl".into(), ..query(id, 1, &[(&[], 1)]) };
     assert_eq!(begun(&world.submit(etl(1))), [1]);
-    assert_eq!(begun(&world.submit(etl(2))), [], "its place is taken");
+    assert_eq!(begun(&world.submit(etl(2))), NONE, "its place is taken");
     assert_eq!(begun(&world.submit(query(3, 1, &[(&[], 1)]))), [3]);
-    assert_eq!(begun(&world.submit(query(4, 1, &[(&[], 1)]))), [], "all places are taken");
+    assert_eq!(begun(&world.submit(query(4, 1, &[(&[], 1)]))), NONE, "all places are taken");
     assert_eq!(begun(&cancel(&mut world, 3)), [4]);
     assert_eq!(begun(&cancel(&mut world, 1)), [2]);
 }
@@ -127,7 +129,7 @@ fn a_queue_has_its_own_places_and_all_share_the_others() {
 fn a_user_has_so_many_places() {
     let mut world = World::new(SchedulerLimits { max_running_queries_per_user: 1, ..limits() });
     assert_eq!(begun(&world.submit(of("ann", query(1, 1, &[(&[], 1)])))), [1]);
-    assert_eq!(begun(&world.submit(of("ann", query(2, 1, &[(&[], 1)])))), []);
+    assert_eq!(begun(&world.submit(of("ann", query(2, 1, &[(&[], 1)])))), NONE);
     assert_eq!(begun(&world.submit(of("bob", query(3, 1, &[(&[], 1)])))), [3]);
     assert_eq!(begun(&cancel(&mut world, 1)), [2]);
 }
