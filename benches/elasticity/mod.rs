@@ -140,7 +140,7 @@ fn simulate_while(
     let shape = FunctionShape { vcpus: 1, memory_bytes: 1, class: 0 };
     let mut limits = SchedulerLimits {
         is_reserve: true,
-        max_running_queries: 64,
+        max_running_queries: 128,
         max_queued_queries: usize::MAX,
         queue_timeout_ms: 0,
         function_lifetime_ms: 0,

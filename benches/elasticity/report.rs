@@ -10,7 +10,7 @@ const FIXED: [usize; 4] = [64, 256, 512, 1_024];
 const DAYS: [f64; 2] = [0.5, 1.0];
 
 /// Queries a second, for the sweep of steady hours.
-const STEADY: [f64; 6] = [0.05, 0.5, 5.0, 20.0, 60.0, 120.0];
+const STEADY: [f64; 6] = [0.05, 0.5, 2.0, 5.0, 10.0, 20.0];
 
 /// Queries of a steady period.
 const STEADY_QUERIES: f64 = 3_000.0;
