@@ -13,7 +13,7 @@ const DAYS: [f64; 2] = [0.5, 1.0];
 const STEADY: [f64; 6] = [0.05, 0.5, 2.0, 5.0, 10.0, 20.0];
 
 /// Queries of a steady period.
-const STEADY_QUERIES: f64 = 3_000.0;
+const STEADY_QUERIES: f64 = 2_000.0;
 
 /// Simulates and prints everything; the plot.
 pub fn print(day: &Workload, assumed: &Assumptions) -> String {

@@ -41,7 +41,7 @@ pub fn log_normal(rng: &mut Rng, median: f64, sigma: f64) -> f64 {
 impl Workload {
     /// A day whose nights are nearly idle, with bursts of hundreds of queries.
     pub fn bursty_day(rate: f64) -> Self {
-        Self { seconds: 86_400, rate, night: 0.02, burst_factor: 1_000.0, burst_seconds: 8.0, calm_seconds: 2_400.0 }
+        Self { seconds: 86_400, rate, night: 0.02, burst_factor: 1_000.0, burst_seconds: 8.0, calm_seconds: 4_800.0 }
     }
 
     /// The same number of queries in each minute, give or take chance.
