@@ -9,13 +9,13 @@
 mod support;
 
 #[path = "elasticity/mod.rs"]
-mod simulation;
+mod elasticity;
 
 use std::path::PathBuf;
 
 use clap::Parser;
-use simulation::workload::Workload;
-use simulation::{Assumptions, report};
+use elasticity::workload::Workload;
+use elasticity::{Assumptions, report};
 use support::{BoxError, conditions};
 
 /// Simulates it.
