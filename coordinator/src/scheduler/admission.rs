@@ -204,12 +204,7 @@ impl Admission {
     }
 
     /// It waits; an error when its queue is full.
-    fn enqueue(
-        &mut self,
-        spec: QuerySpec,
-        deadline_ms: Option<u64>,
-        now_ms: u64,
-    ) -> Result<(), (QuerySpec, WireError)> {
+    fn enqueue(&mut self, spec: QuerySpec, deadline_ms: Option<u64>, now_ms: u64) -> Result<(), WireError> {
         let running = self.running();
         let Some(queue) = self.queues.get_mut(&spec.queue) else { return Ok(()) };
         if queue.queued() >= queue.limits.max_queued {
@@ -222,7 +217,7 @@ impl Admission {
                 setting(name, "max_running_queries", "max_running"),
                 setting(name, "max_queued_queries", "max_queued"),
             );
-            return Err((spec, WireError::new(ErrorKind::ResourceExhausted, message)));
+            return Err(WireError::new(ErrorKind::ResourceExhausted, message));
         }
         let user = Arc::clone(&spec.user);
         self.users.entry(Arc::clone(&user)).or_default().waiting += 1;
@@ -374,12 +369,13 @@ impl Scheduler {
         if let Some(error) = refusal {
             return self.refuse(spec.query, error);
         }
+        let query = spec.query;
         let deadline = spec.timeout_ms.map(|timeout| self.now_ms.saturating_add(timeout));
         if self.admission.has_place(&spec.queue, &spec.user) {
             self.admission.begin(&spec.queue, &spec.user);
             self.start_query(spec, deadline);
-        } else if let Err((spec, error)) = self.admission.enqueue(spec, deadline, self.now_ms) {
-            self.refuse(spec.query, error);
+        } else if let Err(error) = self.admission.enqueue(spec, deadline, self.now_ms) {
+            self.refuse(query, error);
         }
     }
 

@@ -89,8 +89,14 @@ impl Scheduler {
         self.autoscaler.next_try_ms = None;
         let mut pass = Pass { users: self.admission.active_users() as u32, ..Pass::default() };
         self.running.values_mut().for_each(|query| query.note_ready(self.now_ms));
+        if self.pool.is_full() {
+            return;
+        }
         let mut users = self.turns();
-        while let Some(mut user) = users.pop_front() {
+        // Where all functions work and no host has room, nothing is placed whoever asks.
+        while !self.pool.is_full()
+            && let Some(mut user) = users.pop_front()
+        {
             if self.serve_user(&mut user, &mut pass) {
                 users.push_back(user);
             }
@@ -268,8 +274,8 @@ impl Scheduler {
     fn preferred_host(&self, query: &Query, stage: u32, task: u32) -> Option<HostId> {
         let stage = &query.stages[stage as usize];
         if stage.inputs.is_empty() || !stage.may_coalesce {
-            let hosts: Vec<HostId> = self.pool.hosts(stage.shape.class).collect();
-            return hosts.get(task as usize % hosts.len().max(1)).copied();
+            let hosts = || self.pool.hosts(stage.shape.class);
+            return hosts().nth(task as usize % hosts().count().max(1));
         }
         match stage.tasks.len() {
             1 => query.bytes_by_host(stage).into_iter().max_by_key(|(_, bytes)| *bytes).map(|(host, _)| host),

@@ -160,7 +160,7 @@ impl Scheduler {
 
     /// Starts a function for a task.
     pub(super) fn start_function(&mut self, shape: FunctionShape, preferred: Option<HostId>, asker: &Asker) -> Start {
-        if self.starts_fail(shape.class) {
+        if self.pool.is_full() || self.starts_fail(shape.class) {
             return Start::NotNow(None);
         }
         if let Some(at_ms) = self.autoscaler.token_at(&self.limits) {

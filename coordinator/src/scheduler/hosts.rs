@@ -58,47 +58,69 @@ impl Host {
 
 /// All hosts, by id.
 #[derive(Debug, Default)]
-pub(super) struct Hosts(BTreeMap<HostId, Host>);
+pub(super) struct Hosts {
+    all: BTreeMap<HostId, Host>,
+    /// vCPUs of those that count.
+    total_vcpus: u32,
+    /// Functions that all hosts may have, whether they count or not.
+    capacity: usize,
+}
 
 impl Hosts {
     pub(super) fn insert(&mut self, id: HostId, host: Host) {
-        self.0.insert(id, host);
+        self.all.insert(id, host);
+        self.count();
     }
 
     pub(super) fn remove(&mut self, id: HostId) {
-        self.0.remove(&id);
+        self.all.remove(&id);
+        self.count();
+    }
+
+    fn count(&mut self) {
+        self.total_vcpus = self.counted().fold(0, |sum, host| sum.saturating_add(host.vcpus));
+        self.capacity = self.all.values().fold(0, |sum, host| sum.saturating_add(host.max_functions));
+    }
+
+    pub(super) fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// vCPUs of all hosts that count.
+    pub(super) fn total_vcpus(&self) -> u32 {
+        self.total_vcpus
     }
 
     pub(super) fn get(&self, id: HostId) -> Option<&Host> {
-        self.0.get(&id)
+        self.all.get(&id)
     }
 
     pub(super) fn get_mut(&mut self, id: HostId) -> Option<&mut Host> {
-        self.0.get_mut(&id)
+        self.all.get_mut(&id)
     }
 
     /// Starts are tried again everywhere.
     pub(super) fn forgive(&mut self) {
-        self.0.values_mut().for_each(|host| host.failed_starts = 0);
+        self.all.values_mut().for_each(|host| host.failed_starts = 0);
     }
 
     /// Hosts that functions of this class are started on.
     pub(super) fn usable(&self, class: u16) -> impl Iterator<Item = (HostId, &Host)> + '_ {
         let offers = move |host: &&Host| host.offers(class);
-        let has_others = self.0.values().filter(offers).any(|host| !host.is_reserve);
-        let usable = self.0.iter().filter(move |(_, host)| host.offers(class) && !(host.is_reserve && has_others));
+        let has_others = self.all.values().filter(offers).any(|host| !host.is_reserve);
+        let usable = self.all.iter().filter(move |(_, host)| host.offers(class) && !(host.is_reserve && has_others));
         usable.map(|(id, host)| (*id, host))
     }
 
     /// Functions of this class are started on that host.
     pub(super) fn is_usable(&self, id: HostId, class: u16) -> bool {
         let is_other = |host: &Host| !host.is_reserve && host.offers(class);
-        self.get(id).is_some_and(|host| host.offers(class) && !(host.is_reserve && self.0.values().any(is_other)))
+        self.get(id).is_some_and(|host| host.offers(class) && !(host.is_reserve && self.all.values().any(is_other)))
     }
 
     /// Those that count: the reserve does not where there are others.
     pub(super) fn counted(&self) -> impl Iterator<Item = &Host> + '_ {
-        let has_others = self.0.values().any(|host| !host.is_reserve);
-        self.0.values().filter(move |host| !(host.is_reserve && has_others))
+        let has_others = self.all.values().any(|host| !host.is_reserve);
+        self.all.values().filter(move |host| !(host.is_reserve && has_others))
     }
 }

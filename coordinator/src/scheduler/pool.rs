@@ -119,12 +119,17 @@ impl Pool {
 
     /// vCPUs of all hosts.
     pub(super) fn total_vcpus(&self) -> u32 {
-        self.hosts.counted().fold(0, |sum, host| sum.saturating_add(host.vcpus))
+        self.hosts.total_vcpus()
     }
 
     /// The most functions alive on all hosts.
     pub(super) fn most_functions(&self) -> usize {
         self.hosts.counted().fold(0, |sum, host| sum.saturating_add(host.max_functions))
+    }
+
+    /// No host has room, and nothing is idle that could make room.
+    pub(super) fn is_full(&self) -> bool {
+        self.idle == 0 && self.functions.len() >= self.hosts.capacity()
     }
 
     /// Functions alive or starting.

@@ -111,6 +111,25 @@ fn a_place_goes_to_the_user_who_has_the_fewest() {
     assert_eq!(begun(&cancel(&mut world, 5)), [3], "first in, first out");
 }
 
+/// Whatever came first, and whoever had a place last.
+#[test]
+fn the_number_of_queries_counts_before_the_time_of_the_last_place() {
+    let mut world = World::new(SchedulerLimits { max_running_queries: 4, ..limits() });
+    for (id, user) in [(1, "bob"), (2, "bob"), (3, "bob"), (4, "ann"), (5, "bob"), (6, "ann")] {
+        world.submit(of(user, query(id, 1, &[(&[], 1)])));
+    }
+    assert_eq!(begun(&cancel(&mut world, 1)), [6]);
+}
+
+#[test]
+fn of_users_with_as_many_queries_the_one_that_waits_the_longest_is_next() {
+    let mut world = World::new(SchedulerLimits { max_running_queries: 3, ..limits() });
+    for (id, user) in [(1, "bob"), (2, "ann"), (3, "cid"), (4, "ann"), (5, "bob")] {
+        world.submit(of(user, query(id, 1, &[(&[], 1)])));
+    }
+    assert_eq!(begun(&cancel(&mut world, 3)), [5]);
+}
+
 #[test]
 fn a_queue_has_its_own_places_and_all_share_the_others() {
     let etl = QueueLimits { max_running: 1, max_queued: 4, timeout_ms: 0 };
@@ -135,13 +154,13 @@ fn a_user_has_so_many_places() {
 }
 
 /// Of the attempts that run, how many are of one user with one query while another one has ten.
-fn share_of_one_query(vcpus: u32) -> f64 {
+fn share_of_one_query(vcpus: u32, functions: usize) -> f64 {
     let limited = SchedulerLimits { max_functions: 32, total_vcpus: vcpus, max_running_queries: 16, ..limits() };
     let mut world = World::new(limited);
     for id in 1..=10 {
-        world.submit(of("ann", query(id, 16, &[(&[], 400)])));
+        world.submit(of("ann", query(id, functions, &[(&[], 400)])));
     }
-    world.submit(of("bob", query(11, 16, &[(&[], 400)])));
+    world.submit(of("bob", query(11, functions, &[(&[], 400)])));
     let (mut of_bob, mut all) = (0, 0);
     for round in 0..20 {
         ready_all(&mut world);
@@ -157,14 +176,14 @@ fn share_of_one_query(vcpus: u32) -> f64 {
 
 #[test]
 fn users_share_functions_evenly_however_many_queries_they_run() {
-    let share = share_of_one_query(32);
+    let share = share_of_one_query(32, 16);
     assert!((0.4..=0.6).contains(&share), "{share}");
 }
 
 /// Each of ten queries may run something on eight vCPUs. The other user's one has that user's half of them all the same.
 #[test]
 fn many_queries_of_a_user_leave_others_their_vcpus() {
-    let share = share_of_one_query(8);
+    let share = share_of_one_query(8, 4);
     assert!((0.2..=0.4).contains(&share), "{share}");
 }
 

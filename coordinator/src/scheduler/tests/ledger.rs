@@ -7,6 +7,9 @@ use onward_wire::{FunctionId, HostId, QueryId};
 
 use crate::scheduler::{FunctionShape, SchedulerLimits};
 
+/// Queue and user.
+type Place = (Arc<str>, Arc<str>);
+
 #[derive(Debug, Default)]
 pub struct Ledger {
     /// When functions were started, in order.
@@ -17,8 +20,8 @@ pub struct Ledger {
     pub idle_since: BTreeMap<FunctionId, u64>,
     /// Classes that hosts offer; empty: all.
     pub classes: BTreeMap<HostId, Vec<u16>>,
-    /// Queries that run: queue and user.
-    running: BTreeMap<QueryId, (Arc<str>, Arc<str>)>,
+    /// Queries that run.
+    running: BTreeMap<QueryId, Place>,
     /// Queries that wait: queue and position.
     waiting: BTreeMap<QueryId, (Arc<str>, usize)>,
 }
@@ -93,7 +96,7 @@ impl Ledger {
     pub fn begin(&mut self, query: QueryId, queue: &Arc<str>, user: &Arc<str>, limits: &SchedulerLimits) {
         self.waiting.remove(&query);
         self.running.insert(query, (Arc::clone(queue), Arc::clone(user)));
-        let count = |is: &dyn Fn(&(Arc<str>, Arc<str>)) -> bool| self.running.values().filter(|at| is(at)).count();
+        let count = |is: &dyn Fn(&Place) -> bool| self.running.values().filter(|at| is(at)).count();
         let most = limits.queues.get(&**queue).map_or(usize::MAX, |limits| limits.max_running);
         assert!(count(&|(other, _)| other == queue) <= most, "too many queries run in {queue:?}");
         let most = limits.max_running_queries_per_user;
