@@ -74,7 +74,10 @@ async fn run(options: Options) -> Result<(), BoxError> {
     let (events, received) = tokio::sync::mpsc::unbounded_channel();
     let (uploads, key) = (Arc::default(), GrantKey::random()?);
     let program = env!("CARGO_BIN_EXE_onward").into();
-    let host = Host::start(HostOptions { config: Arc::new(config), program, uploads, stores: Arc::default(), ranges: None, key }, events)?;
+    let host = Host::start(
+        HostOptions { config: Arc::new(config), program, uploads, stores: Arc::default(), ranges: None, key },
+        events,
+    )?;
     let mut bench = Bench { host, events: received, stage: empty_stage().await?, last: 0 };
 
     let (mut ready, mut accepted) = (Vec::new(), Vec::new());

@@ -203,7 +203,10 @@ async fn one_machine(inline_bytes: u64) -> Result<Vec<f64>, BoxError> {
     let (events, mut received) = tokio::sync::mpsc::unbounded_channel();
     let (uploads, key) = (Arc::default(), GrantKey::random()?);
     let program = std::env::current_exe()?;
-    let host = Host::start(HostOptions { config: Arc::new(config), program, uploads, stores: Arc::default(), ranges: None, key }, events)?;
+    let host = Host::start(
+        HostOptions { config: Arc::new(config), program, uploads, stores: Arc::default(), ranges: None, key },
+        events,
+    )?;
     for function in [1, 2] {
         host.start_function(FunctionId(function), 1, 1 << 20);
         while !matches!(received.recv().await, Some(HostEvent::FunctionReady { .. })) {}

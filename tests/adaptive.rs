@@ -99,7 +99,7 @@ async fn exchanged(session: &Arc<Session>, sql: &str) -> u64 {
 /// is sent. Whether scans look at rows (cached Parquet), at statistics only (Parquet), or at nothing (CSV).
 #[tokio::test(flavor = "multi_thread")]
 async fn keys_of_a_build_side_spare_the_exchange_of_the_probe_side() {
-    let onward = Onward::start(Config { vcpus: 2, ..Config::default() }).await;
+    let onward = Onward::start(Config { vcpus: 2, ..crate::support::config() }).await;
     for table in ["events", "lines"] {
         let sql =
             format!("SELECT count(*), sum(e.v), min(t.id) FROM tags t JOIN {table} e ON e.id = t.id WHERE t.tag = 11");
@@ -129,7 +129,7 @@ async fn keys_of_a_build_side_spare_the_exchange_of_the_probe_side() {
 /// DataFusion's push-down finds columns by their names. Where an operator has two of a name, filters stop above it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_filter_is_not_taken_for_one_of_another_column_of_its_name() {
-    let onward = Onward::start(Config { vcpus: 2, ..Config::default() }).await;
+    let onward = Onward::start(Config { vcpus: 2, ..crate::support::config() }).await;
     let mut settings = PARTITIONED.to_vec();
     settings.extend(["SET onward.functions = 1", "SET onward.tasks = 2"]);
     let session = onward.session(&settings).await;
@@ -151,7 +151,7 @@ async fn a_filter_is_not_taken_for_one_of_another_column_of_its_name() {
 /// joined where it is read.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_build_side_that_turns_out_small_is_broadcast() {
-    let onward = Onward::start(Config { vcpus: 2, ..Config::default() }).await;
+    let onward = Onward::start(Config { vcpus: 2, ..crate::support::config() }).await;
     let condition = |most: u64| {
         format!(
             "SELECT count(*), sum(e.v), min(t.id) FROM events e JOIN tags t ON e.id = t.id WHERE t.id % 1000 + 0 < {most}"
@@ -183,7 +183,7 @@ async fn a_partition_with_most_of_the_rows_is_joined_by_several_tasks() {
         flush_bytes: 8 << 10,
         inline_attempt_bytes: 0,
         skewed_partition_bytes: 16 << 10,
-        ..Config::default()
+        ..crate::support::config()
     };
     let onward = Onward::start(config).await;
     let mut settings = PARTITIONED.to_vec();
@@ -215,7 +215,7 @@ async fn a_partition_with_most_of_the_rows_is_joined_by_several_tasks() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stage_begins_before_the_last_of_its_input_is_there() {
     for (early_start, inline_attempt_bytes) in [(true, 0), (true, 1 << 16), (false, 0)] {
-        let config = Config { vcpus: 2, early_start, inline_attempt_bytes, ..Config::default() };
+        let config = Config { vcpus: 2, early_start, inline_attempt_bytes, ..crate::support::config() };
         let onward = Onward::start(config).await;
         let session = onward.session(&["SET onward.functions = 2", "SET onward.tasks = 3"]).await;
         let sql = "SELECT v, count(*), min(id), max(id), sum(id) FROM events GROUP BY v ORDER BY v";
@@ -239,7 +239,7 @@ async fn a_stage_begins_before_the_last_of_its_input_is_there() {
 /// than the others.
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_of_a_file_that_cannot_be_split_are_dealt_out() {
-    let config = Config { vcpus: 2, skewed_partition_bytes: 4 << 10, ..Config::default() };
+    let config = Config { vcpus: 2, skewed_partition_bytes: 4 << 10, ..crate::support::config() };
     let onward = Onward::start(config).await;
     let context = single_process();
     let mut definitions = Vec::new();

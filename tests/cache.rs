@@ -38,7 +38,7 @@ impl Cluster {
             cache_memory_bytes: 256 << 20,
             vcpus: 2,
             function_idle_timeout_ms: 600_000,
-            ..Config::default()
+            ..crate::support::config()
         };
         let function_program = Some(env!("CARGO_BIN_EXE_onward").into());
         let options = CoordinatorOptions { config, function_program, ..CoordinatorOptions::default() };

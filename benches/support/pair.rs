@@ -44,8 +44,14 @@ impl Station {
         let config = Config { spill_dir, ..Config::default() };
         let (events, _) = mpsc::unbounded_channel();
         let (uploads, key) = (Arc::default(), key.clone());
-        let options =
-            HostOptions { config: Arc::new(config), program: "/nonexistent".into(), uploads, stores: Arc::default(), ranges: None, key };
+        let options = HostOptions {
+            config: Arc::new(config),
+            program: "/nonexistent".into(),
+            uploads,
+            stores: Arc::default(),
+            ranges: None,
+            key,
+        };
         Ok(Self { host: Host::start(options, events)?, _root: root })
     }
 

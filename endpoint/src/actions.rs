@@ -61,7 +61,8 @@ impl Service {
             GET_SESSION_OPTIONS => Ok(options::get(&client.session).encode_to_vec().into()),
             QUERY_COST => {
                 let query = std::str::from_utf8(&body).ok().and_then(|text| text.trim().parse().ok());
-                let query = query.ok_or_else(|| Status::invalid_argument("QueryCost takes the id of a query: q-7f3a"))?;
+                let query =
+                    query.ok_or_else(|| Status::invalid_argument("QueryCost takes the id of a query: q-7f3a"))?;
                 let unknown = || status::new(ErrorKind::NotFound, "no such query, or not any more", Some(query));
                 let cost = self.results.cost(query).ok_or_else(unknown)?;
                 serde_json::to_vec(&cost).map(Bytes::from).map_err(|error| Status::internal(error.to_string()))

@@ -187,9 +187,8 @@ fn fork() -> io::Result<Option<Pid>> {
 fn become_function<E: std::fmt::Display>(socket: OwnedFd, child: impl FnOnce(UnixStream) -> Result<(), E>) -> ! {
     die_with_parent();
     let code = isolate().map_err(|error| format!("it cannot be isolated: {error}"));
-    let code = code.and_then(|()| {
-        sandbox::drop_privileges().map_err(|error| format!("it cannot be confined: {error}"))
-    });
+    let code =
+        code.and_then(|()| sandbox::drop_privileges().map_err(|error| format!("it cannot be confined: {error}")));
     let code = code.and_then(|()| child(UnixStream::from(socket)).map_err(|error| error.to_string()));
     if let Err(error) = &code {
         eprintln!("onward function: {error}");

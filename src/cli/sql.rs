@@ -78,7 +78,8 @@ pub(super) fn run(global: &GlobalArgs, args: SqlArgs) -> Result<(), Failure> {
     let done = runtime.block_on(async {
         let interrupts = Interrupts::listen()?;
         let client = connect(&args, global, config).await?;
-        let display = Display { format: args.format, target, is_talkative: !args.quiet, asks_cost: args.timing, max_rows: None };
+        let display =
+            Display { format: args.format, target, is_talkative: !args.quiet, asks_cost: args.timing, max_rows: None };
         Ok::<_, Failure>((client, display, interrupts))
     });
     let (client, mut display, mut interrupts) = done?;

@@ -79,7 +79,14 @@ mod tests {
 
     #[test]
     fn the_line_says_what_is_done() {
-        let progress = QueryProgress { tasks: 8, tasks_done: 3, functions: 2, rows: 10, bytes: 2 << 20, ..QueryProgress::default() };
+        let progress = QueryProgress {
+            tasks: 8,
+            tasks_done: 3,
+            functions: 2,
+            rows: 10,
+            bytes: 2 << 20,
+            ..QueryProgress::default()
+        };
         let waiting = QueryProgress { position: 2, queued: 5, ..QueryProgress::default() };
         assert_eq!(describe(&waiting), "waits for its place: 2 of 5");
         assert_eq!(describe(&progress), "3/8 tasks, 2 functions, 10 rows, 2.0 MiB");

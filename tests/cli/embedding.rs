@@ -21,7 +21,7 @@ async fn a_cancelled_write_is_taken_back_when_its_function_has_stopped() -> Resu
         memory_bytes: 1 << 30,
         segment_memory_bytes: 32 << 20,
         spill_dir: dir.path().join("spill").display().to_string(),
-        ..Config::default()
+        ..crate::support::config()
     };
     let program = Some(env!("CARGO_BIN_EXE_onward").into());
     let options = CoordinatorOptions { config, function_program: program, ..Default::default() };
@@ -60,7 +60,7 @@ async fn a_program_runs_sql_with_functions_of_the_binary() -> Result<(), Box<dyn
         memory_bytes: 1 << 30,
         segment_memory_bytes: 32 << 20,
         spill_dir: dir.path().display().to_string(),
-        ..Config::default()
+        ..crate::support::config()
     };
     let program = Some(env!("CARGO_BIN_EXE_onward").into());
     let options = CoordinatorOptions { config, function_program: program, ..Default::default() };

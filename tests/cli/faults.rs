@@ -68,7 +68,7 @@ impl Faulty {
             segment_disk_bytes: 64 << 20,
             cache_memory_bytes: 16 << 20,
             vcpus: 2,
-            ..Config::default()
+            ..crate::support::config()
         };
         let function_program = Some(env!("CARGO_BIN_EXE_onward").into());
         let options_of = CoordinatorOptions { config, function_program, ..CoordinatorOptions::default() };

@@ -55,7 +55,8 @@ impl Workspace {
     fn program(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new(program);
         for (name, _) in std::env::vars_os() {
-            if name.to_string_lossy().starts_with("ONWARD_") {
+            let name_text = name.to_string_lossy();
+            if name_text.starts_with("ONWARD_") && name_text != "ONWARD_FUNCTION_LIFETIME_MS" {
                 command.env_remove(name);
             }
         }

@@ -86,3 +86,20 @@ fn timing_goes_to_standard_error() {
     assert_eq!((ran.code, ran.stdout.as_str()), (Some(0), "a\n1\n"));
     assert!(ran.stderr.starts_with("Time: ") && ran.stderr.ends_with(" ms (no function)\n"), "{}", ran.stderr);
 }
+
+/// What queries took and cost is kept with the data, and told below the rows.
+#[test]
+fn costs_are_told_and_kept() {
+    let workspace = Workspace::new();
+    let sql = "select count(*) from generate_series(1, 1000)";
+    let ran = workspace.run(&["sql", "--timing", "--data-dir", "data", "--functions", "2", "-c", sql]);
+    assert!(ran.stderr.contains(" functions (") && ran.stderr.contains("GB-s, $0.0"), "{}", ran.stderr);
+    let kept = std::fs::read_to_string(workspace.path("data/queries/queries.jsonl")).expect("a log");
+    let kept: Vec<serde_json::Value> = kept.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let [kept] = kept.as_slice() else { panic!("{kept:?}") };
+    assert_eq!((&kept["sql"], &kept["state"], &kept["functions"]), (&sql.into(), &"done".into(), &2.into()));
+    assert!(
+        kept["cost_usd"].as_f64() > Some(0.0) && kept["arrived"].as_str().is_some_and(|at| at.ends_with('Z')),
+        "{kept}"
+    );
+}

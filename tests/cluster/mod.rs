@@ -43,7 +43,7 @@ fn small() -> Config {
         skewed_partition_bytes: 1 << 10,
         vcpus: 2,
         memory_bytes: 1 << 30,
-        ..Config::default()
+        ..crate::support::config()
     }
 }
 
@@ -252,7 +252,7 @@ async fn over_namespaces(network: &Network) {
     }
     hosts.stop().await;
 
-    let defaults = Config { vcpus: 1, memory_bytes: 4 << 30, ..Config::default() };
+    let defaults = Config { vcpus: 1, memory_bytes: 4 << 30, ..crate::support::config() };
     let hosts = Hosts::start(Some(network), 4, Config { cluster_dir: config.cluster_dir, ..defaults }).await;
     let dataset = GenerateOptions::new(1.0, Dataset::default_dir(1.0));
     let dataset = tokio::task::spawn_blocking(move || Dataset::open_or_generate(&dataset)).await;

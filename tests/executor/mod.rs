@@ -18,7 +18,7 @@ async fn the_binary_is_a_function_and_a_killed_one_leaves_nothing() {
     let path = root.path().to_str().expect("a path").to_owned();
     // The endless attempt writes until it is killed: a test that hangs must not fill the disk.
     let segment_disk_bytes = 2 << 30;
-    let config = Config { segment_dir: path.clone(), spill_dir: path, segment_disk_bytes, ..Config::default() };
+    let config = Config { segment_dir: path.clone(), spill_dir: path, segment_disk_bytes, ..crate::support::config() };
     let (events, mut received) = mpsc::unbounded_channel();
     let program = env!("CARGO_BIN_EXE_onward").into();
     let (uploads, key) = (Arc::default(), GrantKey::random().expect("a key"));

@@ -54,7 +54,7 @@ impl TestServer {
             memory_bytes: 1 << 30,
             segment_memory_bytes: 32 << 20,
             spill_dir: dir.path().join("spill").display().to_string(),
-            ..Config::default()
+            ..crate::support::config()
         };
         let mut options = ServerOptions {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),

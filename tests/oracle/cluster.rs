@@ -47,7 +47,7 @@ impl Cluster {
             inline_query_bytes: 16 << 10,
             flush_bytes: 4 << 10,
             skewed_partition_bytes: 1 << 10,
-            ..Config::default()
+            ..crate::support::config()
         };
         let function_program = Some(env!("CARGO_BIN_EXE_onward").into());
         let coordinator = runtime.block_on(async {

@@ -2,3 +2,14 @@
 
 pub mod network;
 pub mod s3_proxy;
+
+/// The settings that tests begin with: the defaults, with the lifetime of functions that `ONWARD_FUNCTION_LIFETIME_MS` says, so that
+/// all tests can run with functions that die young.
+#[cfg(test)]
+pub fn config() -> onward_wire::Config {
+    let mut config = onward_wire::Config::default();
+    if let Some(lifetime_ms) = std::env::var("ONWARD_FUNCTION_LIFETIME_MS").ok().and_then(|text| text.parse().ok()) {
+        config.function_lifetime_ms = lifetime_ms;
+    }
+    config
+}

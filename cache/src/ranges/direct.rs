@@ -19,11 +19,7 @@ use crate::versions::ExpectedVersions;
 ///
 /// # Errors
 /// When it is another version than `object` says, or cannot be read.
-pub async fn read_direct(
-    stores: &Arc<StoreRegistry>,
-    object: &ObjectTag,
-    ranges: &[Range<u64>],
-) -> Result<RangesRead> {
+pub async fn read_direct(stores: &Arc<StoreRegistry>, object: &ObjectTag, ranges: &[Range<u64>]) -> Result<RangesRead> {
     let unknown = || StoreError::UnknownScheme { url: object.store.clone(), scheme: object.store.clone() };
     let url = Url::parse(&object.store).map_err(|_| unknown())?;
     let view = stores.expecting(Arc::new(ExpectedVersions::new(std::slice::from_ref(object))));

@@ -91,7 +91,8 @@ mod tests {
         kept.extend(lines(&path.join("queries.jsonl")));
         let first = 100 - kept.len() as u64;
         assert_eq!(kept, (first..100).map(cost).collect::<Vec<_>>());
-        let bytes: u64 = fs::read_dir(&path).expect("files").map(|entry| entry.expect("one").metadata().expect("it").len()).sum();
+        let bytes: u64 =
+            fs::read_dir(&path).expect("files").map(|entry| entry.expect("one").metadata().expect("it").len()).sum();
         assert!(bytes <= most_bytes && kept.len() > 5, "{bytes} bytes, {} lines", kept.len());
     }
 

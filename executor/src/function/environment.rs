@@ -16,9 +16,7 @@ use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::logical_expr::{AggregateUDF, HigherOrderUDF, ScalarUDF, WindowUDF};
 use datafusion::prelude::SessionConfig;
 use onward_cache::ranges::RangeClient;
-use onward_cache::{
-    ExpectedVersions, MeteredRegistry, StoreRegistry, StoreSource, UploadLog, versioned_cache_manager,
-};
+use onward_cache::{ExpectedVersions, MeteredRegistry, StoreRegistry, StoreSource, UploadLog, versioned_cache_manager};
 use onward_planner::scalar_subquery::single_value;
 use onward_planner::session::function_session_config;
 use onward_wire::AttemptId;

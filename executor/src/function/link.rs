@@ -296,12 +296,7 @@ impl Link {
     }
 
     /// Begins an upload; gives the store's name for it.
-    pub(super) async fn begin_upload(
-        &self,
-        attempt: AttemptId,
-        store: &str,
-        path: &Path,
-    ) -> Result<String, WireError> {
+    pub(super) async fn begin_upload(&self, attempt: AttemptId, store: &str, path: &Path) -> Result<String, WireError> {
         let (attempt, store, path) = (attempt.into(), store.to_owned(), path.to_string());
         let ask = |request| {
             self.begun.lock().insert(request, (store.clone(), path.clone()));

@@ -320,8 +320,7 @@ mod tests {
         let object = ObjectTag { store: "s3://bucket/".into(), path: "secret".into(), ..ObjectTag::default() };
         let read = ReadRanges { request: 1, object, ranges: vec![], is_direct: true };
         let (store, path, name) = ("s3://bucket/".to_owned(), "out/x".to_owned(), "u".to_owned());
-        let begin =
-            BeginUpload { request: 1, attempt: attempt().into(), store: store.clone(), path: path.clone() };
+        let begin = BeginUpload { request: 1, attempt: attempt().into(), store: store.clone(), path: path.clone() };
         let put = PutPart { request: 1, store, path, upload: name, index: 0, bytes: "x".into() };
         let new = named.replace("table", "new");
         let asked: [ToHost; 6] =

@@ -226,7 +226,8 @@ mod tests {
 
     #[test]
     fn a_stage_may_touch_what_it_names_and_nothing_else() {
-        let tag = |store: &str, path: &str| ObjectTag { store: store.into(), path: path.into(), ..ObjectTag::default() };
+        let tag =
+            |store: &str, path: &str| ObjectTag { store: store.into(), path: path.into(), ..ObjectTag::default() };
         let objects = vec![tag("file:///", "data/a b.csv"), tag("s3://bucket/", "t/1.parquet")];
         let stage = |writes: &str| DefineStage { objects: objects.clone(), writes: writes.into(), ..<_>::default() };
         let path = |text: &str| store_path(text).unwrap();
@@ -244,7 +245,9 @@ mod tests {
         let access = Access::of(&stage("s3://bucket/out/"));
         assert!(access.may_upload("s3://bucket/", &path("out/k=1/x.parquet")));
         assert!(!access.may_upload("s3://bucket/", &path("output/x.parquet")));
-        assert!(!access.may_upload("s3://other/", &path("out/x.parquet")) && !access.may_create(&path("out/x.parquet")));
+        assert!(
+            !access.may_upload("s3://other/", &path("out/x.parquet")) && !access.may_create(&path("out/x.parquet"))
+        );
 
         let access = Access::of(&stage(""));
         assert!(!access.may_upload("s3://bucket/", &path("x")) && !access.may_create(&path("x")));

@@ -35,9 +35,9 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 
-use onward_cache::{OpenUploads, StoreRegistry};
 use onward_cache::columns::ColumnTier;
 use onward_cache::ranges::RangeTier;
+use onward_cache::{OpenUploads, StoreRegistry};
 use onward_planner::error::classify;
 use onward_segment::{MappedSegment, ScratchDir, SegmentStore, StoreOptions};
 use onward_shuffle::flight::GrantKey;
