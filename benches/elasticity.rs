@@ -28,7 +28,7 @@ struct Options {
     #[arg(long, default_value_t = 0.05)]
     rate: f64,
     /// Median milliseconds of a cold start: 5 is a fork, 20 AWS Lambda's, 125 a microVM's
-    #[arg(long, default_value_t = 5.0)]
+    #[arg(long, default_value_t = 20.0)]
     cold_start_ms: f64,
     /// GiB of a function with one vCPU (1,769 MB at AWS Lambda)
     #[arg(long, default_value_t = 1.728)]

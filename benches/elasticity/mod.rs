@@ -169,7 +169,7 @@ fn simulate_while(
             ..Outcome::default()
         },
         slow_us,
-        slow_left: queries.len() / 100,
+        slow_left: queries.len() / 100 + 1,
     };
     for first in (0..functions).step_by(HOST_FUNCTIONS) {
         let max_functions = HOST_FUNCTIONS.min(functions - first);
@@ -335,7 +335,8 @@ pub fn compare(workload: &Workload, assumed: &Assumptions) -> Comparison {
             low = middle + 1;
         }
     }
-    let functions = found;
+    let most = assumed.most_functions / step * step;
+    let functions = found.or_else(|| is_enough(most).then_some(most));
     let days = 86_400.0 / workload.seconds as f64;
     Comparison {
         per_minute: queries.len() as f64 * 60.0 / workload.seconds as f64,

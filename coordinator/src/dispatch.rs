@@ -156,10 +156,6 @@ pub(crate) async fn outcome(
         record.functions_per_stage.clone_from(&outcome.stats.functions_per_stage);
         record.tasks = outcome.stats.tasks;
         record.attempts = outcome.stats.attempts;
-        record.exchange_bytes = outcome.stats.exchange_bytes;
-        record.requests = outcome.requests;
-        record.cache_hit_bytes = outcome.cache.hit_bytes;
-        record.cache_miss_bytes = outcome.cache.miss_bytes;
         record.spilled_bytes = outcome.stages.iter().map(|stage| stage.spilled_bytes).sum();
     });
     Ok(outcome)

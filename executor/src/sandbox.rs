@@ -2,14 +2,14 @@
 //!
 //! | what | by | who tries otherwise |
 //! | --- | --- | --- |
-//! | files: below its spill directory; all others come as descriptors from the host | Landlock | gets EACCES |
-//! | no sockets, processes, programs, memory that the host's watchdog does not see, other processes' memory, signals to them | seccomp | is killed (SIGSYS) |
+//! | contents of files and directories: below its spill directory; all others come as descriptors from the host | Landlock | gets EACCES |
+//! | no sockets, processes, programs, memory that the host's watchdog does not see, other processes' memory, signals to them, rights and owners of files | seccomp | is killed (SIGSYS) |
 //! | no environment, no capabilities, no core dumps, a bound on descriptors | at its start | |
 //! | memory | the host's watchdog ([`crate::host`]) | is killed |
 //!
 //! It is entered once the host has said where the function may spill, before there is a second thread or anything of a
 //! query. What the kernel does not have is left out, and the host says so at its start ([`missing`]); what it has and refuses
-//! ends the function.
+//! ends the function. Whether a path exists, and how large what lies there is, a function can find out (`stat`).
 //!
 //! Memory is not limited by a cgroup: one charges shared memory to whoever touched it first, and so cached columns and
 //! segments to functions that decoded or wrote them.
@@ -50,6 +50,9 @@ pub(crate) enum SandboxError {
     /// The filters could not be made.
     #[error("seccomp: {0}")]
     Filter(&'static BackendError),
+    /// The one that names this process could not be made.
+    #[error("seccomp: {0}")]
+    OwnFilter(BackendError),
     /// The filters were refused.
     #[error("seccomp: {0}")]
     Seccomp(#[from] seccompiler::Error),
@@ -143,11 +146,18 @@ pub(crate) fn enter(spill_dir: &Path) -> Result<(), SandboxError> {
         for filter in FILTERS.as_ref().map_err(SandboxError::Filter)? {
             seccompiler::apply_filter(filter)?;
         }
+        seccompiler::apply_filter(&own_signals().map_err(SandboxError::OwnFilter)?)?;
     }
     Ok(())
 }
 
-static FILTERS: LazyLock<Result<[BpfProgram; 2], BackendError>> = LazyLock::new(filters);
+static FILTERS: LazyLock<Result<Vec<BpfProgram>, BackendError>> = LazyLock::new(filters);
+
+/// The same number everywhere; new in Linux 6.6.
+const SYS_FCHMODAT2: libc::c_long = 452;
+/// Calls of the x32 convention have numbers from here on, which no rule names.
+#[cfg(target_arch = "x86_64")]
+const X32_CALLS: u32 = 0x4000_0000;
 
 /// Calls that no function makes, whatever their arguments.
 const FORBIDDEN: &[libc::c_long] = &[
@@ -160,7 +170,7 @@ const FORBIDDEN: &[libc::c_long] = &[
     libc::SYS_vfork,
     libc::SYS_unshare,
     libc::SYS_setns,
-    // The network. Pairs of sockets that reach nobody else are left: runtimes wake threads with them.
+    // The network. Pairs of stream sockets, which reach nobody else, are left: runtimes wake threads with them.
     libc::SYS_socket,
     libc::SYS_connect,
     libc::SYS_bind,
@@ -192,6 +202,29 @@ const FORBIDDEN: &[libc::c_long] = &[
     libc::SYS_rt_sigqueueinfo,
     libc::SYS_rt_tgsigqueueinfo,
     libc::SYS_kcmp,
+    // Rights, owners and times of files, which Landlock does not know of.
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_chmod,
+    libc::SYS_fchmod,
+    libc::SYS_fchmodat,
+    SYS_FCHMODAT2,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_chown,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_lchown,
+    libc::SYS_fchown,
+    libc::SYS_fchownat,
+    libc::SYS_setxattr,
+    libc::SYS_lsetxattr,
+    libc::SYS_fsetxattr,
+    libc::SYS_removexattr,
+    libc::SYS_lremovexattr,
+    libc::SYS_fremovexattr,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_utime,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_utimes,
+    libc::SYS_utimensat,
     // The machine.
     libc::SYS_mount,
     libc::SYS_umount2,
@@ -229,7 +262,7 @@ const FORBIDDEN: &[libc::c_long] = &[
 
 /// One that kills, and one that says that `clone3` is not there: its flags lie in memory, where no filter sees them, and the
 /// C library falls back to `clone`.
-fn filters() -> Result<[BpfProgram; 2], BackendError> {
+fn filters() -> Result<Vec<BpfProgram>, BackendError> {
     let arch = std::env::consts::ARCH.try_into()?;
     let only = |argument, operator, value| {
         SeccompRule::new(vec![SeccompCondition::new(argument, SeccompCmpArgLen::Qword, operator, value)?])
@@ -241,8 +274,42 @@ fn filters() -> Result<[BpfProgram; 2], BackendError> {
     rules.insert(libc::SYS_mmap, vec![only(3, SeccompCmpOp::MaskedEq(shared), shared)?]);
     // Limits may be read.
     rules.insert(libc::SYS_prlimit64, vec![only(2, SeccompCmpOp::Ne, 0)?]);
+    // A datagram socket sends to whoever has an address.
+    let kind = 0xf;
+    let others = (0..=kind).filter(|other| *other != libc::SOCK_STREAM as u64);
+    let others = others.map(|other| only(1, SeccompCmpOp::MaskedEq(kind), other)).collect::<Result<_, _>>()?;
+    rules.insert(libc::SYS_socketpair, others);
+    // Nothing is typed into the terminal of the server.
+    let typing = [libc::TIOCSTI, libc::TIOCLINUX].map(|request| only(1, SeccompCmpOp::Eq, request as u64));
+    rules.insert(libc::SYS_ioctl, typing.into_iter().collect::<Result<_, _>>()?);
     let kills = SeccompFilter::new(rules, SeccompAction::Allow, SeccompAction::KillProcess, arch)?;
     let absent = SeccompAction::Errno(libc::ENOSYS as u32);
     let falls_back = SeccompFilter::new([(libc::SYS_clone3, vec![])].into(), SeccompAction::Allow, absent, arch)?;
-    Ok([kills.try_into()?, falls_back.try_into()?])
+    Ok(vec![
+        kills.try_into()?,
+        falls_back.try_into()?,
+        #[cfg(target_arch = "x86_64")]
+        x32(),
+    ])
+}
+
+/// Signals go to this process only (`abort` sends one).
+fn own_signals() -> Result<BpfProgram, BackendError> {
+    let own = SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, u64::from(std::process::id()))?;
+    let rules = [(libc::SYS_tgkill, vec![SeccompRule::new(vec![own])?])].into();
+    let arch = std::env::consts::ARCH.try_into()?;
+    SeccompFilter::new(rules, SeccompAction::Allow, SeccompAction::KillProcess, arch)?.try_into()
+}
+
+/// Kills for calls of another convention, which the kernel may know: the other filters do not see them.
+#[cfg(target_arch = "x86_64")]
+fn x32() -> BpfProgram {
+    let step = |code: u32, jf, k| seccompiler::sock_filter { code: code as u16, jt: 0, jf, k };
+    vec![
+        // The number of the call comes first in what a filter sees.
+        step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0),
+        step(libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K, 1, X32_CALLS),
+        step(libc::BPF_RET | libc::BPF_K, 0, libc::SECCOMP_RET_KILL_PROCESS),
+        step(libc::BPF_RET | libc::BPF_K, 0, libc::SECCOMP_RET_ALLOW),
+    ]
 }

@@ -169,8 +169,9 @@ settings! {
     classes: BTreeMap<String, ClassConfig> = BTreeMap::new();
     /// What this machine has, for worker classes: words with commas between them, such as `arm64,nvme`.
     host_labels: String = String::new();
-    /// Functions that are started before any query, kept while they have nothing to do, and replaced when they leave. With 0 there are
-    /// none when nothing runs.
+    /// Functions that are started before any query, kept while they have nothing to do, and replaced when they leave. They are of the
+    /// size that a query has which runs on so many functions of one machine, or of the cheapest worker class. With 0 there are none when
+    /// nothing runs.
     warm_functions: u32 = 0;
     /// JSON file with prices (gb_second, vcpu_second, million_requests, thousand_reads, thousand_writes, in US dollars) for the cost of
     /// queries; empty takes those of AWS.

@@ -11,8 +11,8 @@
 //!      | -- AbortUpload ----------------------> |   no answer
 //! ```
 //!
-//! What may be opened and written is what the stages that the function has were defined with. Other requests that fail are
-//! answered by `RequestFailed`.
+//! What an attempt may open and write is what its stage was defined with. Other requests that fail are answered by
+//! `RequestFailed`.
 
 use crate::message::Attempt;
 
@@ -28,6 +28,9 @@ pub struct OpenFile {
     /// It is made, for writing; it must not be there.
     #[prost(bool, tag = "3")]
     pub is_new: bool,
+    /// Who wants it.
+    #[prost(message, required, tag = "4")]
+    pub attempt: Attempt,
 }
 
 /// The file rides on this message.
@@ -79,6 +82,9 @@ pub struct PutPart {
     /// Its bytes.
     #[prost(bytes = "bytes", tag = "6")]
     pub bytes: bytes::Bytes,
+    /// Whose upload it is.
+    #[prost(message, required, tag = "7")]
+    pub attempt: Attempt,
 }
 
 /// It was done.
@@ -92,7 +98,7 @@ pub struct Uploaded {
     pub name: String,
 }
 
-/// Take an upload back.
+/// Take an upload of this function back.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct AbortUpload {
     /// Base URL of the store.

@@ -21,7 +21,7 @@ use super::fleet::{Capacity, Fleet};
 use super::inputs::told;
 use super::outcome::Outcome;
 use super::running::{Ending, Query};
-use crate::scheduler::{Command, Event, Scheduler, SchedulerLimits};
+use crate::scheduler::{Command, Event, QueryStats, Scheduler, SchedulerLimits};
 use crate::system::{History, QueryRecord};
 
 pub(super) struct Driver {
@@ -351,22 +351,16 @@ impl Driver {
                 let kept = result
                     .iter()
                     .flat_map(|input| input.output.segments.iter().map(|segment| (input.host(), segment.id())));
-                let Some(done) = self.forget(query, &kept.collect::<Vec<_>>()) else { return };
-                let outcome = Outcome {
-                    result,
-                    stats,
-                    stages: done.metrics,
-                    replaced: done.replaced.into_keys().collect(),
-                    requests: done.requests,
-                    cache: done.cache,
-                };
+                let Some(done) = self.forget(query, &kept.collect::<Vec<_>>(), &stats) else { return };
+                let outcome =
+                    Outcome { result, stats, stages: done.metrics, replaced: done.replaced.into_keys().collect() };
                 if done.reply.send(Ok(outcome)).is_err() {
                     // The client is gone: nobody will release the result.
                     self.caused.push_back(Event::ResultReleased { query });
                 }
             }
-            Command::QueryFailed { query, error, .. } => {
-                if let Some(failed) = self.forget(query, &[]) {
+            Command::QueryFailed { query, error, stats } => {
+                if let Some(failed) = self.forget(query, &[], &stats) {
                     // Nobody listens when the client cancelled.
                     let _ = failed.reply.send(Err(error));
                 }
@@ -374,15 +368,20 @@ impl Driver {
         }
     }
 
-    fn forget(&mut self, query: QueryId, kept: &[(HostId, SegmentId)]) -> Option<Query> {
+    fn forget(&mut self, query: QueryId, kept: &[(HostId, SegmentId)], stats: &QueryStats) -> Option<Query> {
         for stages in self.defined.values_mut() {
             stages.retain(|stage| stage.query != query);
         }
         let mut forgotten = self.queries.remove(&query)?;
         let (usage, is_remote) = (forgotten.account.close(), forgotten.is_remote());
         self.history.settle(query, |record| {
+            // A query that was planned again took both.
             record.usage.add(&usage);
             record.is_remote |= is_remote;
+            record.requests.add(&forgotten.requests);
+            record.exchange_bytes += stats.exchange_bytes;
+            record.cache_hit_bytes += forgotten.cache.hit_bytes;
+            record.cache_miss_bytes += forgotten.cache.miss_bytes;
             record.waits_no_more();
         });
         self.fleet.forget_query(query, &forgotten.hosts, kept);

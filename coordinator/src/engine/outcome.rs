@@ -6,7 +6,7 @@ use datafusion::physical_plan::ExecutionPlan;
 use onward_cache::scan::{HIT_BYTES, MISS_BYTES};
 use onward_planner::explain::StageRun;
 use onward_wire::exchange::InputAttempt;
-use onward_wire::message::{AttemptDone, StoreRequests};
+use onward_wire::message::AttemptDone;
 
 use crate::scheduler::QueryStats;
 
@@ -21,10 +21,6 @@ pub struct Outcome {
     pub stages: Vec<StageRun>,
     /// Stages that ran their other plan.
     pub replaced: Vec<u32>,
-    /// Requests to object stores, of all attempts.
-    pub requests: StoreRequests,
-    /// Bytes of columns that scans found in the cache, and that they had to decode, of all attempts.
-    pub cache: CacheRead,
 }
 
 /// What scans found in the column cache.

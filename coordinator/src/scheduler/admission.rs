@@ -383,11 +383,14 @@ impl Scheduler {
         self.commands.push(Command::QueryFailed { query, error, stats: Default::default() });
     }
 
-    /// Gives free places to those who wait.
-    pub(super) fn start_waiting(&mut self) {
+    /// Gives free places to those who wait; false when nobody got one.
+    pub(super) fn start_waiting(&mut self) -> bool {
+        let mut has_started = false;
         while let Some(waiting) = self.admission.next() {
             self.start_query(waiting.spec, waiting.deadline_ms);
+            has_started = true;
         }
+        has_started
     }
 
     /// Why no host that is there will ever run the query.

@@ -257,7 +257,13 @@ impl Scheduler {
         if has_all && own().any(|function| self.pool.runs_for(*function, id) && is_fresh(function)) {
             return None;
         }
-        let waits_for_busy = !is_spread && self.pool.running(shape).any(|function| is_fresh(&function));
+        // Who has as many functions as a user may have gets none of others when these are free.
+        let most = self.limits.max_functions_per_user;
+        let is_at_limit = most > 0 && self.pool.owned_by(&query.user) >= most;
+        let may_come = |function: FunctionId| {
+            is_fresh(&function) && (!is_at_limit || self.pool.is_owned_by(function, &query.user))
+        };
+        let waits_for_busy = !is_spread && self.pool.running(shape).any(may_come);
         let last_resort = self.pool.idle(shape).next().filter(|_| !waits_for_busy);
         match (self.start_function(shape, preferred, &asker), last_resort) {
             (Start::Started, _) => Some(Placement::Claim(shape)),

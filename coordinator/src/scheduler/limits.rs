@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use onward_wire::Config;
-use onward_wire::config::QueueConfig;
+use onward_wire::config::{ClassConfig, QueueConfig};
 
 use super::event::FunctionShape;
 
@@ -83,6 +83,15 @@ impl SchedulerLimits {
     }
 }
 
+/// What an hour of a vCPU of a class costs; by its memory, where it has no price.
+fn usd_per_vcpu(class: &ClassConfig) -> f64 {
+    let usd = match class.usd_per_hour {
+        0.0 => class.memory_bytes as f64 / f64::from(1 << 30) * 0.06,
+        usd => usd,
+    };
+    usd / f64::from(class.vcpus.max(1))
+}
+
 impl From<&Config> for SchedulerLimits {
     fn from(config: &Config) -> Self {
         let queue = |queue: &QueueConfig| QueueLimits {
@@ -92,7 +101,7 @@ impl From<&Config> for SchedulerLimits {
         };
         // What the planner gives to each function of a query that uses so many.
         let functions = (config.functions as usize).max(config.warm_functions as usize).max(1);
-        let warm_shape = FunctionShape {
+        let plain = FunctionShape {
             vcpus: config.threads_per_function(functions) as u32,
             memory_bytes: match config.function_memory_bytes {
                 0 => config.operator_memory_limit_bytes() / functions as u64,
@@ -100,6 +109,15 @@ impl From<&Config> for SchedulerLimits {
             },
             class: 0,
         };
+        // With classes no stage runs in functions of none.
+        let offered = config.classes.values().zip(1..);
+        let offered = offered.filter(|(class, _)| class.is_offered_by(config.labels(), config.vcpu_count() as u32));
+        let cheapest = offered.min_by(|(one, _), (other, _)| usd_per_vcpu(one).total_cmp(&usd_per_vcpu(other)));
+        let warm_shape = cheapest.map_or(plain, |(class, id)| FunctionShape {
+            vcpus: class.vcpus.max(1),
+            memory_bytes: class.memory_bytes,
+            class: id,
+        });
         Self {
             max_functions: config.max_functions as usize,
             total_vcpus: config.vcpu_count() as u32,

@@ -144,8 +144,13 @@ impl Scheduler {
         self.time_out_queries();
         self.end_lifetimes();
         self.stop_deaf();
-        self.fail_without_functions();
-        self.start_waiting();
+        // One that starts may find that its hosts are gone, and leaves its place to the next.
+        loop {
+            self.fail_without_functions();
+            if !self.start_waiting() {
+                break;
+            }
+        }
         self.close_early();
         self.assign();
         self.assign_early();

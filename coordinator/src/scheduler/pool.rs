@@ -165,6 +165,10 @@ impl Pool {
         self.owners.get(user).map_or(0, |owned| owned.functions)
     }
 
+    pub(super) fn is_owned_by(&self, function: FunctionId, user: &str) -> bool {
+        self.functions.get(&function).is_some_and(|function| function.owner.as_deref() == Some(user))
+    }
+
     /// Idle functions of `user` that have another shape, the one that is idle the longest first, and since when.
     pub(super) fn idle_of(&self, user: &str, except: FunctionShape) -> impl Iterator<Item = (u64, FunctionId)> + '_ {
         let is_other = move |(_, id): &(u64, FunctionId)| !self.is(*id, except);

@@ -43,7 +43,7 @@ pub(super) struct HostStores {
 
 impl HostStores {
     pub(super) fn new(link: Arc<Link>, attempt: AttemptId) -> Arc<Self> {
-        let files = Arc::new(HostFiles { link: Arc::clone(&link), open: Mutex::default() });
+        let files = Arc::new(HostFiles { link: Arc::clone(&link), attempt, open: Mutex::default() });
         Arc::new(Self { link, attempt, files })
     }
 }
@@ -62,6 +62,7 @@ impl StoreSource for HostStores {
 /// Files of this machine that the attempt may read, and where it may write.
 pub(super) struct HostFiles {
     link: Arc<Link>,
+    attempt: AttemptId,
     /// The last ones used come last.
     open: Mutex<VecDeque<(Path, Arc<File>)>>,
 }
@@ -69,7 +70,7 @@ pub(super) struct HostFiles {
 impl HostFiles {
     /// A descriptor of its own, with a position of its own.
     async fn open(&self, location: &Path) -> Result<File> {
-        match self.link.open_file(location, false).await {
+        match self.link.open_file(self.attempt, location, false).await {
             Ok(Ok(file)) => Ok(File::from(file)),
             Ok(Err(error)) => Err(named(error, location, "open")),
             Err(error) => Err(failed(error)),
@@ -105,7 +106,7 @@ impl ObjectStore for HostFiles {
     }
 
     async fn put_multipart_opts(&self, location: &Path, _: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
-        match self.link.open_file(location, true).await {
+        match self.link.open_file(self.attempt, location, true).await {
             Ok(Ok(file)) => Ok(Box::new(NewFile::new(File::from(file), location.clone()))),
             Ok(Err(error)) => Err(named(error, location, "create")),
             Err(error) => Err(failed(error)),
@@ -287,7 +288,8 @@ impl MultipartStore for HostObjects {
     }
 
     async fn put_part(&self, path: &Path, id: &MultipartId, index: usize, data: PutPayload) -> Result<PartId> {
-        let content_id = self.link.put_part(&self.store, path, id, index, data.into()).await.map_err(failed)?;
+        let content_id =
+            self.link.put_part(self.attempt, &self.store, path, id, index, data.into()).await.map_err(failed)?;
         Ok(PartId { content_id })
     }
 

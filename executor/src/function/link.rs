@@ -25,9 +25,12 @@ use onward_wire::message::{
 use onward_wire::ranges::{RangesRead, ReadRanges};
 use onward_wire::{AttemptId, ErrorKind, SegmentId, WireError};
 use parking_lot::Mutex;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, Semaphore, oneshot};
 
 use crate::socket::{Sender, SocketError};
+
+/// Bytes of parts of uploads on their way to the host; one larger part goes alone.
+const PARTS_BYTES: u32 = 32 << 20;
 
 /// Sends to the host and matches its answers to requests. Shared by all attempts.
 pub(super) struct Link {
@@ -38,6 +41,8 @@ pub(super) struct Link {
     finds: Mutex<HashMap<u64, Asked>>,
     /// Store and path of uploads that are being begun.
     begun: Mutex<HashMap<u64, (String, String)>>,
+    /// Bytes of parts of uploads that may be on their way.
+    parts: Semaphore,
     released: Mutex<Vec<u64>>,
     has_released: Notify,
 }
@@ -155,6 +160,7 @@ impl Link {
             waiting: Mutex::default(),
             finds: Mutex::default(),
             begun: Mutex::default(),
+            parts: Semaphore::new(PARTS_BYTES as usize),
             released: Mutex::default(),
             has_released: Notify::new(),
         })
@@ -281,9 +287,14 @@ impl Link {
     }
 
     /// A file of the host's machine, to read, or a new one, to write; or what the system said.
-    pub(super) async fn open_file(&self, path: &Path, is_new: bool) -> Result<io::Result<OwnedFd>, WireError> {
-        let path = path.to_string();
-        match self.request(|request| OpenFile { request, path, is_new }.into()).await? {
+    pub(super) async fn open_file(
+        &self,
+        attempt: AttemptId,
+        path: &Path,
+        is_new: bool,
+    ) -> Result<io::Result<OwnedFd>, WireError> {
+        let (attempt, path) = (attempt.into(), path.to_string());
+        match self.request(|request| OpenFile { request, attempt, path, is_new }.into()).await? {
             Answer::File(file) => Ok(file),
             _ => Err(unexpected()),
         }
@@ -308,14 +319,19 @@ impl Link {
     /// Uploads a part; gives the store's name for it.
     pub(super) async fn put_part(
         &self,
+        attempt: AttemptId,
         store: &str,
         path: &Path,
         upload: &str,
         index: usize,
         bytes: Bytes,
     ) -> Result<String, WireError> {
+        // Control messages do not wait, and need room beside parts in the queue.
+        let room = u32::try_from(bytes.len()).unwrap_or(u32::MAX).clamp(1, PARTS_BYTES);
+        let Ok(_room) = self.parts.acquire_many(room).await else { return Err(gone(&SocketError::Closed)) };
         let (store, path, upload, index) = (store.to_owned(), path.to_string(), upload.to_owned(), index as u32);
-        self.upload_request(|request| PutPart { request, store, path, upload, index, bytes }.into()).await
+        let attempt = attempt.into();
+        self.upload_request(|request| PutPart { request, attempt, store, path, upload, index, bytes }.into()).await
     }
 
     async fn upload_request(&self, ask: impl FnOnce(u64) -> ToHost) -> Result<String, WireError> {

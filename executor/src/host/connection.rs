@@ -96,6 +96,7 @@ impl<'a> Connection<'a> {
         self.making.close();
         self.making.wait().await;
         self.fetches.take_back().await;
+        self.files.take_back().await;
         self.host.store.release_holder(self.function.id);
         self.columns.take_back().await;
     }
@@ -316,12 +317,14 @@ mod tests {
         let stage = DefineStage { objects, ..DefineStage::default() };
         function.allow(StageId::new(QueryId(1), 0), Access::of(&stage));
         let mut connection = Connection::new(&host.shared, Arc::clone(&function), sender);
-        let open = |path: &str, is_new| OpenFile { request: 1, path: path.into(), is_new }.into();
+        let open =
+            |path: &str, is_new| OpenFile { request: 1, attempt: attempt().into(), path: path.into(), is_new }.into();
         let object = ObjectTag { store: "s3://bucket/".into(), path: "secret".into(), ..ObjectTag::default() };
         let read = ReadRanges { request: 1, object, ranges: vec![], is_direct: true };
         let (store, path, name) = ("s3://bucket/".to_owned(), "out/x".to_owned(), "u".to_owned());
         let begin = BeginUpload { request: 1, attempt: attempt().into(), store: store.clone(), path: path.clone() };
-        let put = PutPart { request: 1, store, path, upload: name, index: 0, bytes: "x".into() };
+        let put =
+            PutPart { request: 1, attempt: attempt().into(), store, path, upload: name, index: 0, bytes: "x".into() };
         let new = named.replace("table", "new");
         let asked: [ToHost; 6] =
             [open("etc/shadow", false), open("etc/x", true), open(&new, true), read.into(), begin.into(), put.into()];

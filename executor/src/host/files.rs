@@ -14,11 +14,13 @@ use onward_wire::files::{AbortUpload, BeginUpload, FileOpened, OpenFile, PutPart
 use onward_wire::message::{DefineStage, RequestFailed, ToFunction};
 use onward_wire::{AttemptId, ErrorKind, WireError};
 use rustix::fs::{FileType, Mode, OFlags};
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
+use tokio_util::task::TaskTracker;
 use url::Url;
 
 use super::Shared;
-use super::function::Function;
+use super::function::{Function, Serving};
 use crate::socket::{Sender, SocketError};
 
 /// Requests of one function at once; more is a broken function.
@@ -64,33 +66,46 @@ impl Access {
 pub(super) struct FileService {
     stores: Arc<StoreRegistry>,
     uploads: Arc<OpenUploads>,
+    ended: Arc<Notify>,
     function: Arc<Function>,
     sender: Sender<ToFunction>,
-    /// They end with the function.
+    /// They end with the function,
     requests: JoinSet<()>,
+    /// and these before it is gone.
+    opening: TaskTracker,
 }
 
 impl FileService {
     pub(super) fn new(host: &Shared, function: Arc<Function>, sender: Sender<ToFunction>) -> Self {
-        let (stores, uploads) = (Arc::clone(&host.stores), Arc::clone(&host.uploads));
-        Self { stores, uploads, function, sender, requests: JoinSet::new() }
+        let (stores, uploads, ended) = (Arc::clone(&host.stores), Arc::clone(&host.uploads), Arc::clone(&host.ended));
+        Self { stores, uploads, ended, function, sender, requests: JoinSet::new(), opening: TaskTracker::new() }
+    }
+
+    /// Resolves when no file is being made for it any more.
+    pub(super) async fn take_back(self) {
+        self.opening.close();
+        self.opening.wait().await;
     }
 
     /// Opens a file, in a task of its own.
     pub(super) fn open(&mut self, asked: OpenFile) -> Result<(), String> {
-        let OpenFile { request, path, is_new } = asked;
+        let OpenFile { request, attempt, path, is_new } = asked;
         let location = store_path(&path).map_err(|error| format!("it opens no file: {error}"))?;
-        let is_allowed = self.function.may(|access| match is_new {
+        let serving = self.function.serve(&self.ended, attempt.into(), |access| match is_new {
             true => access.may_create(&location),
             false => access.may_read(FILES, &location),
         });
-        let sender = self.sender.clone();
+        let (sender, opening) = (self.sender.clone(), self.opening.clone());
         self.spawn(async move {
-            if !is_allowed {
+            let Some(serving) = serving else {
                 return fail(&sender, request, denied(&format!("/{location}"))).await;
-            }
-            // Opening waits for disks and for the network, where that is what files lie on.
-            let opened = tokio::task::spawn_blocking(move || open(&location, is_new)).await;
+            };
+            // Opening waits for disks and for the network, where that is what files lie on. It may go on when nobody waits.
+            let opening = opening.spawn_blocking(move || {
+                let _serving = serving;
+                open(&location, is_new)
+            });
+            let opened = opening.await;
             let (errno, files) = match opened {
                 Ok(Ok(file)) => (0, vec![file]),
                 Ok(Err(error)) => (error.raw_os_error().unwrap_or(libc::EIO), vec![]),
@@ -105,11 +120,11 @@ impl FileService {
         let BeginUpload { request, attempt, store, path } = asked;
         let attempt = AttemptId::from(attempt);
         let location = store_path(&path).map_err(|error| format!("it uploads to no object: {error}"))?;
-        let allowed = self.upload_to(&store, &location);
+        let allowed = self.upload_to(attempt, &store, &location);
         let (sender, uploads) = (self.sender.clone(), Arc::clone(&self.uploads));
         tokio::spawn(async move {
-            let store = match allowed {
-                Ok(store) => store,
+            let (store, _serving) = match allowed {
+                Ok(allowed) => allowed,
                 Err(error) => return fail(&sender, request, error).await,
             };
             match store.create_multipart(&location).await {
@@ -128,13 +143,13 @@ impl FileService {
 
     /// Uploads a part, in a task of its own.
     pub(super) fn put_part(&mut self, asked: PutPart) -> Result<(), String> {
-        let PutPart { request, store, path, upload, index, bytes } = asked;
+        let PutPart { request, attempt, store, path, upload, index, bytes } = asked;
         let location = store_path(&path).map_err(|error| format!("it uploads to no object: {error}"))?;
-        let allowed = self.upload_to(&store, &location);
+        let allowed = self.upload_to(attempt.into(), &store, &location);
         let sender = self.sender.clone();
         self.spawn(async move {
-            let store = match allowed {
-                Ok(store) => store,
+            let (store, _serving) = match allowed {
+                Ok(allowed) => allowed,
                 Err(error) => return fail(&sender, request, error).await,
             };
             match store.put_part(&location, &upload, index as usize, PutPayload::from_bytes(bytes)).await {
@@ -148,10 +163,11 @@ impl FileService {
     pub(super) fn abort_upload(&mut self, asked: AbortUpload) -> Result<(), String> {
         let AbortUpload { store, path, upload } = asked;
         let location = store_path(&path).map_err(|error| format!("it uploads to no object: {error}"))?;
-        let Ok(store) = self.upload_to(&store, &location) else {
-            // Its query is over: the coordinator has taken it back.
+        if !self.function.may(|access| access.may_upload(&store, &location)) {
+            // Its query is over, and with it the upload: the coordinator takes back what was begun for it.
             return Ok(());
-        };
+        }
+        let Ok(store) = self.multipart(&store) else { return Ok(()) };
         tokio::spawn(async move {
             if let Err(error) = store.abort_multipart(&location, &upload).await {
                 tracing::debug!(%location, %error, "an upload was not taken back; the coordinator tries again");
@@ -160,10 +176,18 @@ impl FileService {
         Ok(())
     }
 
-    fn upload_to(&self, store: &str, location: &Path) -> Result<Arc<dyn MultipartStore>, WireError> {
-        if !self.function.may(|access| access.may_upload(store, location)) {
-            return Err(denied(&format!("{store}{location}")));
-        }
+    fn upload_to(
+        &self,
+        attempt: AttemptId,
+        store: &str,
+        location: &Path,
+    ) -> Result<(Arc<dyn MultipartStore>, Serving), WireError> {
+        let serving = self.function.serve(&self.ended, attempt, |access| access.may_upload(store, location));
+        let serving = serving.ok_or_else(|| denied(&format!("{store}{location}")))?;
+        Ok((self.multipart(store)?, serving))
+    }
+
+    fn multipart(&self, store: &str) -> Result<Arc<dyn MultipartStore>, WireError> {
         let url = Url::parse(store).map_err(|error| WireError::new(ErrorKind::Internal, error))?;
         let handle = self.stores.handle(&url).map_err(|error| classify(&error.into()))?;
         handle.multipart.ok_or_else(|| {

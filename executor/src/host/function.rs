@@ -3,13 +3,14 @@
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::os::fd::OwnedFd;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use onward_wire::message::ToFunction;
 use onward_wire::{AttemptId, FunctionId, QueryId, SegmentId, StageId, WireError};
 use parking_lot::Mutex;
 use rustix::process::{Signal, pidfd_send_signal};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::files::Access;
@@ -41,6 +42,8 @@ struct Work {
     queries: HashSet<QueryId>,
     /// What the stages it has may read and write of stores.
     access: HashMap<StageId, Access>,
+    /// What the host does for attempts just now, by query.
+    served: HashMap<QueryId, usize>,
     /// Stages that could not be sent.
     undefined: HashMap<StageId, WireError>,
 }
@@ -110,9 +113,10 @@ impl Function {
         self.work.lock().present.contains(&attempt)
     }
 
-    /// Something in the process may still work for the query.
+    /// Something in the process may still work for the query, or the host does so for it.
     pub(super) fn works_for(&self, query: QueryId) -> bool {
-        self.work.lock().present.iter().any(|attempt| attempt.query() == query)
+        let work = self.work.lock();
+        work.served.contains_key(&query) || work.present.iter().any(|attempt| attempt.query() == query)
     }
 
     /// An attempt that something may still work for was given this segment.
@@ -132,6 +136,23 @@ impl Function {
     /// Notes what a stage may read and write, before the function hears of it.
     pub(super) fn allow(&self, stage: StageId, access: Access) {
         self.work.lock().access.insert(stage, access);
+    }
+
+    /// The host does something for an attempt that something still works for, if its stage may do that. The attempt's query has
+    /// not ended before the guard is dropped.
+    pub(super) fn serve(
+        self: &Arc<Self>,
+        ended: &Arc<Notify>,
+        attempt: AttemptId,
+        is_allowed: impl Fn(&Access) -> bool,
+    ) -> Option<Serving> {
+        let mut work = self.work.lock();
+        let may = work.access.get(&attempt.task.stage).is_some_and(is_allowed) && work.present.contains(&attempt);
+        may.then(|| {
+            let query = attempt.query();
+            *work.served.entry(query).or_default() += 1;
+            Serving { function: Arc::clone(self), ended: Arc::clone(ended), query }
+        })
     }
 
     /// Some stage that it has may do that.
@@ -187,6 +208,28 @@ impl Function {
             // An error means that it is gone.
             let _ = pidfd_send_signal(pidfd, Signal::KILL);
         }
+    }
+}
+
+/// The host does something for an attempt.
+pub(super) struct Serving {
+    function: Arc<Function>,
+    ended: Arc<Notify>,
+    query: QueryId,
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        {
+            let mut work = self.function.work.lock();
+            if let Some(served) = work.served.get_mut(&self.query) {
+                *served -= 1;
+                if *served == 0 {
+                    work.served.remove(&self.query);
+                }
+            }
+        }
+        self.ended.notify_waiters();
     }
 }
 

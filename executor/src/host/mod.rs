@@ -174,7 +174,7 @@ struct Shared {
     ranges: Option<Arc<RangeTier>>,
     functions: Mutex<HashMap<FunctionId, Arc<Function>>>,
     /// Told when an attempt ended or a function is gone.
-    ended: Notify,
+    ended: Arc<Notify>,
     launcher: Launcher,
     supervisors: TaskTracker,
     runtime: tokio::runtime::Handle,
@@ -228,7 +228,7 @@ impl Host {
             columns: Arc::new(columns),
             ranges,
             functions: Mutex::default(),
-            ended: Notify::new(),
+            ended: Arc::default(),
             launcher,
             supervisors: TaskTracker::new(),
             runtime,
@@ -288,7 +288,10 @@ impl Host {
         let id = StageId::new(QueryId(stage.query), stage.stage);
         let Some(function) = self.function(function) else { return };
         let specs = std::mem::take(&mut stage.stores);
-        let registered = specs.iter().try_for_each(|spec| self.shared.stores.register(spec));
+        // The coordinator's own host has the coordinator's stores, with the options they have by now.
+        let is_embedded = self.shared.neighbours.id() == HostId::EMBEDDED;
+        let mut missing = specs.iter().filter(|_| !is_embedded);
+        let registered = missing.try_for_each(|spec| self.shared.stores.register(spec));
         let registered = registered.map_err(|error| classify(&error.into()));
         function.allow(id, Access::of(&stage));
         if let Err(error) = registered.and_then(|()| send(&function, stage)) {

@@ -25,6 +25,10 @@ enum Crime {
     SignalHost,
     ReadHostMemory,
     OtherRing,
+    ChangeRights,
+    Datagrams,
+    KillHost,
+    OtherConvention,
     /// Is killed by the host.
     TakeMemory,
 }
@@ -59,6 +63,11 @@ fn commit(crime: i64) -> String {
         return format!("{:?}", std::net::TcpListener::bind("127.0.0.1:0"));
     } else if is(StartProgram) {
         return format!("{:?}", std::process::Command::new("/bin/true").status());
+    } else if is(ChangeRights) {
+        let public = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+        return format!("{:?}", std::fs::set_permissions("/", public));
+    } else if is(Datagrams) {
+        return format!("{:?}", std::os::unix::net::UnixDatagram::pair());
     } else if is(OtherRing) {
         // SAFETY: a null pointer is refused, if the call is made at all.
         return unsafe { libc::syscall(libc::SYS_io_uring_setup, 1, std::ptr::null::<()>()) }.to_string();
@@ -75,6 +84,11 @@ fn commit(crime: i64) -> String {
         } else if is(SharedMemory) {
             let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS;
             libc::mmap(std::ptr::null_mut(), 1 << 30, libc::PROT_WRITE, flags, -1, 0) as i64
+        } else if is(KillHost) {
+            libc::syscall(libc::SYS_tgkill, libc::getppid(), libc::getppid(), libc::SIGKILL)
+        } else if is(OtherConvention) {
+            // getpid
+            libc::syscall(0x4000_0000 | 39)
         } else if is(SignalHost) {
             i64::from(libc::kill(libc::getppid(), 0))
         } else {
@@ -136,7 +150,12 @@ async fn a_hostile_function_sees_no_file_and_no_environment() {
 /// Sockets, processes, other processes, and memory that its host would not see end it.
 #[tokio::test]
 async fn a_hostile_function_is_killed_for_a_forbidden_call() {
-    for crime in [OpenSocket, Fork, StartProgram, SharedMemory, SignalHost, ReadHostMemory, OtherRing] {
+    let mut crimes = vec![OpenSocket, Fork, StartProgram, SharedMemory, SignalHost, ReadHostMemory, OtherRing];
+    crimes.extend([ChangeRights, Datagrams, KillHost]);
+    if cfg!(target_arch = "x86_64") {
+        crimes.push(OtherConvention);
+    }
+    for crime in crimes {
         let (fixture, came) = try_to(crime).await;
         let reason = came.err().unwrap_or_else(|| panic!("{crime:?} was possible"));
         assert!(reason.contains("SIGSYS") && reason.contains("may not make"), "{crime:?}: {reason}");

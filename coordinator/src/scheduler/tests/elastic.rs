@@ -217,6 +217,25 @@ fn a_user_at_the_limit_gets_idle_functions_only() {
     assert_eq!(starts(&commands)[0].2, OTHER);
 }
 
+/// Its own functions have run the stage, and those of another user, which have not, are no help: they work for long.
+#[test]
+fn a_user_at_the_limit_does_not_wait_for_functions_of_others() {
+    let mut world = World::new(SchedulerLimits { max_functions_per_user: 2, total_vcpus: 8, ..limits() });
+    world.submit(of("bob", query(1, 2, &[(&[], 2)])));
+    ready_all(&mut world);
+    world.submit(of("ann", query(2, 4, &[(&[], 4)])));
+    ready_all(&mut world);
+    let of_ann = |world: &World| {
+        let ran = world.running().filter(|(_, attempt)| attempt.query() == QueryId(2));
+        ran.map(|(function, attempt)| (function, attempt.task.task)).collect::<Vec<_>>()
+    };
+    let first = of_ann(&world);
+    assert_eq!(first.len(), 2);
+    first.iter().for_each(|(function, _)| drop(world.finish(*function, 1)));
+    let second = of_ann(&world);
+    assert_eq!(second.len(), 2, "the other tasks run where the first ones did: {first:?}, {second:?}");
+}
+
 #[test]
 fn warm_functions_are_there_before_and_after_queries() {
     let mut world = World::new(SchedulerLimits { warm_functions: 2, function_lifetime_ms: 40_000, ..limits() });
@@ -303,6 +322,21 @@ fn a_stage_runs_on_functions_of_its_class() {
     world.lose_host(host);
     assert_eq!(error(&world, 1).kind(), ErrorKind::Unavailable);
     assert!(error(&world, 1).message.contains("class 7"), "{}", error(&world, 1));
+}
+
+/// A query may wait for its place while the only host for it leaves: it hears of that when it starts, not never.
+#[test]
+fn a_query_that_starts_after_its_hosts_left_fails() {
+    let mut world = World::new(SchedulerLimits { classes: vec![0], max_running_queries: 1, ..limits() });
+    let host = world.join_for(2, 2, vec![7]);
+    world.submit(query(1, 1, &[(&[], 1)]));
+    world.submit(QuerySpec { shape: FunctionShape { class: 7, ..SHAPE }, ..query(2, 1, &[(&[], 1)]) });
+    world.submit(QuerySpec { shape: FunctionShape { class: 7, ..SHAPE }, ..query(3, 1, &[(&[], 1)]) });
+    world.lose_host(host);
+    cancel(&mut world, 1);
+    for query in [2, 3] {
+        assert!(error(&world, query).message.contains("class 7"), "{}", error(&world, query));
+    }
 }
 
 #[test]
