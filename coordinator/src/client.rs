@@ -465,14 +465,19 @@ impl Session {
     fn request(&self) -> PlanRequest {
         let config = &self.coordinator.config;
         let (options, capacity) = (self.options(), self.coordinator.capacity());
+        // What the planner chooses fits; what a user asks for may not, and is refused with the reason.
+        let most = match config.max_functions_per_query {
+            0 => usize::MAX,
+            most => most as usize,
+        };
         PlanRequest {
             functions: (options.functions > 0).then_some(options.functions),
             vcpus: capacity.vcpus,
-            hosts: capacity.hosts,
+            hosts: capacity.hosts.min(most),
             bytes_per_host: config.bytes_per_host,
             bytes_per_function: config.bytes_per_function,
             tiny_query_bytes: config.tiny_query_bytes,
-            max_functions: config.max_functions as usize,
+            max_functions: (config.max_functions as usize).min(most),
             skewed_bytes: config.skewed_partition_bytes,
             task_bytes: (config.function_lifetime_ms / 4).saturating_mul(SCAN_BYTES_PER_MS),
         }

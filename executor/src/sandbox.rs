@@ -2,8 +2,9 @@
 //!
 //! | what | by | who tries otherwise |
 //! | --- | --- | --- |
-//! | contents of files and directories: below its spill directory; all others come as descriptors from the host | Landlock | gets EACCES |
-//! | no sockets, processes, programs, memory that the host's watchdog does not see, other processes' memory, signals to them, rights and owners of files | seccomp | is killed (SIGSYS) |
+//! | files and directories: those below its spill directory; others come as descriptors | Landlock | gets EACCES |
+//! | no sockets, processes, programs; no other process's memory, no signals; no rights and owners of files | seccomp | is killed |
+//! | no memory that the host's watchdog does not see | seccomp | is killed |
 //! | no environment, no capabilities, no core dumps, a bound on descriptors | at its start | |
 //! | memory | the host's watchdog ([`crate::host`]) | is killed |
 //!

@@ -2,7 +2,7 @@
 //!
 //! | a stage is | when | what it wants |
 //! | --- | --- | --- |
-//! | memory-bound | a task of it keeps 64 MiB or more, as far as statistics tell: build sides of joins, groups, sorted rows | the cheapest vCPUs of those classes whose memory holds that |
+//! | memory-bound | a task keeps 64 MiB or more of build sides, groups, sorted rows, or nobody knows | the cheapest that holds it |
 //! | scan-bound | it reads tables, and keeps little | the cheapest vCPUs |
 //! | exchange-bound | the rest | the cheapest vCPUs |
 //!
@@ -21,6 +21,7 @@ use datafusion::physical_plan::windows::WindowAggExec;
 
 use crate::graph::{Stage, StageGraph};
 use crate::sizing::{display_bytes, estimate};
+use crate::stage_input::StageInputExec;
 
 /// Less does not matter for where a task runs.
 const LITTLE_BYTES: u64 = 64 << 20;
@@ -74,17 +75,18 @@ pub fn choose_classes(graph: &mut StageGraph, classes: &[WorkerClass], pinned: &
             }
         },
     };
+    let estimates: Vec<_> = graph.stages.iter().map(|stage| stage.estimate.bytes).collect();
     for stage in &mut graph.stages {
         stage.class = Some(match wanted {
             Some(class) => ClassChoice { class: class.clone(), reason: "pinned by onward.class".to_owned() },
-            None => choose(stage, classes),
+            None => choose(stage, classes, &estimates),
         });
     }
     Ok(())
 }
 
-fn choose(stage: &Stage, classes: &[WorkerClass]) -> ClassChoice {
-    let kept = kept_bytes(&stage.plan, stage.tasks.len());
+fn choose(stage: &Stage, classes: &[WorkerClass], estimates: &[Option<u64>]) -> ClassChoice {
+    let kept = kept_bytes(&stage.plan, stage.tasks.len(), estimates);
     let cheapest = |classes: &mut dyn Iterator<Item = &WorkerClass>| {
         classes.min_by_key(|class| (class.nanousd_per_vcpu_second(), class.memory_bytes, class.id)).cloned()
     };
@@ -122,10 +124,28 @@ enum Kept {
     Unknown,
 }
 
-fn kept_bytes(plan: &Arc<dyn ExecutionPlan>, tasks: usize) -> Kept {
+/// Bytes that `plan` gives: by its statistics, else at most what the stages give that it reads.
+fn given_bytes(plan: &Arc<dyn ExecutionPlan>, estimates: &[Option<u64>]) -> Option<u64> {
+    if let Some(bytes) = estimate(plan).bytes {
+        return Some(bytes);
+    }
+    let mut given = Some(0_u64);
+    // It cannot fail: the closure does not.
+    let _ = plan.apply(|node| {
+        if node.children().is_empty() {
+            let input = node.downcast_ref::<StageInputExec>();
+            let bytes = input.and_then(|input| estimates.get(input.stage() as usize).copied().flatten());
+            given = given.zip(bytes).map(|(given, bytes)| given.saturating_add(bytes));
+        }
+        Ok(TreeNodeRecursion::Continue)
+    });
+    given
+}
+
+fn kept_bytes(plan: &Arc<dyn ExecutionPlan>, tasks: usize, estimates: &[Option<u64>]) -> Kept {
     let share = tasks.max(1) as u64;
     let (mut bytes, mut is_known) = (0_u64, true);
-    let mut keep = |kept: &Arc<dyn ExecutionPlan>, share: u64| match estimate(kept).bytes {
+    let mut keep = |kept: &Arc<dyn ExecutionPlan>, share: u64| match given_bytes(kept, estimates) {
         Some(kept) => bytes = bytes.saturating_add(kept / share * OVERHEAD),
         None => is_known = false,
     };

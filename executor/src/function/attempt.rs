@@ -166,7 +166,7 @@ impl Attempt {
             shared.environment.attempt(self.id, config, self.upload_log(), reads);
         let source = AttemptSource::new(Arc::clone(&shared.segments), self.id) as Arc<dyn SegmentSource>;
         let AttemptPlan { planned, runs, mapping, places } =
-            stage.plan(&decoder.context, &partitions, &self.inputs, &source, &shared.scans)?;
+            stage.plan(&task, &decoder.functions, &partitions, &self.inputs, &source, &shared.scans)?;
         self.use_filters(places);
 
         let count = runs.output_partitioning().partition_count();

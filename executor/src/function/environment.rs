@@ -17,6 +17,7 @@ use datafusion::logical_expr::{AggregateUDF, HigherOrderUDF, ScalarUDF, WindowUD
 use datafusion::prelude::SessionConfig;
 use onward_cache::ranges::RangeClient;
 use onward_cache::{ExpectedVersions, MeteredRegistry, StoreRegistry, StoreSource, UploadLog, versioned_cache_manager};
+use onward_planner::codec::Functions;
 use onward_planner::scalar_subquery::single_value;
 use onward_planner::session::function_session_config;
 use onward_wire::AttemptId;
@@ -82,12 +83,13 @@ impl Registry {
     }
 }
 
-/// What plans are decoded with: the functions of SQL as a session's settings make them. What runs has its functions in it.
+/// What plans are decoded with. What runs has its functions in it.
 pub(super) struct Decoder {
     settings: Vec<KeyValue>,
-    /// The session's settings.
+    /// The session's settings,
     pub(super) config: SessionConfig,
-    pub(super) context: TaskContext,
+    /// and the functions of SQL as they make them.
+    pub(super) functions: Arc<Functions>,
 }
 
 /// Memory, disk, stores, footers and functions of this process.
@@ -145,24 +147,14 @@ impl Environment {
             return Ok(decoder);
         }
         let config = function_session_config(settings.iter().map(|pair| (pair.key.as_str(), pair.value.as_str())))?;
-        let runtime = RuntimeEnv {
-            memory_pool: Arc::clone(&self.pool),
-            disk_manager: Arc::clone(&self.disk),
-            cache_manager: Arc::clone(&self.caches),
-            object_store_registry: self.stores.metered(None),
-        };
         let registry = &self.registry;
-        let context = TaskContext::new(
-            None,
-            String::new(),
-            config.clone(),
-            registry.scalar(config.options()),
-            registry.higher_order.clone(),
-            registry.aggregate.clone(),
-            registry.window.clone(),
-            Arc::new(runtime),
-        );
-        let decoder = Arc::new(Decoder { settings: settings.to_vec(), config, context });
+        let functions = Functions {
+            scalar: registry.scalar(config.options()),
+            higher_order: registry.higher_order.clone(),
+            aggregate: registry.aggregate.clone(),
+            window: registry.window.clone(),
+        };
+        let decoder = Arc::new(Decoder { settings: settings.to_vec(), config, functions: Arc::new(functions) });
         *self.decoder.lock() = Some(Arc::clone(&decoder));
         Ok(decoder)
     }

@@ -9,6 +9,7 @@ use datafusion::physical_plan::{ExecutionPlan, Partitioning};
 use datafusion_proto::physical_plan::PhysicalExtensionCodec;
 use onward_cache::ExpectedVersions;
 use onward_cache::scan::{WarmScans, with_tags};
+use onward_planner::codec::Functions;
 use onward_planner::{RuntimeFilterPlaces, StageInputExec, bind_inputs, codec, narrow_decimals, slice};
 use onward_shuffle::{InputFeed, OutputMapping, SegmentSource, ShuffleReaderExec};
 use onward_wire::filters::SketchSpec;
@@ -70,12 +71,13 @@ impl Stage {
     pub(super) fn plan(
         &self,
         context: &TaskContext,
+        functions: &Arc<Functions>,
         partitions: &[u32],
         inputs: &[Arc<InputFeed>],
         source: &Arc<dyn SegmentSource>,
         scans: &WarmScans,
     ) -> Result<AttemptPlan> {
-        let (planned, places) = codec::decode_with_filters(&self.definition.plan, context, &extensions())?;
+        let (planned, places) = codec::decode_with_filters(&self.definition.plan, context, &extensions(), functions)?;
         let sliced = slice(&planned, partitions)?;
         let bound = bind_inputs(sliced, &mut |input| reader(input, inputs, source))?;
         let tagged = |bound| with_tags(bound, &self.definition.objects);

@@ -8,7 +8,7 @@ mod stage_input;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, LazyLock};
 
 use datafusion::common::tree_node::{Transformed, TreeNode};
@@ -60,10 +60,23 @@ pub fn decode(
     ctx: &TaskContext,
     extensions: &[Arc<dyn PhysicalExtensionCodec>],
 ) -> Result<Arc<dyn ExecutionPlan>> {
-    decode_with_filters(bytes, ctx, extensions).map(|(plan, _)| plan)
+    decode_with_filters(bytes, ctx, extensions, &Arc::default()).map(|(plan, _)| plan)
 }
 
-/// [`decode`], and where the plan's runtime filters go.
+/// Functions of SQL by name, for contexts that have none of their own: a context owns its tables, these are shared.
+#[derive(Debug, Default)]
+pub struct Functions {
+    /// Of values.
+    pub scalar: HashMap<String, Arc<ScalarUDF>>,
+    /// Of functions.
+    pub higher_order: HashMap<String, Arc<HigherOrderUDF>>,
+    /// Of groups.
+    pub aggregate: HashMap<String, Arc<AggregateUDF>>,
+    /// Of windows.
+    pub window: HashMap<String, Arc<WindowUDF>>,
+}
+
+/// [`decode`], and where the plan's runtime filters go. What `ctx` does not have is taken from `functions`.
 ///
 /// # Errors
 /// As [`decode`].
@@ -71,8 +84,9 @@ pub fn decode_with_filters(
     bytes: &[u8],
     ctx: &TaskContext,
     extensions: &[Arc<dyn PhysicalExtensionCodec>],
+    functions: &Arc<Functions>,
 ) -> Result<(Arc<dyn ExecutionPlan>, RuntimeFilterPlaces)> {
-    let codec = OnwardCodec::new(extensions);
+    let codec = OnwardCodec { functions: Arc::clone(functions), ..OnwardCodec::new(extensions) };
     let mut plan = physical_plan_from_bytes_with_proto_converter(bytes, ctx, &codec, &DeduplicatingProtoConverter {})?;
     if ctx.session_config().options().optimizer.enable_sort_pushdown {
         plan = with_scan_hints(plan)?;
@@ -101,13 +115,14 @@ const RUNTIME_FILTER: u8 = u8::MAX - 1;
 #[derive(Debug)]
 struct OnwardCodec {
     extensions: Vec<Arc<dyn PhysicalExtensionCodec>>,
+    functions: Arc<Functions>,
     /// Runtime filters that were decoded.
     places: Mutex<Vec<Place>>,
 }
 
 impl OnwardCodec {
     fn new(extensions: &[Arc<dyn PhysicalExtensionCodec>]) -> Self {
-        Self { extensions: extensions.to_vec(), places: Mutex::default() }
+        Self { extensions: extensions.to_vec(), functions: Arc::default(), places: Mutex::default() }
     }
 
     /// The first extension that encodes it, marked with its position.
@@ -228,6 +243,11 @@ impl PhysicalExtensionCodec for OnwardCodec {
     }
 
     fn try_decode_udf(&self, name: &str, buf: &[u8]) -> Result<Arc<ScalarUDF>> {
+        if buf.is_empty()
+            && let Some(function) = self.functions.scalar.get(name)
+        {
+            return Ok(Arc::clone(function));
+        }
         let (extension, rest) = self.extension(buf, name)?;
         extension.try_decode_udf(name, rest)
     }
@@ -240,6 +260,11 @@ impl PhysicalExtensionCodec for OnwardCodec {
     }
 
     fn try_decode_udaf(&self, name: &str, buf: &[u8]) -> Result<Arc<AggregateUDF>> {
+        if buf.is_empty()
+            && let Some(function) = self.functions.aggregate.get(name)
+        {
+            return Ok(Arc::clone(function));
+        }
         let (extension, rest) = self.extension(buf, name)?;
         extension.try_decode_udaf(name, rest)
     }
@@ -252,6 +277,11 @@ impl PhysicalExtensionCodec for OnwardCodec {
     }
 
     fn try_decode_udwf(&self, name: &str, buf: &[u8]) -> Result<Arc<WindowUDF>> {
+        if buf.is_empty()
+            && let Some(function) = self.functions.window.get(name)
+        {
+            return Ok(Arc::clone(function));
+        }
         let (extension, rest) = self.extension(buf, name)?;
         extension.try_decode_udwf(name, rest)
     }
@@ -266,6 +296,11 @@ impl PhysicalExtensionCodec for OnwardCodec {
     }
 
     fn try_decode_higher_order_function(&self, name: &str, buf: &[u8]) -> Result<Arc<HigherOrderUDF>> {
+        if buf.is_empty()
+            && let Some(function) = self.functions.higher_order.get(name)
+        {
+            return Ok(Arc::clone(function));
+        }
         let (extension, rest) = self.extension(buf, name)?;
         extension.try_decode_higher_order_function(name, rest)
     }
