@@ -71,7 +71,7 @@ fn cost(svg: &mut String, top: f64, swept: &[Comparison], break_even: Option<(f6
     let known = || swept.iter().filter(|of| of.fixed.is_finite());
     let costs = || known().flat_map(|of| [of.elastic, of.fixed]).map(f64::ln);
     let (low, high) = (costs().fold(f64::MAX, f64::min), costs().fold(f64::MIN, f64::max));
-    let (first, last) = match (known().next(), known().last()) {
+    let (first, last) = match (known().next(), known().next_back()) {
         (Some(first), Some(last)) if last.per_minute > first.per_minute => {
             (first.per_minute.ln(), last.per_minute.ln())
         }

@@ -156,6 +156,8 @@ static FILTERS: LazyLock<Result<Vec<BpfProgram>, BackendError>> = LazyLock::new(
 
 /// The same number everywhere; new in Linux 6.6.
 const SYS_FCHMODAT2: libc::c_long = 452;
+/// TIOCSTI and TIOCLINUX: requests to a terminal that type into it.
+const TYPING: [u64; 2] = [0x5412, 0x541c];
 /// Calls of the x32 convention have numbers from here on, which no rule names.
 #[cfg(target_arch = "x86_64")]
 const X32_CALLS: u32 = 0x4000_0000;
@@ -281,7 +283,7 @@ fn filters() -> Result<Vec<BpfProgram>, BackendError> {
     let others = others.map(|other| only(1, SeccompCmpOp::MaskedEq(kind), other)).collect::<Result<_, _>>()?;
     rules.insert(libc::SYS_socketpair, others);
     // Nothing is typed into the terminal of the server.
-    let typing = [libc::TIOCSTI, libc::TIOCLINUX].map(|request| only(1, SeccompCmpOp::Eq, request as u64));
+    let typing = TYPING.map(|request| only(1, SeccompCmpOp::Eq, request));
     rules.insert(libc::SYS_ioctl, typing.into_iter().collect::<Result<_, _>>()?);
     let kills = SeccompFilter::new(rules, SeccompAction::Allow, SeccompAction::KillProcess, arch)?;
     let absent = SeccompAction::Errno(libc::ENOSYS as u32);

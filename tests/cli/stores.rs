@@ -99,7 +99,9 @@ async fn functions_read_a_bucket_and_only_read_it() {
 async fn a_write_to_a_bucket_appears_whole_or_not_at_all() {
     let workspace = Workspace::new();
     let bucket = Bucket::start(&workspace).await;
-    let run = |sql: &str| bucket.run(&workspace, &["--data-dir", "data", "--functions", "2", "-c", sql]);
+    // A series is made by one task, which cannot be cut to fit a short life.
+    let live = "function_lifetime_ms=600000";
+    let run = |sql: &str| bucket.run(&workspace, &["--data-dir", "data", "--functions", "2", "--set", live, "-c", sql]);
     run(COPY).expect_success();
     run(TABLE).expect_success();
     run("insert into t select id + 1000, k from t").expect_success();
