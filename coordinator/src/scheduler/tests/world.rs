@@ -472,11 +472,13 @@ impl World {
         if attempt.attempt == 0 && used.contains(&function) && !is_spread {
             // Allowed when no other function will come: none of the shape is there but for starting ones, which other
             // tasks wait for, and none can be started.
-            let has_other = self
-                .functions
-                .iter()
-                .any(|(id, (other, doing))| *other == shape && *doing != Doing::Starting && !used.contains(id));
             let most = self.limits.max_functions_per_user;
+            // Nor does a user who has as many as may be wait for those that work for others.
+            let is_at_limit = most > 0 && self.ledger.owned_by(&user) >= most;
+            let has_other = self.functions.iter().any(|(id, (other, doing))| {
+                let may_come = *doing == Doing::Nothing || !is_at_limit || self.ledger.owns(&user, *id);
+                *other == shape && *doing != Doing::Starting && !used.contains(id) && may_come
+            });
             let may_start =
                 self.ledger.has_token(self.now_ms, &self.limits) && (most == 0 || self.ledger.owned_by(&user) < most);
             let can_start = self.hosts.iter().any(|(host, (_, most))| {
