@@ -27,7 +27,7 @@ use crate::status;
 
 /// Header that names a session.
 pub const SESSION_HEADER: &str = "x-onward-session";
-/// Header that names a user, for sessions that begin with the call: see [`user_of`].
+/// Header that names a user, for sessions that begin with the call; without it the user of Basic credentials, or the address of the client.
 pub const USER_HEADER: &str = "x-onward-user";
 /// Cookie that names a session.
 pub const SESSION_COOKIE: &str = "arrow_flight_session_id";
