@@ -71,14 +71,17 @@ pub(super) struct FileService {
     sender: Sender<ToFunction>,
     /// They end with the function,
     requests: JoinSet<()>,
-    /// and these before it is gone.
+    /// these before it is gone,
     opening: TaskTracker,
+    /// and these by themselves: an upload is begun, or taken back, whatever becomes of the function.
+    detached: TaskTracker,
 }
 
 impl FileService {
     pub(super) fn new(host: &Shared, function: Arc<Function>, sender: Sender<ToFunction>) -> Self {
         let (stores, uploads, ended) = (Arc::clone(&host.stores), Arc::clone(&host.uploads), Arc::clone(&host.ended));
-        Self { stores, uploads, ended, function, sender, requests: JoinSet::new(), opening: TaskTracker::new() }
+        let (opening, detached) = (TaskTracker::new(), TaskTracker::new());
+        Self { stores, uploads, ended, function, sender, requests: JoinSet::new(), opening, detached }
     }
 
     /// Resolves when no file is being made for it any more.
@@ -122,7 +125,8 @@ impl FileService {
         let location = store_path(&path).map_err(|error| format!("it uploads to no object: {error}"))?;
         let allowed = self.upload_to(attempt, &store, &location);
         let (sender, uploads) = (self.sender.clone(), Arc::clone(&self.uploads));
-        tokio::spawn(async move {
+        self.check_bound()?;
+        self.detached.spawn(async move {
             let (store, _serving) = match allowed {
                 Ok(allowed) => allowed,
                 Err(error) => return fail(&sender, request, error).await,
@@ -168,7 +172,8 @@ impl FileService {
             return Ok(());
         }
         let Ok(store) = self.multipart(&store) else { return Ok(()) };
-        tokio::spawn(async move {
+        self.check_bound()?;
+        self.detached.spawn(async move {
             if let Err(error) = store.abort_multipart(&location, &upload).await {
                 tracing::debug!(%location, %error, "an upload was not taken back; the coordinator tries again");
             }
@@ -197,12 +202,17 @@ impl FileService {
     }
 
     fn spawn(&mut self, work: impl Future<Output = ()> + Send + 'static) -> Result<(), String> {
-        while self.requests.try_join_next().is_some() {}
-        if self.requests.len() >= MOST_REQUESTS {
-            return Err(format!("it asks for {MOST_REQUESTS} files at once"));
-        }
+        self.check_bound()?;
         self.requests.spawn(work);
         Ok(())
+    }
+
+    fn check_bound(&mut self) -> Result<(), String> {
+        while self.requests.try_join_next().is_some() {}
+        match self.requests.len() + self.detached.len() {
+            ..MOST_REQUESTS => Ok(()),
+            _ => Err(format!("it asks for {MOST_REQUESTS} files and uploads at once")),
+        }
     }
 }
 
