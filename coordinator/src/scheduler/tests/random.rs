@@ -306,6 +306,8 @@ proptest! {
         actions in prop::collection::vec(action(), 0..200),
     ) {
         let (warm, warm_shape) = (limits.warm_functions, limits.warm_shape);
+        // Where functions die and starts have a rate, they may all be gone until the next may start.
+        let gaps = limits.function_lifetime_ms > 0 && limits.function_starts_per_second > 0;
         let mut world = World::new(limits);
         for action in actions {
             act(&mut world, action, &mut queries);
@@ -323,7 +325,11 @@ proptest! {
         }
         prop_assert!(world.segments.values().all(|(_, released)| *released), "segments leak: {:#?}", world.segments);
         // Warm functions that grow old are replaced for ever.
-        for _ in 0..100 {
+        let mut most_warm = 0;
+        for step in 0..100 {
+            if step >= 50 {
+                most_warm = most_warm.max(world.functions.len());
+            }
             for function in starting(&world).collect::<Vec<_>>() {
                 world.ready(function);
             }
@@ -334,7 +340,9 @@ proptest! {
         }
         let hosts = world.hosts.iter().filter(|(host, _)| world.ledger.offers(**host, warm_shape.class));
         let room = hosts.map(|(_, (_, most))| *most).sum::<usize>();
-        prop_assert_eq!(world.functions.len(), warm.min(room), "functions stay: {:?}", world.functions);
+        let (there, wanted) = (world.functions.len(), warm.min(room));
+        prop_assert!(there <= wanted, "functions stay: {:?}", world.functions);
+        prop_assert!(there == wanted || gaps && most_warm > 0, "warm functions are not replaced: {:?}", world.functions);
         prop_assert!(world.functions.values().all(|(shape, _)| *shape == warm_shape));
         prop_assert_eq!(world.scheduler.functions(), world.functions.len());
         prop_assert_eq!(world.scheduler.queries(), (0, 0));
