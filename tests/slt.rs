@@ -4,14 +4,15 @@
 
 pub mod database;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::oracle::cluster::Cluster;
 use super::oracle::single::{Engine, single_process};
 use super::oracle::{rows, tables};
+use super::support::root;
 
 fn directory() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/slt")
+    root().join("tests/slt")
 }
 
 fn check(name: &str) {

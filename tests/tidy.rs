@@ -5,6 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use super::support::root;
+
 /// Past this a file has two subjects.
 const MAX_FILE_LINES: usize = 600;
 /// Too long already; may shrink, and must not get company.
@@ -14,14 +16,10 @@ const MAX_LINE_CHARACTERS: usize = 150;
 /// Names that say nothing about what is in the file.
 const EMPTY_NAMES: [&str; 5] = ["utils", "util", "common", "helpers", "misc"];
 
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
-
 /// Source files of the repository with these extensions, by path from its root.
 fn sources(extensions: &[&str]) -> Vec<(String, String)> {
     let mut found = Vec::new();
-    let mut pending = vec![root().to_owned()];
+    let mut pending = vec![root()];
     while let Some(dir) = pending.pop() {
         for entry in fs::read_dir(&dir).expect("a directory") {
             let path = entry.expect("an entry").path();
@@ -145,7 +143,7 @@ fn a_crate_opens_with_what_it_is() {
 fn files_have_names_that_somebody_chose() {
     let is_plain = |name: &str| name.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c));
     let mut problems = Vec::new();
-    let mut pending = vec![root().to_owned()];
+    let mut pending = vec![root()];
     while let Some(dir) = pending.pop() {
         for entry in fs::read_dir(&dir).expect("a directory") {
             let path = entry.expect("an entry").path();

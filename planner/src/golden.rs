@@ -269,7 +269,8 @@ fn tpch(scale: u64) -> SessionContext {
 }
 
 fn queries() -> Vec<(String, String)> {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tpch/queries");
+    // Cargo runs tests in the directory of their crate.
+    let dir = Path::new("../tpch/queries");
     (1..=22)
         .map(|number| format!("q{number:02}"))
         .map(|name| {
@@ -290,7 +291,7 @@ async fn plan(ctx: &SessionContext, sql: &str, request: &PlanRequest) -> Planned
 async fn golden_stage_plans() {
     let scales = [("SF1", tpch(1)), ("SF1000", tpch(1000))];
     let mut settings = insta::Settings::new();
-    settings.set_snapshot_path("../goldens");
+    settings.set_snapshot_path(fs::canonicalize("goldens").expect("the directory of the goldens"));
     settings.set_prepend_module_to_snapshot(false);
     settings.set_omit_expression(true);
     let mut failures = Vec::new();

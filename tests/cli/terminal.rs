@@ -4,9 +4,8 @@ use super::serve::Server;
 use super::{Ran, Workspace};
 
 fn drive(workspace: &Workspace, arguments: &[&str]) {
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cli/terminal.py");
     let mut command = workspace.program("python3");
-    command.args([script, env!("CARGO_BIN_EXE_onward")]).args(arguments);
+    command.args(["-c", include_str!("terminal.py"), env!("CARGO_BIN_EXE_onward")]).args(arguments);
     assert_eq!(Ran::of(command).expect_success(), "");
 }
 

@@ -14,13 +14,14 @@ use onward_tpch::{Answer, Comparison, Dataset, GenerateOptions, answers, compare
 use tokio::process::Command;
 
 use super::server::{TestServer, assert_idle, query};
+use crate::support::root;
 
 /// Installing may need the network.
 const INSTALL_TIMEOUT: Duration = Duration::from_secs(600);
 const CHECK_TIMEOUT: Duration = Duration::from_secs(300);
 
 pub fn python_dir() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/python")
+    root().join("tests/python")
 }
 
 /// The environment's interpreter, after making the environment when it is not there.

@@ -57,9 +57,8 @@ impl Network {
 
     /// A process that carries frames and takes its time.
     fn connect_switch(&mut self) -> Result<(), String> {
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/python/switch.py");
         let mut command = Command::new("python3");
-        command.args([script, "1e9", "0.0005"]).args(&self.namespaces[1..]);
+        command.args(["-c", include_str!("../python/switch.py"), "1e9", "0.0005"]).args(&self.namespaces[1..]);
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let switch = self.switch.insert(command.spawn().map_err(|error| format!("{command:?}: {error}"))?);
         let mut ready = String::new();
