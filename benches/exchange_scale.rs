@@ -128,6 +128,7 @@ fn simulate(count: usize) -> Result<(), BoxError> {
         first_attempt: 0,
         task_bytes: 0,
         split_bytes: 0,
+        task_lives: 0,
         starts_early: true,
         stages: vec![stage(vec![]), stage(vec![0])],
     };

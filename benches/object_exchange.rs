@@ -233,6 +233,7 @@ impl Bench {
             max_functions: FUNCTIONS,
             skewed_bytes: 0,
             task_bytes: 0,
+            finer: 1,
         };
         let mut exchanges = Vec::new();
         // Q15 alone has several statements; the last one is the query.

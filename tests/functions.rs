@@ -33,6 +33,23 @@ async fn functions_that_die_young_lose_no_rows() {
     onward.stop().await;
 }
 
+/// Tasks that take longer than functions live are cut into more, and no row is lost or given twice.
+#[tokio::test(flavor = "multi_thread")]
+async fn work_that_is_longer_than_a_life_is_cut() {
+    let sql = "SELECT count(*), sum(a.id % 7) FROM events a JOIN events b ON a.v % 50 = b.v % 50 \
+               WHERE (a.id * 31 + b.id) % 5 < 3";
+    let onward = Onward::start(Config { vcpus: 2, function_lifetime_ms: 400, ..Config::default() }).await;
+    let right = expected(&onward, sql).await;
+    for direct_results in [false, true] {
+        let direct_results = format!("SET onward.direct_results = {direct_results}");
+        let session = onward.session(&["SET onward.functions = 1", &direct_results]).await;
+        assert_eq!(rows(&session, sql).await, right);
+    }
+    let tasks = "SELECT min(tasks) >= 8 FROM system.queries WHERE sql LIKE 'SELECT count(*), sum(a.id%'";
+    assert_eq!(rows(&onward.session(&[]).await, tasks).await, [["true"]], "it did not take long enough");
+    onward.stop().await;
+}
+
 /// The first query starts its functions, the second finds them; both cost what their attempts took.
 #[tokio::test(flavor = "multi_thread")]
 async fn queries_say_what_they_cost() {

@@ -289,6 +289,7 @@ fn spec(id: usize, query: &Query, shape: FunctionShape) -> QuerySpec {
         first_attempt: 0,
         task_bytes: 0,
         split_bytes: 0,
+        task_lives: 0,
         starts_early: false,
         stages: (0..).zip(&query.stages).map(stage).collect(),
     }

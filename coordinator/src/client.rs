@@ -9,6 +9,7 @@ use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::prelude::SessionContext;
+use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt, stream};
 use onward_cache::scan::tags_of;
 use onward_cache::{ExpectedVersions, UploadLog, VersionChecks};
@@ -26,6 +27,7 @@ use tokio::sync::watch;
 use tokio::time::Instant as Deadline;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
+use crate::again::or_again;
 use crate::analyze::{self, Analysis, Started, Submitted};
 use crate::api::{Execution, Prepared, QueryError, QueryProgress, Result, ResultStream, SessionOptions};
 use crate::coordinator::Coordinator;
@@ -33,13 +35,19 @@ use crate::dispatch::{self, Dispatch};
 use crate::engine::{Listing, LocatedResult, Outcome, guard, read_result, timed_out};
 use crate::session::cache::{self, CacheOrder};
 use crate::session::{PreparedStatement, SqlSession, Work};
-use crate::stale::or_again;
 use crate::system::QueryState;
 use crate::versions::check_versions;
 use crate::write::{Write, commit_after};
 
 /// Attempts of a query that was planned again are numbered from here: no first plan has so many.
 const PLANNED_AGAIN: u32 = 1_000_000;
+
+/// Functions that a task outlives before its query is planned again: an attempt may begin late in a function's life.
+const TASK_LIVES: u32 = 3;
+
+/// Times as many tasks with each plan whose tasks took too long, up to [`FINEST`]; what takes too long then cannot be cut.
+const FINER: usize = 4;
+const FINEST: usize = 64;
 
 /// What a task scans in a millisecond, where it decodes everything. Cautious: a third of what a core does.
 const SCAN_BYTES_PER_MS: u64 = 64 << 10;
@@ -60,6 +68,12 @@ struct Run {
     deadline: Option<Deadline>,
     /// The number of the first attempt of each task.
     first_attempt: u32,
+    /// An object that changed is worth another plan.
+    if_stale: bool,
+    /// Times as many tasks as usual.
+    finer: usize,
+    /// Functions that a task outlives before there is another plan; 0: there is none.
+    task_lives: u32,
     /// Held as long as anybody may work for a write.
     worker: Option<TaskTrackerToken>,
 }
@@ -148,7 +162,16 @@ impl Session {
                 Work::Query(plan) => Arc::clone(plan.schema().inner()),
                 _ => schema,
             };
-            let run = Run { listing: Arc::clone(&listing), progress, deadline, first_attempt: 0, worker: None };
+            let run = Run {
+                listing: Arc::clone(&listing),
+                progress,
+                deadline,
+                first_attempt: 0,
+                if_stale: true,
+                finer: 1,
+                task_lives: TASK_LIVES,
+                worker: None,
+            };
             let (rows, located) = match work {
                 Work::Query(plan) if self.options().direct_results => self.located(run, plan).await?,
                 work => (self.rows(run, work).await?, None),
@@ -229,16 +252,14 @@ impl Session {
         }
     }
 
-    async fn query(self: &Arc<Self>, run: Run, plan: &LogicalPlan) -> Result<ResultStream> {
-        // Nobody follows the progress of a second try: the first one's end is said when it has ended.
-        let progress = watch::channel(QueryProgress::default()).0;
-        let run_again = Run { progress, first_attempt: PLANNED_AGAIN, ..run.clone() };
-        let (session, plan_again) = (Arc::clone(self), plan.clone());
-        let again = async move {
+    fn query<'a>(self: &'a Arc<Self>, run: Run, plan: &'a LogicalPlan) -> BoxFuture<'a, Result<ResultStream>> {
+        let (session, plan_again, this) = (Arc::clone(self), plan.clone(), run.clone());
+        let again = move |error: &WireError| {
+            let run = this.again(error)?;
             session.coordinator.resources.stores().checks().forget();
-            session.query_once(run_again, &plan_again).await
+            Some(async move { session.query(run, &plan_again).await }.boxed())
         };
-        or_again(self.query_once(run, plan).await, again.boxed())
+        async move { or_again(self.query_once(run, plan).await, Box::new(again)) }.boxed()
     }
 
     /// As [`Self::query`], but over when this returns, if hosts hold the rows: clients are told where.
@@ -247,39 +268,40 @@ impl Session {
         run: Run,
         plan: LogicalPlan,
     ) -> Result<(ResultStream, Option<Arc<LocatedResult>>)> {
-        let Planned::Stages(graph) = self.planned(&plan).await? else {
+        let Planned::Stages(mut graph) = self.planned(&plan, run.finer).await? else {
             return Ok((self.rows(run, Work::Query(plan)).await?, None));
         };
-        let (query, listing) = (run.query(), Arc::clone(&run.listing));
-        let again = Run { first_attempt: PLANNED_AGAIN, ..run.clone() };
-        let mut submitted = self.submit(run, graph).await?;
-        let mut outcome = dispatch::outcome(query, submitted.outcome, &self.coordinator.history).await;
-        if outcome.as_ref().is_err_and(|error| error.is_stale) {
-            // Planned again, once: whoever sees an error of this one must not begin anew.
-            let last = |mut error: QueryError| {
-                error.error.is_stale = false;
-                error
+        let (query, listing, mut next) = (run.query(), Arc::clone(&run.listing), run);
+        // Whoever sees an error of a second plan must not begin anew.
+        let last = |mut error: QueryError| {
+            error.error.is_stale = false;
+            error
+        };
+        let (engine, outcome) = loop {
+            let this = next.clone();
+            let submitted = self.submit(next, graph).await.map_err(last)?;
+            let outcome = dispatch::outcome(query, submitted.outcome, &self.coordinator.history).await;
+            let Some(again) = outcome.as_ref().err().and_then(|error| this.again(error)) else {
+                break (submitted.engine, outcome.map_err(|error| WireError { is_stale: false, ..error }));
             };
             self.coordinator.resources.stores().checks().forget();
-            let Planned::Stages(graph) = self.planned(&plan).await.map_err(last)? else {
+            let Planned::Stages(planned) = self.planned(&plan, again.finer).await.map_err(last)? else {
                 return Ok((self.rows(again, Work::Query(plan)).await.map_err(last)?, None));
             };
-            submitted = self.submit(again, graph).await.map_err(last)?;
-            outcome = dispatch::outcome(query, submitted.outcome, &self.coordinator.history).await;
-            outcome = outcome.map_err(|error| WireError { is_stale: false, ..error });
-        }
+            (next, graph) = (again, planned);
+        };
         let Outcome { result, stats, .. } = outcome?;
-        let located = LocatedResult::new(&submitted.engine, &self.coordinator.hosts, &result).map(Arc::new);
+        let located = LocatedResult::new(&engine, &self.coordinator.hosts, &result).map(Arc::new);
         if located.is_some() {
             listing.add_rows(stats.rows as usize);
             listing.record(QueryState::Done);
         }
-        Ok((keeping(plan, read_result(&submitted.engine, result)), located))
+        Ok((keeping(plan, read_result(&engine, result)), located))
     }
 
     async fn query_once(&self, run: Run, plan: &LogicalPlan) -> Result<ResultStream> {
         let query = run.query();
-        match self.planned(plan).await? {
+        match self.planned(plan, run.finer).await? {
             Planned::Coordinator { plan, .. } => Ok(self.local_rows(run, plan)?.1),
             Planned::Stages(graph) => {
                 let submitted = self.submit(run, graph).await?;
@@ -302,6 +324,7 @@ impl Session {
         plans.iter().try_for_each(|plan| cache::check_whole(&order, plan))?;
         if let (Planned::Stages(graph), true) = (planned, order.columns.is_some()) {
             let query = run.query();
+            let run = Run { task_lives: 0, ..run };
             let submitted = self.submit_with(run, graph, CacheUse::Fill).await?;
             dispatch::outcome(query, submitted.outcome, &self.coordinator.history).await?;
         }
@@ -347,8 +370,8 @@ impl Session {
         Ok(Arc::new(context.with_session_config(config).with_runtime(Arc::new(runtime))))
     }
 
-    async fn planned(&self, plan: &LogicalPlan) -> Result<Planned> {
-        self.plan_with(plan, &self.request()).await
+    async fn planned(&self, plan: &LogicalPlan, finer: usize) -> Result<Planned> {
+        self.plan_with(plan, &PlanRequest { finer, ..self.request() }).await
     }
 
     /// Plans with versions of all remote files that were asked for at once.
@@ -409,6 +432,7 @@ impl Session {
                 u64::try_from(deadline.saturating_duration_since(Deadline::now()).as_millis()).unwrap_or(u64::MAX)
             }),
             first_attempt: run.first_attempt,
+            task_lives: run.task_lives,
             cache,
             progress: run.progress,
         };
@@ -428,7 +452,7 @@ impl Session {
     }
 
     async fn explain(&self, mode: ExplainMode, plan: &LogicalPlan) -> Result<ResultStream> {
-        let planned = self.planned(plan).await?;
+        let planned = self.planned(plan, 1).await?;
         let (kind, text) = match mode {
             ExplainMode::Dot => ("dot", explain::dot(&planned)),
             ExplainMode::Text | ExplainMode::Analyze => ("stages", explain::text(&planned)),
@@ -440,7 +464,8 @@ impl Session {
     async fn analyze(&self, run: Run, plan: &LogicalPlan, write: Option<Write>) -> Result<ResultStream> {
         let (listing, begun) = (Arc::clone(&run.listing), Instant::now());
         let background = Arc::clone(self.coordinator.resources.stores().uploads());
-        let plan = match self.planned(plan).await? {
+        let run = Run { task_lives: 0, ..run };
+        let plan = match self.planned(plan, 1).await? {
             Planned::Coordinator { plan, reason } => {
                 let (plan, rows) = self.local_rows(run, plan)?;
                 Started::Local { plan, reason, rows }
@@ -480,6 +505,7 @@ impl Session {
             max_functions: (config.max_functions as usize).min(most),
             skewed_bytes: config.skewed_partition_bytes,
             task_bytes: (config.function_lifetime_ms / 4).saturating_mul(SCAN_BYTES_PER_MS),
+            finer: 1,
         }
     }
 }
@@ -493,6 +519,22 @@ fn keeping(plan: LogicalPlan, rows: ResultStream) -> ResultStream {
 impl Run {
     fn query(&self) -> QueryId {
         self.listing.query()
+    }
+
+    /// How it runs once more, if `error` is worth another plan. Nobody follows the progress of that: the first one's end is said
+    /// when it has ended.
+    fn again(&self, error: &WireError) -> Option<Self> {
+        let again = Self {
+            progress: watch::channel(QueryProgress::default()).0,
+            first_attempt: self.first_attempt.checked_add(PLANNED_AGAIN)?,
+            ..self.clone()
+        };
+        if error.is_stale && self.if_stale {
+            return Some(Self { if_stale: false, ..again });
+        }
+        let finer = self.finer.saturating_mul(FINER);
+        let task_lives = if finer < FINEST { TASK_LIVES } else { 0 };
+        (error.is_too_long && finer <= FINEST).then_some(Self { finer, task_lives, ..again })
     }
 }
 

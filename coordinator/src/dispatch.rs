@@ -37,6 +37,8 @@ pub(crate) struct Dispatch<'a> {
     pub(crate) timeout_ms: Option<u64>,
     /// See [`QuerySpec::first_attempt`].
     pub(crate) first_attempt: u32,
+    /// See [`QuerySpec::task_lives`].
+    pub(crate) task_lives: u32,
     /// Scans read the column cache.
     pub(crate) cache: CacheUse,
     pub(crate) progress: watch::Sender<QueryProgress>,
@@ -49,7 +51,7 @@ pub(crate) fn submit(
 ) -> Result<oneshot::Receiver<Result<Outcome, WireError>>, WireError> {
     let Dispatch { query, user, queue, config, capacity, graph, stores, extensions, timeout_ms, first_attempt, .. } =
         dispatch;
-    let (cache, progress) = (dispatch.cache, dispatch.progress);
+    let (cache, progress, task_lives) = (dispatch.cache, dispatch.progress, dispatch.task_lives);
     let settings = graph.settings.iter().map(|(key, value)| KeyValue { key: key.clone(), value: value.clone() });
     let settings: Vec<KeyValue> = settings.collect();
     let define = |stage: &onward_planner::Stage| -> Result<DefineStage, WireError> {
@@ -96,6 +98,7 @@ pub(crate) fn submit(
         task_bytes: if graph.sizing.is_forced { 0 } else { config.bytes_per_task },
         split_bytes: config.skewed_partition_bytes,
         starts_early: config.early_start,
+        task_lives,
         stages: graph
             .stages
             .iter()

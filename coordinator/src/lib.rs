@@ -8,6 +8,7 @@
 //! what it wrote cannot be cancelled; an error keeps the kind it had where it happened.
 
 pub mod accounting;
+mod again;
 mod analyze;
 mod api;
 pub mod catalog;
@@ -18,7 +19,6 @@ mod dispatch;
 mod engine;
 pub mod scheduler;
 pub mod session;
-mod stale;
 pub mod system;
 mod versions;
 pub mod write;

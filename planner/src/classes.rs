@@ -202,6 +202,7 @@ mod tests {
             max_functions: 8,
             skewed_bytes: 0,
             task_bytes: 0,
+            finer: 1,
         };
         match plan_query(&context.state(), &plan, &request).await.expect("a plan") {
             Planned::Stages(graph) => graph,

@@ -354,6 +354,7 @@ async fn auto_sizing_follows_statistics() {
         max_functions: 64,
         skewed_bytes: 0,
         task_bytes: 0,
+        finer: 1,
     };
     let sql = "select l_returnflag, sum(l_quantity) from lineitem group by l_returnflag";
     let Planned::Stages(one) = plan(&tpch(1), sql, &request).await else { panic!("not tiny") };

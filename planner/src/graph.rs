@@ -44,7 +44,7 @@ pub struct Sizing {
     pub functions: usize,
     /// Threads of each function, at least 1.
     pub threads: usize,
-    /// The number of functions or tasks is the user's word: no stage runs on fewer.
+    /// The number of functions is the user's word, or that of tasks is what their time asks for: no stage runs on fewer.
     pub is_forced: bool,
     /// One line for EXPLAIN: `forced by onward.functions`, `input 1.2 GiB fits one function (8.0 GiB each)`.
     pub reason: String,

@@ -19,7 +19,7 @@ use crate::sizing::{is_skewed, scan_bytes, size};
 /// The most bytes of an encoded stage. Larger ones (literal tables, mostly) run in the coordinator, where their data is.
 const MAX_PLAN_BYTES: usize = 64 << 20;
 /// However short the life of functions is: what a stage costs grows with its tasks.
-const MOST_SCAN_TASKS: u64 = 1_024;
+const MOST_TASKS: usize = 1_024;
 
 /// What the planner is told besides the SQL.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +43,8 @@ pub struct PlanRequest {
     pub skewed_bytes: u64,
     /// The most bytes that a task shall scan, so that it ends long before its function has to; 0: no limit.
     pub task_bytes: u64,
+    /// Times as many tasks as usual, for a query whose tasks took longer than functions live; at least 1.
+    pub finer: usize,
 }
 
 /// How a query runs.
@@ -78,7 +80,7 @@ pub async fn plan_query(state: &SessionState, logical: &LogicalPlan, request: &P
     }
     if let Some(functions) = request.functions {
         let sizing = size(request, None);
-        if functions > 1 || stage_tasks(state) > 1 {
+        if functions > 1 || stage_tasks(state) > 1 || request.finer > 1 {
             return distributed(state, &optimized, sizing, request).await;
         }
         let plan = physical(state, &optimized).await?;
@@ -97,7 +99,7 @@ pub async fn plan_query(state: &SessionState, logical: &LogicalPlan, request: &P
         return Ok(Planned::Coordinator { plan, reason });
     }
     let sizing = size(request, input);
-    if sizing.functions > 1 || stage_tasks(state) > 1 || scan_tasks(&plan, request)? > 1 {
+    if sizing.functions > 1 || stage_tasks(state) > 1 || request.finer > 1 || scan_tasks(&plan, request)? > 1 {
         return distributed(state, &optimized, sizing, request).await;
     }
     Ok(single(state, plan, sizing))
@@ -108,8 +110,9 @@ fn scan_tasks(plan: &Arc<dyn ExecutionPlan>, request: &PlanRequest) -> Result<us
     if request.task_bytes == 0 {
         return Ok(1);
     }
-    let tasks = scan_bytes(plan)?.map_or(1, |bytes| bytes.div_ceil(request.task_bytes)).min(MOST_SCAN_TASKS);
-    Ok(tasks as usize)
+    let tasks = scan_bytes(plan)?.map_or(1, |bytes| bytes.div_ceil(request.task_bytes));
+    let tasks = usize::try_from(tasks).unwrap_or(usize::MAX);
+    Ok(tasks.saturating_mul(request.finer.max(1)).min(MOST_TASKS))
 }
 
 /// Statements that are about plans or the session rather than about data.
@@ -163,8 +166,10 @@ async fn distributed(
     sizing: Sizing,
     request: &PlanRequest,
 ) -> Result<Planned> {
-    let is_forced = request.functions.is_some();
-    let mut spread = spread_state(state, &sizing, is_forced, 1);
+    let usual = sizing.functions.max(stage_tasks(state));
+    let finer = if request.finer > 1 { usual.saturating_mul(request.finer).min(MOST_TASKS) } else { 1 };
+    let is_forced = sizing.is_forced;
+    let mut spread = spread_state(state, &sizing, is_forced, finer);
     let mut plan = physical(&spread, optimized).await?;
     let scan_tasks = scan_tasks(&plan, request)?;
     if scan_tasks > onward_options(spread.config_options()).tasks {

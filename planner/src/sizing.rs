@@ -130,7 +130,8 @@ pub(crate) fn size(request: &PlanRequest, input: Option<u64>) -> Sizing {
     let (vcpus, hosts) = (request.vcpus.max(1), request.hosts.max(1));
     let sizing = |functions: usize, reason| {
         let threads = (vcpus / functions.div_ceil(hosts)).max(1);
-        Sizing { functions, threads, is_forced: request.functions.is_some(), reason }
+        let is_forced = request.functions.is_some() || request.finer > 1;
+        Sizing { functions, threads, is_forced, reason }
     };
     if let Some(functions) = request.functions {
         return sizing(functions.max(1), "forced by onward.functions".to_owned());
@@ -186,6 +187,7 @@ mod tests {
             max_functions: 8,
             skewed_bytes: 0,
             task_bytes: 0,
+            finer: 1,
         }
     }
 

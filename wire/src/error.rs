@@ -43,6 +43,9 @@ pub struct WireError {
     /// An object was overwritten or removed after the query was planned: worth planning it again, once.
     #[prost(bool, tag = "5")]
     pub is_stale: bool,
+    /// A task takes longer than functions live: worth planning the query again, in smaller tasks.
+    #[prost(bool, tag = "6")]
+    pub is_too_long: bool,
 }
 
 impl WireError {
@@ -54,6 +57,7 @@ impl WireError {
             is_retryable: kind == ErrorKind::Unavailable,
             counts_as_failure: true,
             is_stale: false,
+            is_too_long: false,
         }
     }
 

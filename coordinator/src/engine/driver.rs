@@ -479,6 +479,7 @@ mod tests {
             first_attempt: 0,
             task_bytes: 0,
             split_bytes: 0,
+            task_lives: 0,
             starts_early: true,
             stages,
         };

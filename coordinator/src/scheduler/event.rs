@@ -43,6 +43,9 @@ pub struct QuerySpec {
     pub split_bytes: u64,
     /// Stages start on a part of their inputs where functions are free.
     pub starts_early: bool,
+    /// A task that outlives so many functions fails the query with an error that is worth smaller tasks
+    /// ([`WireError::is_too_long`]); 0: it is tried as often as tasks are.
+    pub task_lives: u32,
     /// In topological order; the last one's output is the result.
     pub stages: Vec<StageSpec>,
 }

@@ -255,15 +255,15 @@ impl Scheduler {
                 self.autoscaler.start_failed(self.now_ms);
                 self.start_failure = reason;
             }
-            Some(Activity::Running { attempt, .. }) => self.give_up(function, attempt, &reason, true),
+            Some(Activity::Running { attempt, .. }) => self.give_up(function, attempt, &reason, false),
             Some(Activity::Idle { .. }) | None => {}
         }
     }
 
     /// What the function ran is lost with it.
-    fn give_up(&mut self, function: FunctionId, attempt: AttemptId, reason: &str, counts_as_failure: bool) {
+    fn give_up(&mut self, function: FunctionId, attempt: AttemptId, reason: &str, is_old: bool) {
         let error = WireError::new(ErrorKind::Unavailable, format!("function {function} was lost: {reason}"));
-        let error = WireError { counts_as_failure, ..error };
+        let error = WireError { counts_as_failure: !is_old, is_too_long: is_old, ..error };
         if let Some(query) = self.running.get_mut(&attempt.query())
             && let Err(error) = query.give_up(attempt, error, self.limits.max_attempts)
         {
@@ -288,7 +288,7 @@ impl Scheduler {
         }
         for (function, activity) in functions {
             if let Activity::Running { attempt, .. } = activity {
-                self.give_up(function, attempt, &format!("its host {host} is gone: {reason}"), true);
+                self.give_up(function, attempt, &format!("its host {host} is gone: {reason}"), false);
             }
         }
     }
@@ -387,7 +387,7 @@ impl Scheduler {
         for (function, activity) in self.pool.age(self.now_ms, self.limits.function_lifetime_ms) {
             self.stop(function);
             if let Activity::Running { attempt, .. } = activity {
-                self.give_up(function, attempt, "its lifetime was over (function_lifetime_ms)", false);
+                self.give_up(function, attempt, "its lifetime was over (function_lifetime_ms)", true);
             }
         }
     }

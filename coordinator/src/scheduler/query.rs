@@ -27,6 +27,8 @@ pub(super) struct Query {
     pub(super) task_bytes: u64,
     /// See [`QuerySpec::split_bytes`].
     pub(super) split_bytes: u64,
+    /// See [`QuerySpec::task_lives`].
+    task_lives: u32,
     /// See [`QuerySpec::starts_early`].
     pub(super) starts_early: bool,
     /// When it was last given a function, as a count of such events: the least recent one is served first.
@@ -96,6 +98,7 @@ impl Query {
             deadline_ms,
             task_bytes: spec.task_bytes,
             split_bytes: spec.split_bytes,
+            task_lives: spec.task_lives,
             starts_early: spec.starts_early,
             turn,
             stages,
@@ -317,12 +320,16 @@ impl Query {
 
     /// The function of an attempt is gone; the attempt's output may still turn up. `Err` ends the query.
     pub(super) fn give_up(&mut self, attempt: AttemptId, error: WireError, max_attempts: u32) -> Result<(), WireError> {
+        let task_lives = self.task_lives;
         let Some(task) = self.task(attempt) else { return Ok(()) };
         let State::Running { attempt: running, inline_bytes, .. } = task.state else { return Ok(()) };
         if running != attempt.attempt {
             return Ok(());
         }
-        let retried = task.retry_after(error, max_attempts);
+        let retried = match error.is_too_long && task.outlived() == task_lives {
+            true => Err(WireError { is_retryable: false, ..error }),
+            false => task.retry_after(error, max_attempts),
+        };
         self.waits_again(attempt, inline_bytes);
         retried
     }

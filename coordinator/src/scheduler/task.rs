@@ -35,6 +35,8 @@ pub(super) struct Task {
     first_attempt: u32,
     attempts: u32,
     failures: u32,
+    /// Functions whose life was over before it was done.
+    lives: u32,
     /// Attempts whose outcome was reported. A lost attempt is not in it: its output may still turn up.
     reported: BTreeSet<u32>,
     /// Attempts whose inputs are not what counts any more: their output is none.
@@ -52,6 +54,7 @@ impl Task {
             first_attempt,
             attempts: 0,
             failures: 0,
+            lives: 0,
             reported: BTreeSet::new(),
             void: BTreeSet::new(),
         }
@@ -105,6 +108,12 @@ impl Task {
 
     pub(super) fn is_void(&self, attempt: u32) -> bool {
         self.void.contains(&attempt)
+    }
+
+    /// Notes that one more function's life was over before it was done; of so many.
+    pub(super) fn outlived(&mut self) -> u32 {
+        self.lives += 1;
+        self.lives
     }
 
     /// Notes that the running attempt ended in vain. `Err` is the query's error: `error` itself when trying again is

@@ -25,6 +25,7 @@ mod launch;
 mod member;
 mod neighbours;
 mod ranges;
+mod resident;
 mod supervise;
 mod watchdog;
 

@@ -17,7 +17,7 @@ use super::function::Function;
 use super::handshake::{Arrived, handshake};
 use super::launch::Process;
 use super::watchdog::takes_too_much;
-use super::{HostEvent, Shared, send_shutdown};
+use super::{HostEvent, Shared, resident, send_shutdown};
 
 /// A function that was told to leave, or whose socket is closed, has this long before it is killed.
 const LEAVE_GRACE: Duration = Duration::from_secs(1);
@@ -39,6 +39,9 @@ pub(super) async fn supervise(host: Arc<Shared>, function: Arc<Function>) {
         let mut functions = host.functions.lock();
         functions.remove(&id);
         host.emit(HostEvent::FunctionLost { function: id, reason });
+        if functions.is_empty() {
+            host.runtime.spawn_blocking(resident::unmap_program);
+        }
     }
     host.ended.notify_waiters();
 }

@@ -106,6 +106,7 @@ async fn queries_over_two_functions_equal_single_process() {
             max_functions: 2,
             skewed_bytes: 0,
             task_bytes: 0,
+            finer: 1,
         };
         let logical = frame.logical_plan().clone();
         let Planned::Stages(graph) = plan_query(&context.state(), &logical, &request).await.unwrap() else {

@@ -43,6 +43,7 @@ pub(crate) fn request(functions: usize) -> PlanRequest {
         max_functions: 64,
         skewed_bytes: 0,
         task_bytes: 0,
+        finer: 1,
     }
 }
 

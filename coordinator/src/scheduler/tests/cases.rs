@@ -577,3 +577,18 @@ fn a_function_leaves_when_it_is_old() {
     finish_all(&mut world);
     ended_well(&world);
 }
+
+/// A task that outlives so many functions ends its query with an error that is worth another plan.
+#[test]
+fn a_task_that_outlives_functions_is_worth_smaller_ones() {
+    let mut world = warm(1, SchedulerLimits { function_lifetime_ms: 400, max_attempts: 1, ..limits() });
+    world.submit(QuerySpec { task_lives: 2, ..query(2, 1, &[(&[], 1)]) });
+    for _ in 0..2 {
+        ready_all(&mut world);
+        assert_eq!(world.running().count(), 1);
+        world.now_ms += 400;
+        world.send(Event::Tick);
+    }
+    let error = error(&world, 2);
+    assert!(error.is_too_long && !error.is_retryable, "{error:?}");
+}

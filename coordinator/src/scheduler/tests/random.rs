@@ -119,6 +119,7 @@ fn queries() -> impl Strategy<Value = Vec<QuerySpec>> {
         )| {
             let shape = FunctionShape { vcpus, memory_bytes: 1, class: 0 };
             let (first_attempt, task_bytes, split_bytes) = (0, 0, if splits { 60 } else { 0 });
+            let task_lives = if starts_early { 2 } else { 0 };
             let query = QueryId(id);
             QuerySpec {
                 query,
@@ -131,6 +132,7 @@ fn queries() -> impl Strategy<Value = Vec<QuerySpec>> {
                 task_bytes,
                 split_bytes,
                 starts_early,
+                task_lives,
                 stages,
             }
         };

@@ -60,6 +60,7 @@ pub fn query(id: u64, functions: usize, stages: &[(&[u32], u32)]) -> QuerySpec {
         first_attempt: 0,
         task_bytes: 0,
         split_bytes: 0,
+        task_lives: 0,
         starts_early: false,
         stages: stages.collect(),
     }

@@ -1,36 +1,36 @@
-//! A query that met an object which was overwritten after it was planned: planned again, once.
+//! A query whose plan turned out to be no good, for an object was overwritten after it was planned or its tasks take longer than
+//! functions live: planned again.
 
 use futures::future::BoxFuture;
 use futures::{StreamExt, stream};
+use onward_wire::WireError;
 
 use crate::api::{Result, ResultStream};
 
-/// `rows`, or, when planning them or the first thing that they say is that an object is stale, those of `again`. Rows that
-/// somebody may have seen are never repeated: a stale object that is met later is the statement's error.
+/// Another plan's rows for an error that is worth one.
+pub(crate) type Again = Box<dyn FnOnce(&WireError) -> Option<BoxFuture<'static, Result<ResultStream>>> + Send>;
+
+/// `rows`, or, when planning them or the first thing that they say is an error that is worth another plan, those of `again`.
+/// Rows that somebody may have seen are never repeated: an error that is met later is the statement's error.
 ///
 /// # Errors
 /// Any other one of planning.
-pub(crate) fn or_again(
-    rows: Result<ResultStream>,
-    again: BoxFuture<'static, Result<ResultStream>>,
-) -> Result<ResultStream> {
+pub(crate) fn or_again(rows: Result<ResultStream>, again: Again) -> Result<ResultStream> {
     let rows = match rows {
-        Err(stale) if stale.error.is_stale => stream::iter([Err(stale)]).boxed(),
+        Err(error) if error.error.is_stale || error.error.is_too_long => stream::iter([Err(error)]).boxed(),
         rows => rows?,
     };
     let first = async move {
         let mut rows = rows;
-        match rows.next().await {
-            Some(Err(error)) if error.error.is_stale => {
-                tracing::info!(error = %error.error, "an object changed while it was read: the query is planned again");
-                drop(rows);
-                again.await.unwrap_or_else(|error| stream::iter([Err(error)]).boxed())
-            }
-            first => {
-                drop(again);
-                stream::iter(first).chain(rows).boxed()
-            }
+        let first = rows.next().await;
+        if let Some(Err(error)) = &first
+            && let Some(again) = again(&error.error)
+        {
+            tracing::info!(error = %error.error, "the query is planned again");
+            drop(rows);
+            return again.await.unwrap_or_else(|error| stream::iter([Err(error)]).boxed());
         }
+        stream::iter(first).chain(rows).boxed()
     };
     Ok(stream::once(first).flatten().boxed())
 }
@@ -55,9 +55,12 @@ mod tests {
         Err(QueryError { error: WireError::stale("s3://b/t"), query: None })
     }
 
+    fn when_stale(rows: Vec<Result<RecordBatch>>) -> Again {
+        Box::new(|error| error.is_stale.then(|| async move { Ok(stream::iter(rows).boxed()) }.boxed()))
+    }
+
     async fn run(rows: Vec<Result<RecordBatch>>, again: Vec<Result<RecordBatch>>) -> Result<usize> {
-        let again = async move { Ok(stream::iter(again).boxed()) }.boxed();
-        let rows: Vec<_> = or_again(Ok(stream::iter(rows).boxed()), again)?.try_collect().await?;
+        let rows: Vec<_> = or_again(Ok(stream::iter(rows).boxed()), when_stale(again))?.try_collect().await?;
         Ok(rows.len())
     }
 
@@ -73,10 +76,10 @@ mod tests {
     /// Removed between its listing and the reading of its footer.
     #[tokio::test]
     async fn an_object_that_goes_while_a_statement_is_planned_is_worth_one_more_plan() {
-        let again = async || Ok(stream::iter([row(1)]).boxed());
-        let rows = or_again(stale().map(|_| stream::empty().boxed()), again().boxed()).unwrap();
+        let again = || when_stale(vec![row(1)]);
+        let rows = or_again(stale().map(|_| stream::empty().boxed()), again()).unwrap();
         assert_eq!(rows.try_collect::<Vec<_>>().await.unwrap().len(), 1);
         let other = QueryError::from(WireError::new(onward_wire::ErrorKind::NotFound, "no such table"));
-        assert!(or_again(Err(other), again().boxed()).is_err());
+        assert!(or_again(Err(other), again()).is_err());
     }
 }
