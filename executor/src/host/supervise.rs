@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use onward_wire::FunctionId;
@@ -21,6 +21,8 @@ use super::{HostEvent, Shared, resident, send_shutdown};
 
 /// A function that was told to leave, or whose socket is closed, has this long before it is killed.
 const LEAVE_GRACE: Duration = Duration::from_secs(1);
+/// A host without functions for this long gives its program's pages back.
+const IDLE_BEFORE_UNMAP: Duration = Duration::from_secs(10);
 /// Time for a process whose socket closed to show how it ended.
 const EXIT_GRACE: Duration = Duration::from_millis(100);
 
@@ -40,10 +42,20 @@ pub(super) async fn supervise(host: Arc<Shared>, function: Arc<Function>) {
         functions.remove(&id);
         host.emit(HostEvent::FunctionLost { function: id, reason });
         if functions.is_empty() {
-            host.runtime.spawn_blocking(resident::unmap_program);
+            host.runtime.spawn(unmap_when_idle(Arc::downgrade(&host)));
         }
     }
     host.ended.notify_waiters();
+}
+
+/// Not at once: the next query would map the same pages again.
+async fn unmap_when_idle(host: Weak<Shared>) {
+    tokio::time::sleep(IDLE_BEFORE_UNMAP).await;
+    let is_idle = host.upgrade().is_some_and(|host| host.functions.lock().is_empty());
+    if is_idle {
+        // It says itself what came of it.
+        let _ = tokio::task::spawn_blocking(resident::unmap_program).await;
+    }
 }
 
 fn remove_spills(id: FunctionId, spill: &Path) {
