@@ -56,7 +56,9 @@ fn unwritten(smaps: &str, program: &str) -> Vec<Mapping> {
             (Some("Rss:"), Some(kib)) => {
                 current.iter_mut().for_each(|mapping| mapping.resident_bytes = kib.saturating_mul(1024));
             }
-            (Some("Anonymous:" | "Private_Dirty:" | "Shared_Dirty:" | "Swap:" | "Locked:"), Some(1..)) => current = None,
+            (Some("Anonymous:" | "Private_Dirty:" | "Shared_Dirty:" | "Swap:" | "Locked:"), Some(1..)) => {
+                current = None
+            }
             _ => {}
         }
     }
