@@ -36,14 +36,17 @@ async fn functions_that_die_young_lose_no_rows() {
 /// Tasks that take longer than functions live are cut into more, and no row is lost or given twice.
 #[tokio::test(flavor = "multi_thread")]
 async fn work_that_is_longer_than_a_life_is_cut() {
-    let sql = "SELECT count(*), sum(a.id % 7) FROM events a JOIN events b ON a.v % 50 = b.v % 50 \
-               WHERE (a.id * 31 + b.id) % 5 < 3";
+    // Partitions of a join; and row groups, of which each file has one, against all rows of a small table.
+    let queries = [
+        "SELECT count(*), sum(a.id % 7) FROM events a JOIN events b ON a.v % 50 = b.v % 50 \
+         WHERE (a.id * 31 + b.id) % 5 < 3",
+        "SELECT count(*), sum(a.id) FROM events a JOIN tags t ON a.id % 1000 > t.id % 1000 + t.tag WHERE t.tag < 20",
+    ];
     let onward = Onward::start(Config { vcpus: 2, function_lifetime_ms: 400, ..Config::default() }).await;
-    let right = expected(&onward, sql).await;
-    for direct_results in [false, true] {
+    for (sql, direct_results) in queries.iter().zip([false, true]) {
         let direct_results = format!("SET onward.direct_results = {direct_results}");
         let session = onward.session(&["SET onward.functions = 1", &direct_results]).await;
-        assert_eq!(rows(&session, sql).await, right);
+        assert_eq!(rows(&session, sql).await, expected(&onward, sql).await, "{sql}");
     }
     let tasks = "SELECT min(tasks) >= 8 FROM system.queries WHERE sql LIKE 'SELECT count(*), sum(a.id%'";
     assert_eq!(rows(&onward.session(&[]).await, tasks).await, [["true"]], "it did not take long enough");
@@ -123,12 +126,12 @@ async fn a_query_that_can_never_fit_is_refused_with_the_reason() {
     let session = onward.session(&["SET onward.functions = 4"]).await;
     let error = failure(&session, QUERIES[0]).await;
     assert!(error.contains("max_functions_per_query"), "{error}");
-    for (queue, expected) in [("shut", "queues.shut.max_running"), ("nowhere", "shut")] {
-        session.run("SET onward.functions = 2").await.expect("a setting");
-        session.run(&format!("SET onward.queue = '{queue}'")).await.expect("a setting");
-        let error = failure(&session, QUERIES[0]).await;
-        assert!(error.contains(queue) && error.contains(expected), "{queue}: {error}");
-    }
+    session.run("SET onward.functions = 2").await.expect("a setting");
+    session.run("SET onward.queue = 'shut'").await.expect("a setting");
+    let error = failure(&session, QUERIES[0]).await;
+    assert!(error.contains("queues.shut.max_running"), "{error}");
+    let error = failure(&session, "SET onward.queue = 'nowhere'").await;
+    assert!(error.contains("no queue `nowhere`") && error.contains("shut"), "{error}");
     session.run("SET onward.queue = 'default'").await.expect("a setting");
     assert_eq!(rows(&session, QUERIES[0]).await, expected(&onward, QUERIES[0]).await);
     onward.stop().await;

@@ -45,6 +45,9 @@ const PLANNED_AGAIN: u32 = 1_000_000;
 /// Functions that a task outlives before its query is planned again: an attempt may begin late in a function's life.
 const TASK_LIVES: u32 = 3;
 
+/// And before it fails, when there is no other plan.
+const LAST_LIVES: u32 = 8;
+
 /// Times as many tasks with each plan whose tasks took too long, up to [`FINEST`]; what takes too long then cannot be cut.
 const FINER: usize = 4;
 const FINEST: usize = 64;
@@ -72,7 +75,7 @@ struct Run {
     if_stale: bool,
     /// Times as many tasks as usual.
     finer: usize,
-    /// Functions that a task outlives before there is another plan; 0: there is none.
+    /// Functions that a task outlives before there is another plan, or none.
     task_lives: u32,
     /// Held as long as anybody may work for a write.
     worker: Option<TaskTrackerToken>,
@@ -85,6 +88,8 @@ impl Session {
         settings.statement_timeout_ms = coordinator.config.statement_timeout_ms;
         settings.cache = coordinator.config.cache;
         settings.direct_results = coordinator.config.direct_results;
+        settings.queues = Some(coordinator.config.queues.keys().cloned().collect());
+        settings.classes = Some(coordinator.config.classes.keys().cloned().collect());
         let config = session_config(coordinator.config.vcpu_count(), settings);
         let config = config.with_extension(Arc::new(PlanExtensions {
             codecs: onward_executor::function::extensions(),
@@ -200,7 +205,7 @@ impl Session {
         };
         let query = listing.query();
         let (schema, is_query, rows, located) = planned.map_err(|mut error: QueryError| {
-            listing.end(QueryState::Failed(error.error.message.clone()));
+            listing.end(QueryState::of(&error.error));
             error.query = Some(query);
             error
         })?;
@@ -253,7 +258,7 @@ impl Session {
     }
 
     fn query<'a>(self: &'a Arc<Self>, run: Run, plan: &'a LogicalPlan) -> BoxFuture<'a, Result<ResultStream>> {
-        let (session, plan_again, this) = (Arc::clone(self), plan.clone(), run.clone());
+        let (session, plan_again, this) = (Arc::clone(self), plan.clone(), run.unheard());
         let again = move |error: &WireError| {
             let run = this.again(error)?;
             session.coordinator.resources.stores().checks().forget();
@@ -278,7 +283,7 @@ impl Session {
             error
         };
         let (engine, outcome) = loop {
-            let this = next.clone();
+            let this = next.unheard();
             let submitted = self.submit(next, graph).await.map_err(last)?;
             let outcome = dispatch::outcome(query, submitted.outcome, &self.coordinator.history).await;
             let Some(again) = outcome.as_ref().err().and_then(|error| this.again(error)) else {
@@ -324,7 +329,7 @@ impl Session {
         plans.iter().try_for_each(|plan| cache::check_whole(&order, plan))?;
         if let (Planned::Stages(graph), true) = (planned, order.columns.is_some()) {
             let query = run.query();
-            let run = Run { task_lives: 0, ..run };
+            let run = Run { task_lives: LAST_LIVES, ..run };
             let submitted = self.submit_with(run, graph, CacheUse::Fill).await?;
             dispatch::outcome(query, submitted.outcome, &self.coordinator.history).await?;
         }
@@ -464,7 +469,7 @@ impl Session {
     async fn analyze(&self, run: Run, plan: &LogicalPlan, write: Option<Write>) -> Result<ResultStream> {
         let (listing, begun) = (Arc::clone(&run.listing), Instant::now());
         let background = Arc::clone(self.coordinator.resources.stores().uploads());
-        let run = Run { task_lives: 0, ..run };
+        let run = Run { task_lives: LAST_LIVES, ..run };
         let plan = match self.planned(plan, 1).await? {
             Planned::Coordinator { plan, reason } => {
                 let (plan, rows) = self.local_rows(run, plan)?;
@@ -521,19 +526,20 @@ impl Run {
         self.listing.query()
     }
 
+    /// The same, of whose progress nobody hears: that is over when the last one who tells it is gone.
+    fn unheard(&self) -> Self {
+        Self { progress: watch::channel(QueryProgress::default()).0, ..self.clone() }
+    }
+
     /// How it runs once more, if `error` is worth another plan. Nobody follows the progress of that: the first one's end is said
     /// when it has ended.
     fn again(&self, error: &WireError) -> Option<Self> {
-        let again = Self {
-            progress: watch::channel(QueryProgress::default()).0,
-            first_attempt: self.first_attempt.checked_add(PLANNED_AGAIN)?,
-            ..self.clone()
-        };
+        let again = Self { first_attempt: self.first_attempt.checked_add(PLANNED_AGAIN)?, ..self.unheard() };
         if error.is_stale && self.if_stale {
             return Some(Self { if_stale: false, ..again });
         }
         let finer = self.finer.saturating_mul(FINER);
-        let task_lives = if finer < FINEST { TASK_LIVES } else { 0 };
+        let task_lives = if finer < FINEST { TASK_LIVES } else { LAST_LIVES };
         (error.is_too_long && finer <= FINEST).then_some(Self { finer, task_lives, ..again })
     }
 }

@@ -24,6 +24,7 @@ pub struct ClusterOptions {
 /// A running listener.
 pub(crate) struct ClusterServer {
     address: SocketAddr,
+    url: String,
     stop: CancellationToken,
     serving: JoinHandle<()>,
 }
@@ -60,7 +61,8 @@ impl ClusterServer {
         let listener = TcpListener::bind(listen).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         let scheme = if tls.is_some() { "grpc+tls" } else { "grpc" };
-        engine.set_address(advertise.unwrap_or_else(|| format!("{scheme}://{address}")));
+        let url = advertise.unwrap_or_else(|| format!("{scheme}://{address}"));
+        engine.set_address(url.clone());
         let stop = CancellationToken::new();
         let (data_plane, door, until) = (engine.host().data_plane().clone(), engine.door(), stop.clone());
         let serving = tokio::spawn(async move {
@@ -69,11 +71,16 @@ impl ClusterServer {
                 tracing::error!(%address, %error, "hosts cannot join any more");
             }
         });
-        Ok(Self { address, stop, serving })
+        Ok(Self { address, url, stop, serving })
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where hosts join.
+    pub(crate) fn url(&self) -> &str {
+        &self.url
     }
 
     /// Ends it. Streams of hosts end with it.

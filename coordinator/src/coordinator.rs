@@ -25,6 +25,7 @@ use crate::catalog::{Catalog, DataDirectory};
 use crate::client::Session;
 use crate::cluster::{ClusterOptions, ClusterServer};
 use crate::engine::{Capacity, Engine, Stopper};
+use crate::hosts::Hosts;
 use crate::session::{SharedResources, redact};
 use crate::system::{self, History, HostTable, QueryLog, QueryRecord};
 
@@ -50,6 +51,8 @@ pub struct Coordinator {
     capacity: watch::Sender<Capacity>,
     /// The listener that hosts join at, and who waits for its end.
     cluster: Mutex<Option<ClusterServer>>,
+    /// Who starts hosts, if anybody.
+    started: Mutex<Option<Hosts>>,
     /// The host's cached columns, once there is a host.
     cached: system::TierCell,
     /// Scans of this process, over those columns.
@@ -73,6 +76,7 @@ impl Coordinator {
                 ))
             })?,
         };
+        options.config.check()?;
         let config = Arc::new(options.config);
         let log = options.data_dir.as_deref().filter(|_| config.query_log_bytes > 0);
         let log = log.map(|directory| QueryLog::new(directory, config.query_log_bytes));
@@ -99,6 +103,7 @@ impl Coordinator {
             hosts,
             capacity: watch::Sender::new(Capacity::of(&config)),
             cluster: Mutex::default(),
+            started: Mutex::default(),
             config,
             history,
             resources,
@@ -142,6 +147,10 @@ impl Coordinator {
                 query,
                 WireError::new(ErrorKind::Cancelled, format!("query {query} ended: the server shuts down")),
             );
+        }
+        let started = self.started.lock().take();
+        if let Some(started) = started {
+            started.stop().await;
         }
         if let Some(engine) = self.engine.get() {
             engine.shut_down_members().await;
@@ -194,14 +203,16 @@ impl Coordinator {
         self.capacity.borrow().clone()
     }
 
-    /// Lets other hosts join at an address, and serves what lies here to them. Gives the address with the real port.
+    /// Lets other hosts join at an address, and serves what lies here to them; starts some when queries want them (`provider`).
+    /// Gives the address with the real port.
     ///
     /// # Errors
-    /// When the address is taken, or reachable by others without certificates.
+    /// When the address is taken, or reachable by others without certificates, or what starts hosts is not set right.
     pub async fn serve_cluster(&self, options: ClusterOptions) -> Result<SocketAddr> {
         let engine = self.engine().await?;
         let server = ClusterServer::start(&engine, &self.config, options).await?;
         let address = server.address();
+        *self.started.lock() = Hosts::start(&engine, &self.config, server.url(), &self.program)?;
         *self.cluster.lock() = Some(server);
         Ok(address)
     }

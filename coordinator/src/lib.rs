@@ -17,6 +17,7 @@ mod cluster;
 mod coordinator;
 mod dispatch;
 mod engine;
+mod hosts;
 pub mod scheduler;
 pub mod session;
 pub mod system;

@@ -71,7 +71,10 @@ pub fn choose_classes(graph: &mut StageGraph, classes: &[WorkerClass], pinned: &
             None => {
                 let known: Vec<_> = classes.iter().map(|class| class.name.as_str()).collect();
                 let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-                return config_err!("no host offers the worker class `{name}` (onward.class); there is: {known}");
+                return config_err!(
+                    "no host offers the worker class `{name}` (onward.class), which takes one with its labels and vCPUs; there is: \
+                     {known}"
+                );
             }
         },
     };

@@ -365,3 +365,17 @@ async fn auto_sizing_follows_statistics() {
     assert!(matches!(tiny, Planned::Coordinator { .. }));
     assert!(explain::text(&tiny).starts_with("coordinator: its input of"));
 }
+
+/// Where tasks took too long there are more, however few row groups the files have: rows are dealt out. What reads tables of the
+/// system runs where they are.
+#[tokio::test]
+async fn finer_plans_deal_rows_out() {
+    let sql = "select l_returnflag, sum(l_quantity) from lineitem group by l_returnflag";
+    let finer = |finer| PlanRequest { finer, ..request(2) };
+    let Planned::Stages(usual) = plan(&tpch(1), sql, &finer(1)).await else { panic!("stages") };
+    assert_eq!(usual.stages[0].tasks.len(), 2);
+    let Planned::Stages(more) = plan(&tpch(1), sql, &finer(4)).await else { panic!("stages") };
+    assert!(more.sizing.is_forced && more.stages.iter().any(|stage| stage.tasks.len() == 8), "{more:?}");
+    let known = plan(&tpch(1), "select table_name from information_schema.tables", &finer(1)).await;
+    assert!(explain::text(&known).starts_with("coordinator: it reads what the coordinator knows"), "{known:?}");
+}

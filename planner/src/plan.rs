@@ -14,7 +14,7 @@ use crate::codec;
 use crate::cut::{cut, whole};
 use crate::graph::{Sizing, Stage, StageGraph};
 use crate::session::{OnwardOptions, PlanExtensions, changed_settings, onward_options};
-use crate::sizing::{is_skewed, scan_bytes, size};
+use crate::sizing::{DealOut, scan_bytes, size};
 
 /// The most bytes of an encoded stage. Larger ones (literal tables, mostly) run in the coordinator, where their data is.
 const MAX_PLAN_BYTES: usize = 64 << 20;
@@ -78,6 +78,10 @@ pub async fn plan_query(state: &SessionState, logical: &LogicalPlan, request: &P
         let plan = physical(state, &optimized).await?;
         return Ok(Planned::Coordinator { plan, reason: reason.to_owned() });
     }
+    if reads_system_tables(&optimized)? {
+        let plan = physical(state, &optimized).await?;
+        return Ok(Planned::Coordinator { plan, reason: "it reads what the coordinator knows".to_owned() });
+    }
     if let Some(functions) = request.functions {
         let sizing = size(request, None);
         if functions > 1 || stage_tasks(state) > 1 || request.finer > 1 {
@@ -113,6 +117,19 @@ fn scan_tasks(plan: &Arc<dyn ExecutionPlan>, request: &PlanRequest) -> Result<us
     let tasks = scan_bytes(plan)?.map_or(1, |bytes| bytes.div_ceil(request.task_bytes));
     let tasks = usize::try_from(tasks).unwrap_or(usize::MAX);
     Ok(tasks.saturating_mul(request.finer.max(1)).min(MOST_TASKS))
+}
+
+/// It reads tables of the system, and no other ones.
+fn reads_system_tables(optimized: &LogicalPlan) -> Result<bool> {
+    let (mut is_system, mut is_other) = (false, false);
+    optimized.apply_with_subqueries(|node| {
+        if let LogicalPlan::TableScan(scan) = node {
+            let is_one = matches!(scan.table_name.schema(), Some("system" | "information_schema"));
+            (is_system, is_other) = (is_system || is_one, is_other || !is_one);
+        }
+        Ok(if is_other { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
+    })?;
+    Ok(is_system && !is_other)
 }
 
 /// Statements that are about plans or the session rather than about data.
@@ -178,10 +195,11 @@ async fn distributed(
     }
     let extensions = extensions(state);
     let tasks = onward_options(spread.config_options()).tasks;
-    if plan.exists(|node| Ok(is_skewed(node, tasks, request.skewed_bytes)))? {
+    let deal_out = if request.finer > 1 { DealOut::All } else { DealOut::Skewed(request.skewed_bytes) };
+    if plan.exists(|node| Ok(deal_out.names(node, tasks)))? {
         plan = physical(&dealing_out(&spread), optimized).await?;
     }
-    let stages = cut(&plan, tasks, request.skewed_bytes, spread.config_options(), &extensions.partition_wise);
+    let stages = cut(&plan, tasks, deal_out, spread.config_options(), &extensions.partition_wise);
     match stages.and_then(|stages| encoded(stages, &spread, &extensions)) {
         Ok(stages) => {
             let settings = changed_settings(spread.config_options());

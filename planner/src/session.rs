@@ -34,6 +34,10 @@ pub struct OnwardOptions {
     pub class: String,
     /// Tasks of a stage, which the functions work off one after the other; 0 is one for each function.
     pub stage_tasks: usize,
+    /// Queues that there are besides the default one; `None`: any name is taken.
+    pub queues: Option<Arc<[String]>>,
+    /// Worker classes that are set up; `None`: any name is taken.
+    pub classes: Option<Arc<[String]>>,
     /// Tasks of a stage in a plan for more than one function, else 0. Set by [`crate::plan_query`] on its copy of the
     /// session, never by users.
     pub(crate) tasks: usize,
@@ -52,6 +56,8 @@ impl Default for OnwardOptions {
             queue: String::new(),
             class: String::new(),
             stage_tasks: 0,
+            queues: None,
+            classes: None,
             tasks: 0,
             unforced_split_bytes: None,
         }
@@ -78,14 +84,14 @@ impl ExtensionOptions for OnwardOptions {
     fn set(&mut self, key: &str, value: &str) -> Result<()> {
         match key {
             "functions" if value.eq_ignore_ascii_case("auto") => self.functions = 0,
-            "functions" => self.functions = parse(key, value)?,
-            "tasks" => self.stage_tasks = parse(key, value)?,
+            "functions" => self.functions = parse_up_to(key, value, MOST_FUNCTIONS)?,
+            "tasks" => self.stage_tasks = parse_up_to(key, value, MOST_TASKS)?,
             "statement_timeout_ms" => self.statement_timeout_ms = parse(key, value)?,
             "cache" => self.cache = parse_bool(key, value)?,
             "queue" if value.eq_ignore_ascii_case("default") => self.queue.clear(),
-            "queue" => value.trim().clone_into(&mut self.queue),
+            "queue" => self.queue = one_of(key, value, self.queues.as_deref())?,
             "class" if value.eq_ignore_ascii_case("auto") => self.class.clear(),
-            "class" => value.trim().clone_into(&mut self.class),
+            "class" => self.class = one_of(key, value, self.classes.as_deref())?,
             "direct_results" => self.direct_results = parse_bool(key, value)?,
             _ => {
                 return config_err!(
@@ -142,6 +148,29 @@ fn parse<T: std::str::FromStr>(key: &str, value: &str) -> Result<T> {
     value.trim().parse().map_err(|_| {
         DataFusionError::Configuration(format!("onward.{key} takes a whole number that is not negative, not `{value}`"))
     })
+}
+
+/// What a plan costs grows with these, before anything runs.
+const MOST_FUNCTIONS: usize = 4_096;
+const MOST_TASKS: usize = 4_096;
+
+fn parse_up_to(key: &str, value: &str, most: usize) -> Result<usize> {
+    let number = parse(key, value)?;
+    if number > most {
+        return config_err!("onward.{key} takes at most {most}, not {number}");
+    }
+    Ok(number)
+}
+
+fn one_of(key: &str, value: &str, known: Option<&[String]>) -> Result<String> {
+    let value = value.trim();
+    match known {
+        Some(known) if !value.is_empty() && !known.iter().any(|name| name == value) => {
+            let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+            config_err!("there is no {key} `{value}` (onward.{key}); the settings file names {known}")
+        }
+        _ => Ok(value.to_owned()),
+    }
 }
 
 fn parse_bool(key: &str, value: &str) -> Result<bool> {
@@ -265,6 +294,15 @@ mod tests {
         config.options_mut().set("onward.functions", "auto").expect("auto is the default");
         assert_eq!(onward_options(config.options()).functions, 0);
         assert!(config.options_mut().set("onward.functions", "-1").is_err());
+        assert!(config.options_mut().set("onward.functions", "4097").is_err());
+        assert!(config.options_mut().set("onward.tasks", "100000000").is_err());
+        config.options_mut().set("onward.queue", "any").expect("nobody said which there are");
+        let known = Some(["etl".to_owned()].into());
+        let mut config = session_config(2, OnwardOptions { queues: known, ..OnwardOptions::default() });
+        config.options_mut().set("onward.queue", "etl").expect("it is there");
+        config.options_mut().set("onward.queue", "default").expect("it always is");
+        let unknown = config.options_mut().set("onward.queue", "elt").expect_err("a typo").to_string();
+        assert!(unknown.contains("no queue `elt`") && unknown.contains("etl"), "{unknown}");
         assert!(config.options_mut().set("onward.nonsense", "1").is_err());
     }
 

@@ -60,13 +60,28 @@ fn group_bytes(scan: &FileScanConfig) -> impl Iterator<Item = u64> + '_ {
     scan.file_groups.iter().map(move |group| group.iter().map(file_bytes).sum())
 }
 
-/// A scan of files whose largest partition has more than `skewed_bytes` (0: never), and at least twice what each of `tasks`
-/// would have if all had the same: its files could not be split as that takes.
-pub(crate) fn is_skewed(node: &Arc<dyn ExecutionPlan>, tasks: usize, skewed_bytes: u64) -> bool {
-    let source = node.downcast_ref::<DataSourceExec>().map(DataSourceExec::data_source);
-    let Some(scan) = source.and_then(|source| source.downcast_ref::<FileScanConfig>()) else { return false };
-    let (largest, all) = group_bytes(scan).fold((0, 0), |(largest, all), bytes| (bytes.max(largest), all + bytes));
-    skewed_bytes > 0 && largest > skewed_bytes && largest >= all / tasks.max(1) as u64 * 2
+/// Which scans deal their rows out to all tasks.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum DealOut {
+    /// Of files whose largest partition has more than so many bytes (0: none), and at least twice what each task would have if all
+    /// had the same: its files could not be split as that takes.
+    Skewed(u64),
+    /// All: tasks shall be small, and a part of a file is no smaller than its largest row group.
+    All,
+}
+
+impl DealOut {
+    /// `node` is such a scan, for so many tasks.
+    pub(crate) fn names(self, node: &Arc<dyn ExecutionPlan>, tasks: usize) -> bool {
+        let skewed_bytes = match self {
+            Self::All => return node.children().is_empty(),
+            Self::Skewed(skewed_bytes) => skewed_bytes,
+        };
+        let source = node.downcast_ref::<DataSourceExec>().map(DataSourceExec::data_source);
+        let Some(scan) = source.and_then(|source| source.downcast_ref::<FileScanConfig>()) else { return false };
+        let (largest, all) = group_bytes(scan).fold((0, 0), |(largest, all), bytes| (bytes.max(largest), all + bytes));
+        skewed_bytes > 0 && largest > skewed_bytes && largest >= all / tasks.max(1) as u64 * 2
+    }
 }
 
 /// The share of a file's bytes in the columns that are read, for the projection and for the filter.

@@ -56,6 +56,11 @@ impl Template {
         Ok(Self(words))
     }
 
+    /// The words as they were written.
+    pub fn words(self) -> Vec<String> {
+        self.0
+    }
+
     /// The words of the command.
     pub(crate) fn fill(&self, values: Values<'_>) -> Vec<String> {
         let mut filled = Vec::new();

@@ -11,6 +11,7 @@ use onward_executor::host::{Member, MemberOptions, remove_leftovers};
 use onward_shuffle::flight::{ClusterTls, parse_address};
 use onward_wire::Config;
 use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 
 use super::global::GlobalArgs;
 use super::serve::Signals;
@@ -23,7 +24,8 @@ Examples:
   onward host --join grpc+tls://10.0.0.1:50052 --advertise 10.0.0.2:50052 --set cluster_dir=./cluster
 
 A host launches functions, keeps cached columns and what stages exchange, and serves the latter to other hosts. It joins
-again when its coordinator was away. SIGTERM and Ctrl-C end it; what its functions ran runs again on other hosts.";
+again when its coordinator was away. At SIGTERM or Ctrl-C it takes nothing new, and leaves when nothing that it holds is needed
+(host_leave_timeout_ms); at a second one it leaves at once, and what its functions ran runs again on other hosts.";
 
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
@@ -31,9 +33,13 @@ pub(super) struct HostArgs {
     /// Where the coordinator listens for hosts (its --cluster-listen)
     #[arg(long, value_name = "URL")]
     join: String,
-    /// Where other hosts and the coordinator reach this one; port 0 takes a free one
+    /// Where other hosts and the coordinator reach this one; port 0 takes a free one, `auto` the address that the way to the
+    /// coordinator begins at
     #[arg(long, value_name = "ADDR", required_unless_present = "outbound")]
     advertise: Option<String>,
+    /// Its name in system.hosts [default: the machine's]
+    #[arg(long)]
+    name: Option<String>,
     /// Listen on nothing: give all output to a host that can be reached, and read from such hosts only
     #[arg(long, conflicts_with_all = ["advertise", "listen"])]
     outbound: bool,
@@ -59,7 +65,11 @@ async fn serve(config: Config, args: HostArgs) -> Result<(), Failure> {
     let mut signals = Signals::listen()?;
     parse_address(&args.join)?;
     let tls = ClusterTls::from_config(&config)?;
-    let place = match &args.advertise {
+    let place = match args.advertise.as_deref() {
+        Some("auto") => {
+            let advertise = format!("{}:0", own_address(&args.join).await?);
+            Some(listen(&advertise, &args, &config, tls.is_some()).await?)
+        }
         Some(advertise) => Some(listen(advertise, &args, &config, tls.is_some()).await?),
         None => None,
     };
@@ -67,7 +77,7 @@ async fn serve(config: Config, args: HostArgs) -> Result<(), Failure> {
     let options = MemberOptions {
         coordinator: args.join.clone(),
         advertise: advertise.clone(),
-        name: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+        name: args.name.clone().unwrap_or_else(|| rustix::system::uname().nodename().to_string_lossy().into_owned()),
     };
 
     remove_leftovers(&config);
@@ -88,10 +98,17 @@ async fn serve(config: Config, args: HostArgs) -> Result<(), Failure> {
             None => std::future::pending().await,
         }
     };
+    let leaving = CancellationToken::new();
+    let twice = async {
+        signals.next().await;
+        tracing::info!("leaving when nothing of this host is needed; a second signal ends it at once");
+        leaving.cancel();
+        signals.next().await;
+    };
     let served = tokio::select! {
-        refused = member.run(joined) => refused.map_err(Failure::from),
+        refused = member.run(leaving.clone(), joined) => refused.map_err(Failure::from),
         served = serving => served.map_err(Failure::from),
-        () = signals.next() => Ok(()),
+        () = twice => Ok(()),
     };
     host.shutdown().await;
     served
@@ -122,6 +139,21 @@ async fn listen(
     let address = format!("{}://{place}", if has_tls { "grpc+tls" } else { "grpc" });
     parse_address(&address)?;
     Ok((listener, address))
+}
+
+/// The address of this machine from which it reaches `coordinator`, as it is written before a port.
+async fn own_address(coordinator: &str) -> Result<String, Failure> {
+    let place = coordinator.rsplit_once("://").map_or(coordinator, |(_, place)| place);
+    let failed = |error| Failure::Message(format!("--advertise auto: no way to {coordinator}: {error}"));
+    let far = tokio::net::lookup_host(place).await.map_err(failed)?.next();
+    let far = far.ok_or_else(|| failed(std::io::ErrorKind::NotFound.into()))?;
+    // Nothing is sent: the kernel chooses the way when a datagram socket is told where it leads.
+    let socket = std::net::UdpSocket::bind(if far.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }).map_err(failed)?;
+    socket.connect(far).map_err(failed)?;
+    Ok(match socket.local_addr().map_err(failed)?.ip() {
+        std::net::IpAddr::V4(address) => address.to_string(),
+        std::net::IpAddr::V6(address) => format!("[{address}]"),
+    })
 }
 
 async fn resolve(place: &str) -> Result<SocketAddr, Failure> {

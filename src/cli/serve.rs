@@ -73,6 +73,10 @@ async fn serve(config: onward_wire::Config, args: ServeArgs) -> Result<(), Failu
     let scheme = if tls.is_some() { "grpc+tls" } else { "grpc" };
     let data = args.data_dir.as_ref().map_or("temporary".to_owned(), |dir| dir.display().to_string());
 
+    if !config.provider.is_empty() && args.cluster_listen.is_none() {
+        let message = "provider starts hosts, which join at an address: give --cluster-listen, too".to_owned();
+        return Err(Failure::Message(message));
+    }
     let options = CoordinatorOptions { config: config.clone(), data_dir: args.data_dir, function_program: None };
     let coordinator = Coordinator::start(options).await?;
     coordinator.warm_up().await?;

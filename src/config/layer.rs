@@ -121,7 +121,16 @@ fn normalize(name: &str, value: Value, kind: Kind, origin: &str) -> Result<Value
             Value::Bool(_, flag) => Value::from(flag.to_string()),
             _ => value,
         }),
-        _ => Ok(value),
+        _ => match value {
+            Value::Dict(tag, table) => {
+                let sized = table.into_iter().map(|(key, value)| {
+                    let kind = if key.ends_with("_bytes") { Kind::Size } else { Kind::Number };
+                    Ok((key.clone(), normalize(&format!("{name}.{key}"), value, kind, origin)?))
+                });
+                Ok(Value::Dict(tag, sized.collect::<Result<_, ConfigError>>()?))
+            }
+            value => Ok(value),
+        },
     }
 }
 

@@ -114,6 +114,14 @@ fn file_layer(path: &Path) -> Result<Layer, ConfigError> {
 mod tests {
     use super::*;
 
+    #[test]
+    fn sizes_within_tables_have_units_too() {
+        let config = with_file("[classes.big]\nmemory_bytes = \"2GiB\"\nvcpus = 2\n", &[]).expect("settings");
+        assert_eq!((config.classes["big"].memory_bytes, config.classes["big"].vcpus), (2 << 30, 2));
+        let wrong = with_file("[classes.big]\nmemory_bytes = \"much\"\n", &[]).expect_err("no size").to_string();
+        assert!(wrong.contains("classes.big.memory_bytes = much"), "{wrong}");
+    }
+
     fn with_file(text: &str, set: &[&str]) -> Result<Config, ConfigError> {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("onward.toml");

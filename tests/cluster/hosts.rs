@@ -21,6 +21,7 @@ pub struct HostProcess {
     /// Its first line.
     pub ready: String,
     is_killed: bool,
+    has_left: bool,
 }
 
 impl HostProcess {
@@ -55,7 +56,7 @@ impl HostProcess {
         let stdout = child.stdout.take().expect("a pipe");
         BufReader::new(stdout).read_line(&mut ready).expect("its first line");
         assert!(ready.contains(" ready"), "{ready}");
-        Self { child, ready, is_killed: false }
+        Self { child, ready, is_killed: false, has_left: false }
     }
 
     /// Addresses that it listens on, of all its network namespace.
@@ -76,9 +77,9 @@ impl HostProcess {
         self.is_killed = true;
     }
 
-    /// As `kill` does it.
-    fn terminate(&mut self) {
-        if !self.is_killed {
+    /// As `kill` does it; returns when it is gone.
+    pub fn terminate(&mut self) {
+        if !self.is_killed && !std::mem::replace(&mut self.has_left, true) {
             let pid = rustix::process::Pid::from_child(&self.child);
             rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it is a child of this process");
             let ended = self.child.wait().expect("it ends");

@@ -2,6 +2,7 @@
 
 pub mod network;
 pub mod s3_proxy;
+pub mod slurm;
 
 /// The repository's directory. Cargo says it when tests run: what it said when they were built is another clone's, when two clones
 /// share a target directory.

@@ -10,6 +10,7 @@
 //!      | -- Heartbeat --------------------------> |   every heartbeat_ms: what it holds
 //! ```
 //!
+//! A host that is told to end says `Leaving`: it is given nothing new, and told `Shutdown` when nothing of it is needed.
 //! When the stream ends both sides take the other for lost: the host ends its functions and drops its segments, and joins
 //! again under a new id.
 
@@ -205,6 +206,10 @@ pub struct Refused {
     pub error: WireError,
 }
 
+/// The host wants to leave: it is given nothing new, and hears [`Shutdown`] when nothing that it holds is needed any more.
+#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
+pub struct Leaving {}
+
 /// A function takes work.
 #[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
 pub struct FunctionReady {
@@ -293,7 +298,7 @@ pub struct UploadNoted {
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct ToCoordinator {
     /// The message.
-    #[prost(oneof = "to_coordinator::Body", tags = "1,2,3,4,5,6,7")]
+    #[prost(oneof = "to_coordinator::Body", tags = "1,2,3,4,5,6,7,8")]
     pub body: Option<to_coordinator::Body>,
 }
 
@@ -323,6 +328,9 @@ pub mod to_coordinator {
         /// See [`super::QueryEnded`].
         #[prost(message, tag = "7")]
         QueryEnded(super::QueryEnded),
+        /// See [`super::Leaving`].
+        #[prost(message, tag = "8")]
+        Leaving(super::Leaving),
     }
 }
 
@@ -381,7 +389,7 @@ pub struct Alive {}
 
 enveloped! {
     ToCoordinator, to_coordinator:
-    Join Heartbeat FunctionReady FunctionLost Report UploadNoted QueryEnded
+    Join Heartbeat FunctionReady FunctionLost Report UploadNoted QueryEnded Leaving
 }
 
 enveloped! {

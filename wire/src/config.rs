@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::error::{ErrorKind, WireError};
+
 /// One row of the settings table, for `--help`, README and `SHOW`.
 #[derive(Clone, Copy, Debug)]
 pub struct Setting {
@@ -59,6 +61,43 @@ pub struct ClassConfig {
 impl Default for ClassConfig {
     fn default() -> Self {
         Self { vcpus: 1, memory_bytes: 2 * GIB, usd_per_hour: 0.0, labels: Vec::new() }
+    }
+}
+
+/// Shorter lives than this end nothing: a function takes no task in their last quarter.
+const LEAST_LIFETIME_MS: u64 = 100;
+/// Less memory than this is none for an operator.
+const LEAST_FUNCTION_BYTES: u64 = 16 * MIB;
+
+impl Config {
+    /// What cannot be meant.
+    ///
+    /// # Errors
+    /// Of kind InvalidQuery, with the setting.
+    pub fn check(&self) -> Result<(), WireError> {
+        let invalid = |message: String| Err(WireError::new(ErrorKind::InvalidQuery, message));
+        if (1..LEAST_LIFETIME_MS).contains(&self.function_lifetime_ms) {
+            let ms = self.function_lifetime_ms;
+            return invalid(format!(
+                "function_lifetime_ms is {ms}: it is 0 (no limit) or at least {LEAST_LIFETIME_MS}"
+            ));
+        }
+        for (name, class) in &self.classes {
+            if class.vcpus == 0 {
+                return invalid(format!("classes.{name}.vcpus is 0: a function has at least 1"));
+            }
+            if class.memory_bytes < LEAST_FUNCTION_BYTES {
+                let (bytes, least) = (class.memory_bytes, LEAST_FUNCTION_BYTES);
+                return invalid(format!("classes.{name}.memory_bytes is {bytes}: a function has at least {least}"));
+            }
+            if !class.usd_per_hour.is_finite() || class.usd_per_hour < 0.0 {
+                let usd = class.usd_per_hour;
+                return invalid(format!(
+                    "classes.{name}.usd_per_hour is {usd}: it is a price, or 0 for that of price_file"
+                ));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -223,6 +262,42 @@ settings! {
     heartbeat_ms: u64 = 1_000;
     /// A host that was not heard of for this long is lost, and what it held; so is the coordinator, for a host.
     host_silence_timeout_ms: u64 = 10_000;
+    /// A host that was told to leave waits this long until nothing that it holds is needed any more.
+    host_leave_timeout_ms: u64 = 30_000;
+    /// A host that finds no coordinator for this long ends. 0: it tries for ever.
+    host_orphan_timeout_ms: u64 = 0;
+    /// What starts hosts when queries want them and stops them when they have nothing to do: `process` (on this machine) or `command`
+    /// (by the three commands below). Empty: nobody; who joins is there. Needs --cluster-listen.
+    provider: String = String::new();
+    /// Hosts that a provider started have names that begin with `onward-`, this and a hyphen. No two clusters of one launcher have the same.
+    cluster_name: String = "default".to_owned();
+    /// Hosts that are kept whether there is anything to do or not.
+    min_hosts: u32 = 0;
+    /// The most hosts that are started.
+    max_hosts: u32 = 4;
+    /// vCPUs of a host that is started; one is started for so many functions of one vCPU that have work.
+    host_vcpus: u32 = 2;
+    /// Memory of a host that is started, in bytes: its `memory_bytes`.
+    host_memory_bytes: u64 = 4 * GIB;
+    /// A host that was started, and had nothing to do for this long, is stopped.
+    host_idle_timeout_ms: u64 = 60_000;
+    /// A host that was started, and has not joined after this long, or is away for so long, is stopped.
+    host_start_timeout_ms: u64 = 120_000;
+    /// Arguments of hosts that are started, such as `--advertise auto --config /etc/onward.toml`; words as in a shell.
+    provider_arguments: String = "--advertise auto".to_owned();
+    /// `command`: submits a host and returns. It has `{command}` (what to run), `{name}`, `{vcpus}`, `{memory_mib}`; words as in a
+    /// shell. Exit code 75: there is no room now.
+    provider_start: String = String::new();
+    /// `command`: ends the host `{name}`, which gets a SIGTERM and `host_leave_timeout_ms` to leave.
+    provider_stop: String = String::new();
+    /// `command`: prints a line with the name and the state of each host.
+    provider_list: String = String::new();
+    /// The program `onward` where hosts run; empty: this one's path.
+    provider_program: String = String::new();
+    /// A command that takes longer is killed.
+    provider_timeout_ms: u64 = 30_000;
+    /// How often the launcher is asked what is there, while anything is there or wanted.
+    provider_interval_ms: u64 = 1_000;
     /// Input bytes that are worth one more host (sizing).
     bytes_per_host: u64 = 512 * MIB;
     /// Bytes that a task asks another host for at once; one request ahead is under way.

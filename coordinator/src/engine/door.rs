@@ -42,6 +42,8 @@ pub(super) enum MemberEvent {
     Upload(QueryId, String, String),
     /// No function there works for the query of this request any more.
     QueryEnded(u64),
+    /// It wants to leave.
+    Leaving,
     /// Its stream ended.
     Left(String),
 }
@@ -141,6 +143,7 @@ fn understand(message: to_coordinator::Body) -> Option<MemberEvent> {
         }
         to_coordinator::Body::UploadNoted(noted) => MemberEvent::Upload(QueryId(noted.query), noted.path, noted.upload),
         to_coordinator::Body::QueryEnded(ended) => MemberEvent::QueryEnded(ended.request),
+        to_coordinator::Body::Leaving(_) => MemberEvent::Leaving,
         to_coordinator::Body::Join(_) => return None,
     })
 }

@@ -15,12 +15,12 @@ use onward_wire::{AttemptId, Config, ErrorKind, FunctionId, HostId, QueryId, Seg
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::Request;
 use super::door::{Joining, MemberEvent};
 use super::fleet::{Capacity, Fleet};
 use super::inputs::told;
 use super::outcome::Outcome;
 use super::running::{Ending, Query};
+use super::{Request, Wanted};
 use crate::scheduler::{Command, Event, QueryStats, Scheduler, SchedulerLimits};
 use crate::system::{History, QueryRecord};
 
@@ -126,14 +126,24 @@ impl Driver {
                 Err(error) => tracing::warn!(%host, %query, %error, "an upload to no object"),
             },
             MemberEvent::QueryEnded(request) => self.ended(request),
+            MemberEvent::Leaving => {
+                tracing::info!(%host, "a host wants to leave");
+                self.fleet.leaves(host);
+                self.capacity.send_replace(self.fleet.capacity());
+                self.handle(Event::HostLeaves { host });
+            }
             MemberEvent::Left(reason) => self.lose_host(host, reason),
         }
     }
 
     /// A host is gone, and with it its functions and what it held.
     fn lose_host(&mut self, host: HostId, reason: String) {
+        let was_let_go = self.fleet.was_let_go(host);
         let Some(functions) = self.fleet.leave(host) else { return };
-        tracing::warn!(%host, reason, functions = functions.len(), "a host was lost");
+        match was_let_go {
+            true => tracing::info!(%host, "a host left"),
+            false => tracing::warn!(%host, reason, functions = functions.len(), "a host was lost"),
+        }
         for function in functions {
             self.forget_function(function);
         }
@@ -196,6 +206,12 @@ impl Driver {
                 let _ = reply.send(host);
                 self.handle(Event::HostJoined { host, vcpus, max_functions, classes });
             }
+            Request::Wanted(reply) => {
+                let joined = self.fleet.names().map(|(host, name)| (name, self.scheduler.functions_on(host) > 0));
+                let functions = self.scheduler.demand().wanted_functions;
+                // Who asked may have ended.
+                let _ = reply.send(Wanted { functions, joined: joined.collect() });
+            }
             Request::SetAddress(address) => self.fleet.set_address(address),
             Request::ShutDown(told) => {
                 self.fleet.shut_down();
@@ -208,7 +224,10 @@ impl Driver {
         match event {
             HostEvent::FunctionReady { function, pid } => {
                 tracing::debug!(%function, pid, "function is ready");
-                self.unused.insert(function);
+                // One that is kept warm is nobody's cold start.
+                if !self.scheduler.is_spare(function) {
+                    self.unused.insert(function);
+                }
                 self.handle(Event::FunctionReady { function });
             }
             HostEvent::FunctionLost { function, reason } => {
@@ -335,6 +354,7 @@ impl Driver {
                     self.fleet.add_filters(function, RuntimeFilters { attempt: attempt.into(), filters });
                 }
             }
+            Command::LetHostGo { host } => self.fleet.let_go(host),
             Command::ReleaseSegments(segments) => self.fleet.remove_segments(&segments),
             Command::QueryQueued { query, position, queued } => {
                 tracing::info!(%query, position, queued, "query waits: all places are taken");

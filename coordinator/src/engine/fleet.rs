@@ -72,6 +72,10 @@ struct Member {
     heard: Instant,
     /// Where it gives its output, when nobody can reach it.
     home: Option<HostId>,
+    /// It wants to leave.
+    is_leaving: bool,
+    /// It may.
+    was_let_go: bool,
 }
 
 /// See the [module](self). Commands never wait: a host that cannot be told is noted as lost.
@@ -114,8 +118,10 @@ impl Fleet {
     }
 
     pub(super) fn capacity(&self) -> Capacity {
-        let own = (self.config.coordinator_functions || self.members.is_empty()).then(|| Capacity::of(&self.config));
-        let joined = self.members.values().map(|member| Capacity {
+        let mut staying = self.members.values().filter(|member| !member.is_leaving).peekable();
+        let is_alone = staying.peek().is_none();
+        let own = (self.config.coordinator_functions || is_alone).then(|| Capacity::of(&self.config));
+        let joined = staying.map(|member| Capacity {
             hosts: 1,
             vcpus: member.join.vcpus as usize,
             operator_memory_bytes: member.join.operator_memory_bytes,
@@ -145,11 +151,37 @@ impl Fleet {
             heartbeat_ms: self.config.heartbeat_ms,
             silence_timeout_ms: self.config.host_silence_timeout_ms,
         };
-        self.members.insert(id, Member { join, say, heard: Instant::now(), home: None });
+        self.members
+            .insert(id, Member { join, say, heard: Instant::now(), home: None, is_leaving: false, was_let_go: false });
         self.say(id, joined);
         self.record(id, None);
         self.tell_peers();
         id
+    }
+
+    /// Members by the names they gave.
+    pub(super) fn names(&self) -> impl Iterator<Item = (HostId, String)> + '_ {
+        self.members.iter().map(|(id, member)| (*id, member.join.name.clone()))
+    }
+
+    /// A host wants to leave: nobody gives it output any more, if there is another one.
+    pub(super) fn leaves(&mut self, host: HostId) {
+        if let Some(member) = self.members.get_mut(&host) {
+            member.is_leaving = true;
+            self.tell_peers();
+        }
+    }
+
+    /// Nothing of the host is needed: it may leave.
+    pub(super) fn let_go(&mut self, host: HostId) {
+        if let Some(member) = self.members.get_mut(&host) {
+            member.was_let_go = true;
+            self.say(host, onward_wire::message::Shutdown {});
+        }
+    }
+
+    pub(super) fn was_let_go(&self, host: HostId) -> bool {
+        self.members.get(&host).is_some_and(|member| member.was_let_go)
     }
 
     /// A host is gone; its functions.
@@ -357,7 +389,9 @@ impl Fleet {
         let joined = reachable.map(|(id, member)| Peer { host: id.0, address: member.join.address.clone() });
         let hosts: Vec<Peer> = own.chain(joined).collect();
         self.embedded.set_peers(hosts.iter().map(|peer| (HostId(peer.host), peer.address.clone())));
-        self.find_homes(&hosts.iter().map(|peer| HostId(peer.host)).collect::<Vec<_>>());
+        let is_leaving = |host: &HostId| self.members.get(host).is_some_and(|member| member.is_leaving);
+        let homes: Vec<_> = hosts.iter().map(|peer| HostId(peer.host)).filter(|host| !is_leaving(host)).collect();
+        self.find_homes(&homes);
         let homes: Vec<_> = self.members.iter().map(|(id, member)| (*id, member.home)).collect();
         for (id, home) in homes {
             self.say(id, Peers { hosts: hosts.clone(), home: home.map(|home| home.0) });

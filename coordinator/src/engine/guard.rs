@@ -50,7 +50,7 @@ impl GuardedStream {
 
     fn fail(&mut self, error: WireError) -> QueryError {
         let query = self.listing.as_ref().map(|listing| listing.query());
-        self.end(QueryState::Failed(error.message.clone()));
+        self.end(QueryState::of(&error));
         QueryError { error, query }
     }
 }

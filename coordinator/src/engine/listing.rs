@@ -58,6 +58,6 @@ impl Listing {
 
 impl Drop for Listing {
     fn drop(&mut self) {
-        self.end(QueryState::Failed("its client went away before it ended".to_owned()));
+        self.end(QueryState::Cancelled("its client went away before it ended".to_owned()));
     }
 }

@@ -32,7 +32,7 @@ use onward_executor::host::{Exchange, Host, HostOptions};
 use onward_shuffle::flight::GrantKey;
 use onward_wire::message::DefineStage;
 use onward_wire::{Config, ErrorKind, HostId, QueryId, WireError};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use self::fleet::Fleet;
 use crate::api::QueryProgress;
@@ -84,6 +84,15 @@ pub struct Replacement {
 /// The exchange partitions that a task reads of each input stage, by its stage and its partitions.
 pub type Reads = Box<dyn Fn(u32, &[u32]) -> datafusion::common::Result<BTreeMap<u32, BTreeSet<u32>>> + Send>;
 
+/// What hosts are wanted for, and which are there.
+#[derive(Clone, Debug, Default)]
+pub struct Wanted {
+    /// See [`Demand`](crate::scheduler::Demand).
+    pub functions: usize,
+    /// Hosts that joined, by the name they gave, and whether functions are there.
+    pub joined: BTreeMap<String, bool>,
+}
+
 enum Request {
     Submit(Box<Submission>, oneshot::Sender<Result<Outcome, WireError>>),
     Cancel(QueryId, WireError),
@@ -92,6 +101,8 @@ enum Request {
     ReleaseResult(QueryId),
     /// A host wants in.
     Join(Box<door::Joining>),
+    /// What hosts are wanted for.
+    Wanted(oneshot::Sender<Wanted>),
     /// Others reach the coordinator's own segments here.
     SetAddress(String),
     /// All hosts end; the sender is dropped once they were told.
@@ -106,6 +117,7 @@ pub struct Engine {
     host: Arc<Host>,
     config: Arc<Config>,
     key: GrantKey,
+    submitted: Arc<Notify>,
 }
 
 impl Engine {
@@ -126,7 +138,7 @@ impl Engine {
         let fleet = Fleet::new(Arc::clone(&host), Arc::clone(&config), key.clone(), Arc::clone(hosts));
         let driver = driver::Driver::new(fleet, &config, uploads, capacity, history);
         tokio::spawn(driver.run(inbox, events, said));
-        Ok(Self { requests, member_events, host, config, key })
+        Ok(Self { requests, member_events, host, config, key, submitted: Arc::default() })
     }
 
     /// Lets hosts in.
@@ -148,6 +160,18 @@ impl Engine {
         let _: Result<(), _> = is_told.await;
     }
 
+    /// What hosts are wanted for; `None` when the driver has ended.
+    pub async fn wanted(&self) -> Option<Wanted> {
+        let (reply, wanted) = oneshot::channel();
+        self.requests.send(Request::Wanted(reply)).ok()?;
+        wanted.await.ok()
+    }
+
+    /// A query was submitted since the last time this resolved. For one who waits.
+    pub async fn submitted(&self) {
+        self.submitted.notified().await;
+    }
+
     /// The embedded host.
     pub fn host(&self) -> &Arc<Host> {
         &self.host
@@ -162,6 +186,7 @@ impl Engine {
             // The other end may be gone as well; then nobody waits for this.
             let _ = reply.send(Err(WireError::new(ErrorKind::Unavailable, "the coordinator is shutting down")));
         }
+        self.submitted.notify_one();
         outcome
     }
 

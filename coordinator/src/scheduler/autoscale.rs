@@ -54,7 +54,8 @@ pub struct Demand {
     pub functions: usize,
     /// Of these, those that have nothing to do.
     pub idle_functions: usize,
-    /// Functions that would all have work now, within the limits of queries, users and hosts; at least `warm_functions`.
+    /// Functions that would all have work now, within the limits of queries and users, if hosts had room for them; at least
+    /// `warm_functions`.
     pub wanted_functions: usize,
 }
 
@@ -147,7 +148,7 @@ impl Scheduler {
         }
         let most = self.limits.max_functions_per_user;
         let within = |wanted: usize| if most == 0 { wanted } else { wanted.min(most) };
-        let wanted = of_users.into_values().map(within).sum::<usize>().min(self.pool.most_functions());
+        let wanted = of_users.into_values().map(within).sum::<usize>();
         Demand {
             running_queries: self.running.len(),
             queued_queries: self.admission.queued(),

@@ -131,6 +131,11 @@ pub enum Event {
         /// Classes of functions that it offers; empty: all.
         classes: Vec<u16>,
     },
+    /// A host wants to leave: it is given nothing new, and let go when nothing of it is needed ([`Command::LetHostGo`]).
+    HostLeaves {
+        /// Which.
+        host: HostId,
+    },
     /// A host is gone, with its functions and the output that lies there. Nothing more is heard of them.
     HostLost {
         /// Which.
@@ -257,6 +262,11 @@ pub enum Command {
         stage: u32,
         /// By task; of tasks that were spared, none.
         attempts: Vec<AttemptId>,
+    },
+    /// A host that wants to leave may: it runs nothing, and nobody needs what it holds.
+    LetHostGo {
+        /// Which.
+        host: HostId,
     },
     /// Nobody will read these any more.
     ReleaseSegments(Vec<(HostId, SegmentId)>),

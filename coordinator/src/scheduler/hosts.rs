@@ -21,6 +21,17 @@ pub(super) struct Host {
     pub(super) running_vcpus: u32,
     /// Starts that failed in a row.
     pub(super) failed_starts: u32,
+    leaving: Leaving,
+}
+
+/// How far a host is on its way out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Leaving {
+    No,
+    /// It is given nothing new.
+    Drains,
+    /// It was told that nothing of it is needed.
+    LetGo,
 }
 
 impl Host {
@@ -34,11 +45,16 @@ impl Host {
             starting_vcpus: 0,
             running_vcpus: 0,
             failed_starts: 0,
+            leaving: Leaving::No,
         }
     }
 
+    pub(super) fn is_leaving(&self) -> bool {
+        self.leaving != Leaving::No
+    }
+
     fn offers(&self, class: u16) -> bool {
-        self.classes.is_empty() || self.classes.contains(&class)
+        !self.is_leaving() && (self.classes.is_empty() || self.classes.contains(&class))
     }
 
     /// One more function may be started here, where fewer than `most_failed` starts in a row failed.
@@ -99,6 +115,28 @@ impl Hosts {
         self.all.get_mut(&id)
     }
 
+    /// It is given nothing new.
+    pub(super) fn drain(&mut self, id: HostId) {
+        if let Some(host) = self.get_mut(id)
+            && host.leaving == Leaving::No
+        {
+            host.leaving = Leaving::Drains;
+            self.count();
+        }
+    }
+
+    /// Nothing of it is needed.
+    pub(super) fn let_go(&mut self, id: HostId) {
+        if let Some(host) = self.get_mut(id) {
+            host.leaving = Leaving::LetGo;
+        }
+    }
+
+    /// Those that are given nothing new, and were not let go.
+    pub(super) fn draining(&self) -> impl Iterator<Item = (HostId, &Host)> + '_ {
+        self.all.iter().filter(|(_, host)| host.leaving == Leaving::Drains).map(|(id, host)| (*id, host))
+    }
+
     /// Starts are tried again everywhere.
     pub(super) fn forgive(&mut self) {
         self.all.values_mut().for_each(|host| host.failed_starts = 0);
@@ -118,9 +156,9 @@ impl Hosts {
         self.get(id).is_some_and(|host| host.offers(class) && !(host.is_reserve && self.all.values().any(is_other)))
     }
 
-    /// Those that count: the reserve does not where there are others.
+    /// Those that count: the reserve does not where there are others. One that leaves does, for what runs there.
     pub(super) fn counted(&self) -> impl Iterator<Item = &Host> + '_ {
-        let has_others = self.all.values().any(|host| !host.is_reserve);
+        let has_others = self.all.values().any(|host| !host.is_reserve && !host.is_leaving());
         self.all.values().filter(move |host| !(host.is_reserve && has_others))
     }
 }

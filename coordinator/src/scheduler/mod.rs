@@ -133,6 +133,7 @@ impl Scheduler {
             Event::HostJoined { host, vcpus, max_functions, classes } => {
                 self.pool.add_host(host, Host::new(vcpus, max_functions, classes, false));
             }
+            Event::HostLeaves { host } => self.pool.drain_host(host),
             Event::HostLost { host, reason } => self.host_lost(host, &reason),
             Event::Prepared { function, host, attempt, output } => self.prepared(function, host, attempt, output),
             Event::AttemptFailed { function, attempt, error, has_ended } => {
@@ -143,6 +144,7 @@ impl Scheduler {
         }
         self.time_out_queries();
         self.end_lifetimes();
+        self.stop_draining();
         self.stop_deaf();
         // One that starts may find that its hosts are gone, and leaves its place to the next.
         loop {
@@ -156,6 +158,7 @@ impl Scheduler {
         self.assign_early();
         self.stop_idle();
         self.keep_warm();
+        self.let_hosts_go();
         let news = self.admission.announce();
         self.commands.extend(news);
         std::mem::take(&mut self.commands)
@@ -182,6 +185,16 @@ impl Scheduler {
     /// Functions alive or starting.
     pub fn functions(&self) -> usize {
         self.pool.len()
+    }
+
+    /// It was started for no query, and ran nothing.
+    pub fn is_spare(&self, function: FunctionId) -> bool {
+        self.pool.contains(function) && self.pool.owner_of(function).is_none()
+    }
+
+    /// Functions alive or starting on `host`.
+    pub fn functions_on(&self, host: HostId) -> usize {
+        self.pool.functions_on(host)
     }
 
     /// Queries that run, and queries that wait.
@@ -388,6 +401,27 @@ impl Scheduler {
             self.stop(function);
             if let Activity::Running { attempt, .. } = activity {
                 self.give_up(function, attempt, "its lifetime was over (function_lifetime_ms)", true);
+            }
+        }
+    }
+
+    /// Functions on hosts that leave go when they have nothing to do.
+    fn stop_draining(&mut self) {
+        for (host, _) in self.pool.draining().collect::<Vec<_>>() {
+            for function in self.pool.idle_on(host).collect::<Vec<_>>() {
+                self.stop(function);
+            }
+        }
+    }
+
+    /// Hosts that want to leave may, once they run nothing and hold no output that somebody reads or may read.
+    fn let_hosts_go(&mut self) {
+        let empty = self.pool.draining().filter(|(_, functions)| *functions == 0).map(|(host, _)| host);
+        for host in empty.collect::<Vec<_>>() {
+            let holds_results = self.results.values().flatten().any(|(holder, _)| *holder == host);
+            if !holds_results && !self.running.values().any(|query| query.holds_output_on(host)) {
+                self.pool.let_go(host);
+                self.commands.push(Command::LetHostGo { host });
             }
         }
     }

@@ -83,11 +83,43 @@ impl Pool {
 
     /// A host is gone; its functions, and what they did.
     pub(super) fn remove_host(&mut self, host: HostId) -> Vec<(FunctionId, Activity)> {
-        let there: Vec<_> =
-            self.functions.iter().filter(|(_, function)| function.host == host).map(|(id, _)| *id).collect();
+        let there: Vec<_> = self.on(host).collect();
         let lost = there.into_iter().filter_map(|function| Some((function, self.remove(function)?))).collect();
         self.hosts.remove(host);
         lost
+    }
+
+    /// Nothing new is given to a host. What its functions run may end.
+    pub(super) fn drain_host(&mut self, host: HostId) {
+        self.hosts.drain(host);
+        for function in self.on(host).collect::<Vec<_>>() {
+            self.change(function, |function| function.is_old = true);
+        }
+    }
+
+    /// A host without functions, of whose output nothing is needed, is let go.
+    pub(super) fn let_go(&mut self, host: HostId) {
+        self.hosts.let_go(host);
+    }
+
+    /// Hosts that are given nothing new and were not let go, and how many functions they have.
+    pub(super) fn draining(&self) -> impl Iterator<Item = (HostId, usize)> + '_ {
+        self.hosts.draining().map(|(id, host)| (id, host.functions))
+    }
+
+    /// Functions on `host` that have nothing to do.
+    pub(super) fn idle_on(&self, host: HostId) -> impl Iterator<Item = FunctionId> + '_ {
+        let is_idle = |function: &FunctionId| matches!(self.functions[function].activity, Activity::Idle { .. });
+        self.on(host).filter(is_idle)
+    }
+
+    /// Functions on `host`, in any state.
+    pub(super) fn functions_on(&self, host: HostId) -> usize {
+        self.hosts.get(host).map_or(0, |host| host.functions)
+    }
+
+    fn on(&self, host: HostId) -> impl Iterator<Item = FunctionId> + '_ {
+        self.functions.iter().filter(move |(_, function)| function.host == host).map(|(id, _)| *id)
     }
 
     /// A function did not start on `host`.
@@ -120,11 +152,6 @@ impl Pool {
     /// vCPUs of all hosts.
     pub(super) fn total_vcpus(&self) -> u32 {
         self.hosts.total_vcpus()
-    }
-
-    /// The most functions alive on all hosts.
-    pub(super) fn most_functions(&self) -> usize {
-        self.hosts.counted().fold(0, |sum, host| sum.saturating_add(host.max_functions))
     }
 
     /// No host has room, and nothing is idle that could make room.
@@ -163,6 +190,11 @@ impl Pool {
     /// Functions of `user`, in any state.
     pub(super) fn owned_by(&self, user: &str) -> usize {
         self.owners.get(user).map_or(0, |owned| owned.functions)
+    }
+
+    /// For whom a function was started, or whose task it ran last.
+    pub(super) fn owner_of(&self, function: FunctionId) -> Option<Arc<str>> {
+        self.functions.get(&function)?.owner.clone()
     }
 
     pub(super) fn is_owned_by(&self, function: FunctionId, user: &str) -> bool {
@@ -485,13 +517,5 @@ impl Pool {
             host.running_vcpus -= vcpus;
             host.starting_vcpus -= if *activity == Activity::Starting { shape.vcpus } else { 0 };
         }
-    }
-}
-
-#[cfg(test)]
-impl Pool {
-    /// For whom a function was started, or whose task it ran last.
-    pub(super) fn owner_of(&self, function: FunctionId) -> Option<Arc<str>> {
-        self.functions.get(&function)?.owner.clone()
     }
 }

@@ -327,7 +327,14 @@ impl Query {
             return Ok(());
         }
         let retried = match error.is_too_long && task.outlived() == task_lives {
-            true => Err(WireError { is_retryable: false, ..error }),
+            true => {
+                let why = format!(
+                    "task {} takes longer than a function lives ({task_lives} were too old before it was done): raise \
+                     function_lifetime_ms, or `SET onward.tasks` for smaller tasks",
+                    task.id
+                );
+                Err(WireError { is_too_long: true, ..WireError::new(ErrorKind::ResourceExhausted, why) })
+            }
             false => task.retry_after(error, max_attempts),
         };
         self.waits_again(attempt, inline_bytes);

@@ -15,6 +15,12 @@ use onward_wire::{AttemptId, FunctionId, HostId, SegmentId};
 use super::query::Query;
 use super::task::State;
 
+/// Output that somebody may still read lies on `host`.
+fn lies_on(host: HostId, state: &State) -> bool {
+    let State::Committed { output: Some(output) } = state else { return false };
+    output.host == host && !output.segments.is_empty()
+}
+
 /// What the loss of a host costs a query.
 #[derive(Debug, Default)]
 pub(super) struct Recovery {
@@ -25,16 +31,18 @@ pub(super) struct Recovery {
 }
 
 impl Query {
+    /// Output of it that is still needed lies on `host`.
+    pub(super) fn holds_output_on(&self, host: HostId) -> bool {
+        self.stages.iter().flat_map(|stage| &stage.tasks).any(|task| lies_on(host, &task.state))
+    }
+
     /// The output that lay on `host` is gone.
     pub(super) fn lose_host(&mut self, host: HostId) -> Recovery {
         let mut recovery = Recovery::default();
         let mut again: Vec<(u32, u32)> = Vec::new();
         for (stage, tasks) in (0..).zip(self.stages.iter().map(|stage| &stage.tasks)) {
-            let is_lost = |state: &State| {
-                let State::Committed { output: Some(output) } = state else { return false };
-                output.host == host && !output.segments.is_empty()
-            };
-            again.extend((0..).zip(tasks).filter(|(_, task)| is_lost(&task.state)).map(|(task, _)| (stage, task)));
+            let lost = (0..).zip(tasks).filter(|(_, task)| lies_on(host, &task.state));
+            again.extend(lost.map(|(task, _)| (stage, task)));
         }
         let mut rebound = BTreeSet::new();
         while let Some((stage, task)) = again.pop() {

@@ -8,8 +8,8 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use datafusion::arrow::array::{Float64Array, ListBuilder, RecordBatch, StringArray, UInt64Array, UInt64Builder};
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::common::Result;
-use onward_wire::QueryId;
 use onward_wire::message::StoreRequests;
+use onward_wire::{ErrorKind, QueryId, WireError};
 use parking_lot::Mutex;
 
 use super::HISTORY_LIMIT;
@@ -26,6 +26,18 @@ pub enum QueryState {
     Done,
     /// It ended with an error.
     Failed(String),
+    /// Whoever asked wants it no more, and why.
+    Cancelled(String),
+}
+
+impl QueryState {
+    /// How a query ends that met `error`.
+    pub fn of(error: &WireError) -> Self {
+        match error.kind() {
+            ErrorKind::Cancelled => Self::Cancelled(error.message.clone()),
+            _ => Self::Failed(error.message.clone()),
+        }
+    }
 }
 
 /// What is remembered of a query.
@@ -138,6 +150,7 @@ impl QueryRecord {
             QueryState::Running => "running",
             QueryState::Done => "done",
             QueryState::Failed(_) => "failed",
+            QueryState::Cancelled(_) => "cancelled",
         }
     }
 
@@ -274,7 +287,7 @@ impl History {
         let errors: StringArray = records
             .iter()
             .map(|record| match &record.state {
-                QueryState::Failed(error) => Some(error.clone()),
+                QueryState::Failed(error) | QueryState::Cancelled(error) => Some(error.clone()),
                 _ => None,
             })
             .collect();

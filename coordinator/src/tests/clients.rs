@@ -17,7 +17,7 @@ async fn a_client_that_goes_away_during_planning_ends_its_statement() {
     planning.abort();
     assert!(planning.await.unwrap_err().is_cancelled());
     let (state, error) = f.end("x.parquet").await;
-    assert_eq!(state, "failed");
+    assert_eq!(state, "cancelled");
     assert!(error.as_ref().is_some_and(|error| error.contains("went away")), "{error:?}");
     // A drain has nothing to wait for.
     tokio::time::timeout(super::PATIENCE, f.coordinator.shutdown(10 * super::PATIENCE)).await.expect("a drain");

@@ -41,7 +41,7 @@ async fn a_write_that_was_cancelled_has_no_effect() {
     assert_eq!(answer.await.unwrap().unwrap_err().error.kind(), ErrorKind::Cancelled);
     f.coordinator.resources.stores().uploads().settled().await;
     assert_eq!(f.store.objects().await, [] as [&str; 0]);
-    assert_eq!(f.end("copy").await.0, "failed");
+    assert_eq!(f.end("copy").await.0, "cancelled");
 }
 
 /// A client that goes away during the commit cannot stop it half-way: it is listed until it is done, and as done.

@@ -51,7 +51,7 @@ pub(crate) async fn commit(
         let rows = write.commit().await;
         listing.end(match &rows {
             Ok(_) => QueryState::Done,
-            Err(error) => QueryState::Failed(classify(error).message),
+            Err(error) => QueryState::of(&classify(error)),
         });
         rows
     });

@@ -16,7 +16,7 @@ use futures::StreamExt;
 use onward_cache::OpenUploads;
 use onward_shuffle::flight::{GrantKey, from_status};
 use onward_wire::cluster::{
-    AwaitQueryEnd, Failed, FunctionLost, FunctionReady, Heartbeat, Join, Joined, Order, QueryEnded, Report,
+    AwaitQueryEnd, Failed, FunctionLost, FunctionReady, Heartbeat, Join, Joined, Leaving, Order, QueryEnded, Report,
     StartFunction, ToCoordinator, ToMember, UploadNoted, order, report, to_member,
 };
 use onward_wire::message::{AttemptDone, ForgetQuery, SegmentRef};
@@ -26,6 +26,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
 
 use super::{Host, HostEvent, HostOptions};
 
@@ -75,6 +76,7 @@ impl Member {
         ranges: Option<Arc<onward_cache::ranges::RangeTier>>,
         options: MemberOptions,
     ) -> Result<Self, WireError> {
+        config.check()?;
         // Bounded by what functions may say: see Host::start.
         let (host_events, events) = mpsc::unbounded_channel();
         let (noted, uploads) = mpsc::unbounded_channel();
@@ -100,20 +102,31 @@ impl Member {
         &self.host
     }
 
-    /// Joins and serves until the coordinator refuses the host. To leave, drop the future and shut the host down.
+    /// Joins and serves until the coordinator refuses the host, or lets it go: once `leaving` is cancelled the host takes nothing
+    /// new, and waits until nothing that it holds is needed, for `host_leave_timeout_ms`. To leave at once, drop the future. Either
+    /// way, shut the host down then.
     ///
     /// # Errors
-    /// Why it was refused.
-    pub async fn run(mut self, mut on_joined: impl FnMut(HostId)) -> Result<(), WireError> {
+    /// Why it was refused, or that no coordinator was there for `host_orphan_timeout_ms`.
+    pub async fn run(mut self, leaving: CancellationToken, mut on_joined: impl FnMut(HostId)) -> Result<(), WireError> {
         let mut wait = *RETRY.start();
+        let mut alone_since = Instant::now();
+        let orphaned_after = Duration::from_millis(self.config.host_orphan_timeout_ms);
         loop {
-            let joined = self.join().await;
+            let joined = tokio::select! {
+                joined = self.join() => joined,
+                () = leaving.cancelled() => return Ok(()),
+            };
             let left = match joined {
                 Ok(stream) => {
                     wait = *RETRY.start();
                     let id = stream.id;
                     on_joined(id);
-                    let left = self.serve(stream).await;
+                    let left = self.serve(stream, &leaving).await;
+                    if leaving.is_cancelled() {
+                        return Ok(());
+                    }
+                    alone_since = Instant::now();
                     self.host.reset().await;
                     // What happened until then is about functions that are gone.
                     while self.events.try_recv().is_ok() {}
@@ -124,11 +137,18 @@ impl Member {
             };
             match left {
                 Left::Refused(error) => return Err(error),
+                Left::Lost(error) if !orphaned_after.is_zero() && alone_since.elapsed() >= orphaned_after => {
+                    let message = format!("no coordinator for {} ms: {error}", orphaned_after.as_millis());
+                    return Err(WireError::new(ErrorKind::Unavailable, message));
+                }
                 Left::Lost(error) => {
                     tracing::warn!(coordinator = self.options.coordinator, %error, "not joined: trying again");
                 }
             }
-            tokio::time::sleep(wait).await;
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = leaving.cancelled() => return Ok(()),
+            }
             wait = (wait * 2).min(*RETRY.end());
         }
     }
@@ -177,7 +197,7 @@ impl Member {
         }
     }
 
-    async fn serve(&mut self, stream: Stream) -> Left {
+    async fn serve(&mut self, stream: Stream, leaving: &CancellationToken) -> Left {
         let Stream { mut incoming, outgoing, heartbeat, silence, .. } = stream;
         let coordinator = self.options.coordinator.clone();
         let mut beats = tokio::time::interval(heartbeat);
@@ -185,7 +205,15 @@ impl Member {
         let mut heard = Instant::now();
         let (mut waits, mut gifts) = (JoinSet::new(), JoinSet::new());
         let (is_outbound, mut home) = (self.options.advertise.is_none(), None);
+        let leave_timeout = Duration::from_millis(self.config.host_leave_timeout_ms);
+        let mut leave_by = None;
         loop {
+            let is_late = async {
+                match leave_by {
+                    Some(leave_by) => tokio::time::sleep_until(leave_by).await,
+                    None => std::future::pending().await,
+                }
+            };
             let say: Option<ToCoordinator> = tokio::select! {
                 // Uploads come before the end of the attempts that began them.
                 biased;
@@ -236,6 +264,15 @@ impl Member {
                         }
                     }
                     Some(QueryEnded { request }.into())
+                }
+                () = leaving.cancelled(), if leave_by.is_none() => {
+                    leave_by = Some(Instant::now() + leave_timeout);
+                    Some(Leaving {}.into())
+                }
+                () = is_late => {
+                    let ms = leave_timeout.as_millis();
+                    tracing::warn!("it was not let go within {ms} ms (host_leave_timeout_ms): what it ran runs again elsewhere");
+                    return Left::Lost(ended(&coordinator));
                 }
                 _ = beats.tick() => Some(self.host.heartbeat().into()),
                 () = tokio::time::sleep_until(heard + silence) => {

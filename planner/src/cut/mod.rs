@@ -49,20 +49,20 @@ pub(crate) use fragment::{JoinSides, is_sliceable, join_sides};
 use crate::adaptive::plan_alternatives;
 use crate::graph::{Estimate, Stage};
 use crate::runtime_filter;
-use crate::sizing::{estimate, is_skewed};
+use crate::sizing::{DealOut, estimate};
 use crate::stage_input::StageInputExec;
 
-/// Cuts `plan` into stages of at most `tasks` tasks. The last stage is the result. For `skewed_bytes` see
-/// [`PlanRequest`](crate::PlanRequest).
+/// Cuts `plan` into stages of at most `tasks` tasks. The last stage is the result. The rows of scans that `deal_out` names are dealt
+/// out to all tasks.
 /// `partition_wise` names nodes of other crates that [`fragment::is_sliceable`] may take for partition-wise.
 pub(crate) fn cut(
     plan: &Arc<dyn ExecutionPlan>,
     tasks: usize,
-    skewed_bytes: u64,
+    deal_out: DealOut,
     config: &ConfigOptions,
     partition_wise: &[&str],
 ) -> Result<Vec<Stage>> {
-    let mut cutter = Cutter { stages: Vec::new(), tasks: tasks.max(1), skewed_bytes, partition_wise };
+    let mut cutter = Cutter { stages: Vec::new(), tasks: tasks.max(1), deal_out, partition_wise };
     let result = cutter.fragment(plan)?;
     let partitions = result.output_partitioning().partition_count();
     cutter.finish(result, OutputKind::Preserve, partitions, estimate(plan))?;
@@ -101,7 +101,7 @@ pub(crate) fn whole(plan: Arc<dyn ExecutionPlan>) -> Result<Vec<Stage>> {
 struct Cutter<'a> {
     stages: Vec<Stage>,
     tasks: usize,
-    skewed_bytes: u64,
+    deal_out: DealOut,
     partition_wise: &'a [&'a str],
 }
 
@@ -163,7 +163,7 @@ impl Cutter<'_> {
         let mut is_dealt_out = false;
         repartition.input().apply(|node| {
             let is_few = node.output_partitioning().partition_count() < self.tasks;
-            is_dealt_out |= is_few && is_skewed(node, self.tasks, self.skewed_bytes);
+            is_dealt_out |= is_few && self.deal_out.names(node, self.tasks);
             // What lies below another exchange, or beside it, has been spread before.
             let is_spread = node.children().len() > 1
                 || node.is::<RepartitionExec>()
@@ -179,7 +179,7 @@ impl Cutter<'_> {
         let partitions = node.output_partitioning().partition_count();
         let is_free = node.output_ordering().is_none()
             && matches!(node.output_partitioning(), Partitioning::UnknownPartitioning(_));
-        if partitions < self.tasks.max(2) || !is_free || !is_skewed(node, self.tasks, self.skewed_bytes) {
+        if partitions < self.tasks.max(2) || !is_free || !self.deal_out.names(node, self.tasks) {
             return Ok(Arc::clone(node));
         }
         let in_turns = Partitioning::RoundRobinBatch(partitions);

@@ -20,6 +20,8 @@ pub struct Ledger {
     pub idle_since: BTreeMap<FunctionId, u64>,
     /// Classes that hosts offer; empty: all.
     pub classes: BTreeMap<HostId, Vec<u16>>,
+    /// Hosts that want to leave, and whether they may.
+    pub leaving: BTreeMap<HostId, bool>,
     /// Queries that run.
     running: BTreeMap<QueryId, Place>,
     /// Queries that wait: queue and position.
@@ -43,7 +45,8 @@ impl Ledger {
     }
 
     pub fn offers(&self, host: HostId, class: u16) -> bool {
-        self.classes.get(&host).is_none_or(|classes| classes.is_empty() || classes.contains(&class))
+        !self.leaving.contains_key(&host)
+            && self.classes.get(&host).is_none_or(|classes| classes.is_empty() || classes.contains(&class))
     }
 
     pub fn start(

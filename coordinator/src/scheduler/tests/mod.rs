@@ -1,9 +1,10 @@
 //! `world` plays host, clients and clock, and checks every command, with what `ledger` knows; `random` lets anything happen in
-//! any order; `cases`, `early` and `elastic` are the situations worth a name.
+//! any order; `cases`, `early`, `elastic` and `leaving` are the situations worth a name.
 
 mod cases;
 mod early;
 mod elastic;
+mod leaving;
 mod ledger;
 mod random;
 mod world;

@@ -25,6 +25,9 @@ enum Action {
     ReleaseResult(Index),
     Join(u32, usize, Vec<u16>),
     LoseHost(Index),
+    Leave(Index),
+    /// Hosts that were let go are gone.
+    Go,
     Wait(u64),
 }
 
@@ -45,6 +48,8 @@ fn action() -> impl Strategy<Value = Action> {
         2 => any::<Index>().prop_map(ReleaseResult),
         1 => (1..4u32, 1..4usize, classes()).prop_map(|(vcpus, functions, classes)| Join(vcpus, functions, classes)),
         1 => any::<Index>().prop_map(LoseHost),
+        1 => any::<Index>().prop_map(Leave),
+        1 => Just(Go),
         2 => (0..800u64).prop_map(Wait),
     ]
 }
@@ -257,6 +262,12 @@ fn act(world: &mut World, action: Action, queries: &mut Vec<QuerySpec>) {
                 world.join_for(vcpus, functions, classes);
             }
         }
+        Action::Leave(index) => {
+            if let Some(host) = pick(index, world.hosts.keys().copied().filter(|host| *host != HostId::EMBEDDED)) {
+                world.leave(host);
+            }
+        }
+        Action::Go => world.go(),
         Action::LoseHost(index) => {
             // The coordinator's own is lost with the coordinator.
             if let Some(host) = pick(index, world.hosts.keys().copied().filter(|host| *host != HostId::EMBEDDED)) {
@@ -329,6 +340,7 @@ proptest! {
         // Warm functions that grow old are replaced for ever.
         let mut most_warm = 0;
         for step in 0..100 {
+            world.go();
             if step >= 50 {
                 most_warm = most_warm.max(world.functions.len());
             }
@@ -340,6 +352,8 @@ proptest! {
             world.now_ms = due;
             world.send(Event::Tick);
         }
+        world.go();
+        prop_assert!(world.ledger.leaving.is_empty(), "a host waits to leave: {:?}", world.ledger);
         let hosts = world.hosts.iter().filter(|(host, _)| world.ledger.offers(**host, warm_shape.class));
         let room = hosts.map(|(_, (_, most))| *most).sum::<usize>();
         let (there, wanted) = (world.functions.len(), warm.min(room));

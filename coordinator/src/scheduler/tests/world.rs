@@ -124,10 +124,10 @@ pub struct World {
     pub segments: BTreeMap<SegmentId, (AttemptId, bool)>,
     /// vCPUs, the most functions.
     pub hosts: BTreeMap<HostId, (u32, usize)>,
-    places: BTreeMap<FunctionId, HostId>,
+    pub places: BTreeMap<FunctionId, HostId>,
     /// When functions said hello.
     births: BTreeMap<FunctionId, u64>,
-    holders: BTreeMap<SegmentId, HostId>,
+    pub holders: BTreeMap<SegmentId, HostId>,
     last_host: u32,
     /// What was committed may be made again.
     has_lost_hosts: bool,
@@ -201,7 +201,7 @@ impl World {
 
     pub fn lose_host(&mut self, host: HostId) -> Vec<Command> {
         self.hosts.remove(&host);
-        self.has_lost_hosts = true;
+        self.has_lost_hosts |= self.ledger.leaving.remove(&host) != Some(true);
         let places = &self.places;
         for function in self.functions.keys().filter(|function| places[*function] == host) {
             self.ledger.remove(*function);
@@ -407,6 +407,7 @@ impl World {
                     assert!(self.has_lost_hosts || !self.is_needed(attempt), "{segment} of {attempt} is still needed");
                 }
             }
+            Command::LetHostGo { host } => self.check_let_go(*host),
             Command::QueryQueued { query, position, queued } => {
                 assert!(!self.queries[query].started && position <= queued);
                 self.ledger.wait(*query, &self.queries[query].spec.queue, *position);
@@ -450,6 +451,7 @@ impl World {
     fn check_run(&mut self, function: FunctionId, attempt: AttemptId, partitions: &[u32]) {
         let (shape, doing) = self.functions[&function];
         assert_eq!(doing, Doing::Nothing, "one attempt at a time");
+        assert!(!self.ledger.leaving.contains_key(&self.places[&function]), "{function} is on a host that leaves");
         let lifetime_ms = self.limits.function_lifetime_ms;
         let is_old = lifetime_ms > 0 && self.now_ms >= self.births[&function] + lifetime_ms - lifetime_ms / 4;
         assert!(!is_old, "{function} takes no task in the end of its life");
