@@ -78,7 +78,7 @@ enum Phase {
     },
 }
 
-/// See the [module](self).
+/// How many hosts there are, as a pure state machine: what is so comes in, what to do goes out.
 #[derive(Debug)]
 pub struct Scaler {
     limits: ScalerLimits,
