@@ -9,10 +9,12 @@ use crate::{ClusterName, HostName, HostSpec, HostState, Listed, Provider, Provid
 const PATIENCE: Duration = Duration::from_secs(60);
 const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
 
-/// A host that takes a moment to leave when it is told to, and leaves a file that says so.
+/// A host that takes a moment to leave when it is told to, and leaves a file that says so. One that a failed test forgot ends by
+/// itself.
 const HOST: &str = r#"
 trap 'echo drained > "$0"; exit 0' TERM
-while :; do sleep 0.02; done
+left=6000
+while [ "$left" -gt 0 ]; do sleep 0.02; left=$((left - 1)); done
 "#;
 
 /// A provider under test, and its launcher's other side.

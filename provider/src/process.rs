@@ -219,7 +219,7 @@ mod tests {
         let cluster = conformance::random_cluster();
         let provider = Process::new(ProcessOptions { grace: Duration::from_millis(20), ..options(&cluster) });
         let name = HostName::random(&cluster, &mut fastrand::Rng::new());
-        let script = "trap '' TERM; while :; do sleep 1; done".to_owned();
+        let script = "trap '' TERM; sleep 120".to_owned();
         let arguments = vec!["-c".to_owned(), script, NAME_ARGUMENT.to_owned(), name.to_string()];
         provider
             .start(&HostSpec { name: name.clone(), vcpus: 1, memory_bytes: 1, arguments })
