@@ -42,9 +42,10 @@ impl Faulty {
     }
 
     fn run_in(&self, data_dir: &str, functions: &str, sql: &str) -> Ran {
-        let arguments =
-            ["sql", "--quiet", "--format", "csv", "--data-dir", data_dir, "--functions", functions, "-c", sql];
-        let ran = self.workspace.run(&arguments);
+        // Where all tests run with functions that die young: a store that does not answer is waited for longer.
+        let lives = ["--set", "function_lifetime_ms=900000"];
+        let arguments = ["sql", "--quiet", "--format", "csv", "--data-dir", data_dir, "--functions", functions];
+        let ran = self.workspace.run(&[&arguments[..], &lives, &["-c", sql]].concat());
         assert!(!format!("{ran:?}").contains(SECRET), "{ran:?}");
         ran
     }
