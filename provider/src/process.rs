@@ -39,12 +39,12 @@ pub struct ProcessOptions {
 #[derive(Debug)]
 pub struct Process {
     options: ProcessOptions,
-    ends: Arc<Mutex<Ends>>,
+    children: Arc<Mutex<Children>>,
 }
 
 /// Of hosts that this instance started.
 #[derive(Debug, Default)]
-struct Ends {
+struct Children {
     /// Those that run. A process has no command line in the moment after its start.
     running: BTreeMap<HostName, Started>,
     /// Those that ended by themselves, and how.
@@ -61,7 +61,7 @@ struct Started {
 impl Process {
     /// Starts nothing yet.
     pub fn new(options: ProcessOptions) -> Self {
-        Self { options, ends: Arc::default() }
+        Self { options, children: Arc::default() }
     }
 
     /// The processes of all hosts, by name.
@@ -85,7 +85,7 @@ impl Process {
 
     /// The process of a host that is about to be told to leave.
     fn leaving(&self, name: &HostName) -> Result<Option<Arc<OwnedFd>>, ProviderError> {
-        if let Some(started) = self.ends.lock().running.get_mut(name) {
+        if let Some(started) = self.children.lock().running.get_mut(name) {
             started.was_told = true;
             return Ok(Some(Arc::clone(&started.process)));
         }
@@ -129,26 +129,26 @@ impl Provider for Process {
             pid.ok_or(io::ErrorKind::NotFound.into()).and_then(|pid| Ok(pidfd_open(pid, PidfdFlags::empty())?));
         let started = Started { process: Arc::new(process.map_err(failed)?), was_told: false };
         {
-            let mut ends = self.ends.lock();
-            ends.ended.remove(&host.name);
-            ends.running.insert(host.name.clone(), started);
+            let mut children = self.children.lock();
+            children.ended.remove(&host.name);
+            children.running.insert(host.name.clone(), started);
         }
-        let (ends, name) = (Arc::clone(&self.ends), host.name.clone());
+        let (children, name) = (Arc::clone(&self.children), host.name.clone());
         tokio::spawn(async move {
             let reason = match child.wait().await {
                 Ok(status) => status.to_string(),
                 Err(error) => error.to_string(),
             };
-            let mut ends = ends.lock();
-            if ends.running.remove(&name).is_some_and(|started| !started.was_told) {
-                ends.ended.insert(name, reason);
+            let mut children = children.lock();
+            if children.running.remove(&name).is_some_and(|started| !started.was_told) {
+                children.ended.insert(name, reason);
             }
         });
         Ok(())
     }
 
     async fn stop(&self, name: &HostName) -> Result<(), ProviderError> {
-        self.ends.lock().ended.remove(name);
+        self.children.lock().ended.remove(name);
         let Some(process) = self.leaving(name)? else { return Ok(()) };
         // It may have ended just now.
         let _ = pidfd_send_signal(&process, Signal::TERM);
@@ -170,8 +170,8 @@ impl Provider for Process {
     async fn list(&self) -> Result<Vec<Listed>, ProviderError> {
         // Before the processes: one that ends in between is listed as running once more.
         let (ended, started): (_, Vec<_>) = {
-            let ends = self.ends.lock();
-            (ends.ended.clone(), ends.running.keys().cloned().collect())
+            let children = self.children.lock();
+            (children.ended.clone(), children.running.keys().cloned().collect())
         };
         let running: BTreeSet<HostName> = self.running()?.into_keys().chain(started).collect();
         let over = ended.into_iter().filter(|(name, _)| !running.contains(name));

@@ -1,12 +1,9 @@
 //! Hosts that a provider starts when queries want them.
 
-use std::sync::Arc;
-
-use onward_tpch::{Client, Dataset, Functions, GenerateOptions, RunOptions};
 use onward_wire::Config;
 
 use super::hosts::Hosts;
-use super::{JOIN, define, expected, rows, small};
+use super::{JOIN, define, expected, rows, small, verify_tpch};
 use crate::support::slurm::Slurm;
 
 /// Of hosts that were started: names, and what they have done.
@@ -127,22 +124,7 @@ async fn over_slurm(slurm: &Slurm) {
     while rows(&session, STARTED).await.len() < 2 {
         tokio::task::yield_now().await;
     }
-    let dataset = GenerateOptions::new(1.0, Dataset::default_dir(1.0));
-    let dataset = tokio::task::spawn_blocking(move || Dataset::open_or_generate(&dataset)).await;
-    let dataset = dataset.expect("no panic").expect("data");
-    let server = onward_endpoint::ServerOptions {
-        listen: ([127, 0, 0, 1], 0).into(),
-        allow_paths: vec![dataset.dir.clone()],
-        ..onward_endpoint::ServerOptions::default()
-    };
-    let server = onward_endpoint::FlightServer::bind(server, Arc::clone(&hosts.coordinator)).await.expect("a port");
-    let url = format!("http://{}", server.local_addr());
-    let serving = tokio::spawn(server.serve(std::future::pending()));
-    let mut client = Client::connect(&url).await.expect("it listens");
-    let options = RunOptions { functions: Functions::Exactly(4), verify: true, ..RunOptions::default() };
-    let report = onward_tpch::run(&mut client, &dataset, &options).await.expect("tables are registered");
-    assert!(report.is_success(), "{report}");
-    eprintln!("{report}");
+    verify_tpch(&hosts).await;
 
     // One job is killed; what it held is made again, and another host comes.
     let sql = "SELECT l_returnflag, count(*), sum(l_quantity) FROM lineitem GROUP BY 1 ORDER BY 1";
@@ -157,8 +139,6 @@ async fn over_slurm(slurm: &Slurm) {
             break;
         }
     }
-    drop(client);
-    serving.abort();
     hosts.stop().await;
     while slurm.command("squeue", &["--noheader", "--format=%j"]).contains("onward-test-") {}
 }
