@@ -191,7 +191,7 @@ cluster_dir: /etc/onward/cluster
 {{- end -}}
 
 {{- define "onward.clusterName" -}}
-{{- default (include "onward.fullname" .) .Values.hosts.provider.clusterName -}}
+{{- default (include "onward.fullname" . | replace "." "-" | splitList "-" | compact | join "-") .Values.hosts.provider.clusterName -}}
 {{- end -}}
 
 {{/* Volumes and mounts that coordinator and hosts share. The argument is a list: the root, and the size of /dev/shm. */}}
@@ -255,6 +255,12 @@ limits:
 {{- end -}}
 {{- if not .Values.tls.cluster.existingSecret -}}
 {{- fail "tls.cluster.existingSecret is empty: name a secret with the files of `onward tls init`, or set insecure=true" -}}
+{{- end -}}
+{{- end -}}
+{{- range $role := list "coordinator" "hosts" -}}
+{{- $values := get $.Values $role -}}
+{{- if ge (include "onward.mib" $values.shm | int64) (include "onward.mib" $values.memory | int64) -}}
+{{- fail (printf "%s.shm is not less than %s.memory: shared memory counts against it" $role $role) -}}
 {{- end -}}
 {{- end -}}
 {{- if and .Values.tls.client.certManager.enabled (not .Values.tls.client.certManager.issuerRef.name) -}}
