@@ -84,6 +84,10 @@ def pod_templates(objects):
             yield f"{kind}/{name}", document["spec"]["template"], document
         if kind == "ConfigMap" and "host-pod.json" in document["data"]:
             template = json.loads(document["data"]["host-pod.json"])
+            cluster = tomllib.loads(document["data"]["coordinator.toml"])["cluster_name"]
+            # What the provider makes of it.
+            template["metadata"]["labels"] |= {"app.kubernetes.io/name": "onward", "app.kubernetes.io/component": "host",
+                                               "app.kubernetes.io/instance": cluster, "app.kubernetes.io/managed-by": "onward"}
             pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "onward-x-00000000"} | template["metadata"],
                    "spec": template["spec"] | {"restartPolicy": "Never"}}
             for version in VERSIONS:
@@ -120,7 +124,7 @@ def check_pod(where, template, workload, objects):
             for argument in arguments:
                 if argument.startswith("/etc/onward/config/"):
                     require(argument.rsplit("/", 1)[1] in data, f"{where}: {argument} is in no ConfigMap")
-    shm = next(volume["emptyDir"] for volume in spec["volumes"] if volume["name"] == "shm")
+    shm = next(volume["emptyDir"] for volume in spec["volumes"] if volume["name"] == "shared-memory")
     require(shm["medium"] == "Memory", f"{where}: /dev/shm is on disk")
     memory = container["resources"]["limits"]["memory"]
     require(mib(memory) * 3 // 8 <= mib(shm["sizeLimit"]) < mib(memory), f"{where}: /dev/shm of {shm['sizeLimit']} with {memory}")

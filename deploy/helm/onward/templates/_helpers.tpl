@@ -33,9 +33,15 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end }}
 {{- end -}}
 
+{{/* Of all pods of a cluster, whoever started them. */}}
+{{- define "onward.cluster" -}}
+onward.dev/cluster: {{ include "onward.clusterName" . }}
+{{- end -}}
+
 {{/* Of pods: without versions, which would start them again with every change of the chart. */}}
 {{- define "onward.podLabels" -}}
 {{ include "onward.selector" . }}
+{{ include "onward.cluster" . }}
 {{- with .Values.commonLabels }}
 {{ toYaml . }}
 {{- end }}
@@ -161,14 +167,16 @@ cluster_dir: /etc/onward/cluster
 {{- $_ := set $set "provider_owner" (printf "apps/v1/StatefulSet/%s" (include "onward.fullname" .)) -}}
 {{- $_ := set $set "provider_pod_template" "/etc/onward/config/host-pod.json" -}}
 {{- $words := list -}}
-{{- range include "onward.host.arguments" . | fromJsonArray -}}
+{{- $memory := list "--set" (printf "memory_bytes=%s" (include "onward.memoryBytes" .Values.hosts.memory)) -}}
+{{- range concat (include "onward.host.arguments" . | fromJsonArray) $memory -}}
 {{- $words = append $words (ternary . (squote .) (regexMatch "^[a-zA-Z0-9_./:=@%+,$()\\[\\]-]+$" .)) -}}
 {{- end -}}
 {{- $_ := set $set "provider_arguments" (join " " $words) -}}
 {{- $_ := set $set "min_hosts" $provider.minHosts -}}
 {{- $_ := set $set "max_hosts" $provider.maxHosts -}}
 {{- $_ := set $set "host_vcpus" .Values.hosts.vcpus -}}
-{{- $_ := set $set "host_memory_bytes" (include "onward.memoryBytes" .Values.hosts.memory) -}}
+{{/* The pod's: provider_arguments tell the host that it has less. */}}
+{{- $_ := set $set "host_memory_bytes" (printf "%sMiB" (include "onward.mib" .Values.hosts.memory)) -}}
 {{- $_ := set $set "host_idle_timeout_ms" $provider.idleTimeoutMs -}}
 {{- $_ := set $set "host_start_timeout_ms" $provider.startTimeoutMs -}}
 {{- end -}}
@@ -200,7 +208,7 @@ cluster_dir: /etc/onward/cluster
 - name: config
   configMap:
     name: {{ include "onward.fullname" $root }}
-- name: shm
+- name: shared-memory
   emptyDir:
     medium: Memory
     sizeLimit: {{ index . 1 }}
@@ -224,7 +232,7 @@ cluster_dir: /etc/onward/cluster
 
 {{- define "onward.mounts" -}}
 - {name: config, mountPath: /etc/onward/config, readOnly: true}
-- {name: shm, mountPath: /dev/shm}
+- {name: shared-memory, mountPath: /dev/shm}
 - {name: spill, mountPath: /var/lib/onward/spill}
 - {name: tmp, mountPath: /tmp}
 {{- if .Values.tls.cluster.existingSecret }}

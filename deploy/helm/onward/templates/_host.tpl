@@ -1,4 +1,5 @@
-{{/* The pod of a host: of the Deployment, and the template of those that the coordinator starts. */}}
+{{/* The pod of a host: of the Deployment, and the template of those that the coordinator starts, which gives them name, labels of its own,
+     image, arguments, CPU, memory, restart policy and grace period, and finds their container by its name, `host`. */}}
 
 {{/* What `onward host` is run with behind --join and --name, as a JSON list. */}}
 {{- define "onward.host.arguments" -}}
@@ -41,7 +42,7 @@ spec:
   securityContext:
     {{- toYaml .Values.podSecurityContext | nindent 4 }}
   containers:
-    - name: onward
+    - name: host
       image: {{ include "onward.image" . }}
       imagePullPolicy: {{ .Values.image.pullPolicy }}
       args:
