@@ -247,12 +247,27 @@ def check_chart():
     compare(values, schema, "")
 
 
+def check_guide(chart, program):
+    """Values in kubernetes.md are values of the chart."""
+    guide = (HERE.parent / "kubernetes.md").read_text()
+    defaults = yaml.safe_load((CHART / "values.yaml").read_text())
+    for path in re.findall(r"--set\s+([a-zA-Z.]+)=", guide):
+        value = defaults
+        for name in path.split("."):
+            require(isinstance(value, dict) and name in value, f"kubernetes.md: --set {path}: there is no such value")
+            value = value[name]
+    blocks = re.findall(r"```yaml\n(.*?)```", guide, re.DOTALL)
+    require(blocks, "kubernetes.md has no values")
+    for block in blocks:
+        check_case(chart, "kubernetes.md", {"values": yaml.safe_load(block)}, program)
+
+
 def main():
     program = os.environ.get("ONWARD")
     problems = passed = 0
     cases = yaml.safe_load((HERE / "cases.yaml").read_text())
     with helm.Chart.load(CHART) as chart:
-        checks = [("the chart", check_chart)]
+        checks = [("the chart", check_chart), ("kubernetes.md", lambda: check_guide(chart, program))]
         checks += [(name, lambda n=name, c=case: check_case(chart, n, c or {}, program)) for name, case in cases.items()]
         for name, check in checks:
             try:
