@@ -247,6 +247,22 @@ def check_chart():
     compare(values, schema, "")
 
 
+def check_restarts(chart):
+    """A pod is started again by what it reads, and by nothing else."""
+
+    def template(kind, **values):
+        objects, _ = render(chart, {"values": values})
+        return objects[(kind, "onward-host" if kind == "Deployment" else "onward")]["spec"]["template"]
+
+    hosts, own = {"hosts": {"memory": "16Gi", "settings": {"cache": False}}}, {"coordinator": {"settings": {"max_sessions": 10}}}
+    require(template("StatefulSet") == template("StatefulSet", **hosts), "values of hosts start the coordinator again")
+    require(template("Deployment") == template("Deployment", **own), "settings of the coordinator start hosts again")
+    require(template("StatefulSet") != template("StatefulSet", **own), "the coordinator goes on with old settings")
+    require(template("Deployment") != template("Deployment", **hosts), "hosts go on with old settings")
+    provider = {"hosts": {"mode": "provider"}}, {"hosts": {"mode": "provider", "nodeSelector": {"disk": "ssd"}}}
+    require(template("StatefulSet", **provider[0]) != template("StatefulSet", **provider[1]), "the template of hosts is read once")
+
+
 def check_guide(chart, program):
     """Values in kubernetes.md are values of the chart."""
     guide = (HERE.parent / "kubernetes.md").read_text()
@@ -267,7 +283,8 @@ def main():
     problems = passed = 0
     cases = yaml.safe_load((HERE / "cases.yaml").read_text())
     with helm.Chart.load(CHART) as chart:
-        checks = [("the chart", check_chart), ("kubernetes.md", lambda: check_guide(chart, program))]
+        checks = [("the chart", check_chart), ("kubernetes.md", lambda: check_guide(chart, program)),
+                  ("what starts pods again", lambda: check_restarts(chart))]
         checks += [(name, lambda n=name, c=case: check_case(chart, n, c or {}, program)) for name, case in cases.items()]
         for name, check in checks:
             try:
