@@ -33,7 +33,7 @@ WORKDIR /var/lib/onward/files
 EXPOSE 50051 50052 50053
 # A number, not a name: `runAsNonRoot` of Kubernetes does not look names up.
 USER 65532:65532
-# Functions are children of a process that is a child of this one, which reaps it. SIGTERM drains.
+# SIGTERM drains. Process 1 does not reap functions whose zygote died: the chart shares the pod's processes, else `docker run --init`.
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["/usr/local/bin/onward"]
 CMD ["--help"]
