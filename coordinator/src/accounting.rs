@@ -79,7 +79,7 @@ impl Prices {
 }
 
 /// What a query used of functions.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Usage {
     /// Attempts that were started.
     pub attempts: u64,

@@ -9,11 +9,13 @@ use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::common::DataFusionError;
 use futures::Stream;
 use onward_planner::error::classify;
+use onward_state::Fenced;
 use onward_wire::error::WireError;
 use onward_wire::{Config, QueryId};
 
 use crate::engine::LocatedResult;
 use crate::session::PreparedStatement;
+use crate::term::Term;
 
 /// An error a client sees: its kind, its message, and the query it belongs to.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -49,6 +51,10 @@ pub struct CoordinatorOptions {
     pub data_dir: Option<PathBuf>,
     /// The program that function processes run (`PROGRAM function ...`); `None` = this executable.
     pub function_program: Option<PathBuf>,
+    /// Where several coordinators keep what they share; `None`: it is alone, and keeps it in `data_dir`.
+    pub state: Option<Fenced>,
+    /// Of several coordinators: since when it leads. The default: it is alone.
+    pub term: Term,
 }
 
 /// What a session may do.

@@ -1,5 +1,6 @@
 //! [`Session`]: one client's statements, from text to rows.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -60,6 +61,8 @@ pub struct Session {
     coordinator: Arc<Coordinator>,
     sql: SqlSession,
     user: Arc<str>,
+    /// The settings of a new session.
+    defaults: Arc<BTreeMap<String, Option<String>>>,
 }
 
 /// A statement on its way.
@@ -98,12 +101,37 @@ impl Session {
         let shared = Arc::clone(&coordinator.resources);
         let sql = SqlSession::open(shared, config, options.allowed_paths.as_deref())?;
         let sql = sql.with_prepared_limit(coordinator.config.max_prepared_statements as usize);
-        Ok(Self { coordinator, sql, user: Arc::clone(&options.user) })
+        let defaults = Arc::clone(coordinator.defaults.get_or_init(|| Arc::new(settings_of(sql.context()))));
+        Ok(Self { coordinator, sql, user: Arc::clone(&options.user), defaults })
     }
 
     /// The DataFusion context: catalog, settings, function registry. For metadata; queries go through `execute`.
     pub fn context(&self) -> &SessionContext {
         self.sql.context()
+    }
+
+    /// Settings that are not those of a new session; `None`: no value.
+    pub fn changed_settings(&self) -> BTreeMap<String, Option<String>> {
+        let mut settings = settings_of(self.context());
+        settings.retain(|name, value| self.defaults.get(name) != Some(value));
+        settings
+    }
+
+    /// Gives settings the values that [`Self::changed_settings`] told; those that this version does not take, and why.
+    pub fn restore_settings(&self, settings: &BTreeMap<String, Option<String>>) -> Vec<(String, String)> {
+        let state = self.context().state_ref();
+        let mut state = state.write();
+        let options = state.config_mut().options_mut();
+        let set = |(name, value): (&String, &Option<String>)| {
+            let set = options.set(name, value.as_deref().unwrap_or_default());
+            set.err().map(|error| (name.clone(), error.to_string()))
+        };
+        settings.iter().filter_map(set).collect()
+    }
+
+    /// The PREPARE statements whose statements it knows by name.
+    pub fn named_statements(&self) -> Vec<String> {
+        self.sql.named_statements()
     }
 
     /// Parses and plans one statement (parameters `$1`, `?`). It has no effect yet.
@@ -556,4 +584,9 @@ impl Drop for Session {
     fn drop(&mut self) {
         self.coordinator.session_closed();
     }
+}
+
+fn settings_of(context: &SessionContext) -> BTreeMap<String, Option<String>> {
+    let state = context.state();
+    state.config_options().entries().into_iter().map(|entry| (entry.key, entry.value)).collect()
 }

@@ -1,6 +1,6 @@
 //! [`Coordinator`]: what outlives sessions.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -15,6 +15,7 @@ use onward_cache::ranges::RangeOptions;
 use onward_cache::scan::WarmScans;
 use onward_executor::host::{self, HostOptions};
 use onward_shuffle::flight::GrantKey;
+use onward_state::Fenced;
 use onward_wire::{Config, ErrorKind, FunctionId, QueryId, WireError};
 use parking_lot::Mutex;
 use tokio::sync::{OnceCell, watch};
@@ -23,11 +24,13 @@ use crate::accounting::{Prices, QueryCost};
 use crate::api::{CoordinatorOptions, QueryError, Result, SessionOptions};
 use crate::catalog::{Catalog, DataDirectory};
 use crate::client::Session;
-use crate::cluster::{ClusterOptions, ClusterServer};
-use crate::engine::{Capacity, Engine, Stopper};
+use crate::cluster::{ClusterListener, ClusterOptions, ClusterServer};
+use crate::engine::{Capacity, Engine, Stopper, Wanted};
 use crate::hosts::Hosts;
+use crate::scheduler::Demand;
 use crate::session::{SharedResources, redact};
-use crate::system::{self, History, HostTable, QueryLog, QueryRecord};
+use crate::system::{self, History, HostTable, KeptHistory, QueryLog, QueryRecord};
+use crate::term::{Term, leads_no_longer};
 
 /// Who holds the cached columns that plans of this process read. Functions are numbered from 0.
 const NO_FUNCTION: FunctionId = FunctionId(u64::MAX);
@@ -44,6 +47,10 @@ pub struct Coordinator {
     pub(crate) history: Arc<History>,
     pub(crate) resources: Arc<SharedResources>,
     program: PathBuf,
+    term: Term,
+    state: Option<Fenced>,
+    /// The settings of a new session, once there was one.
+    pub(crate) defaults: OnceLock<Arc<BTreeMap<String, Option<String>>>>,
     /// Started by the first query that needs a function: `select 1` pays for no host.
     engine: OnceCell<Engine>,
     pub(crate) hosts: Arc<HostTable>,
@@ -80,12 +87,26 @@ impl Coordinator {
         let config = Arc::new(options.config);
         let log = options.data_dir.as_deref().filter(|_| config.query_log_bytes > 0);
         let log = log.map(|directory| QueryLog::new(directory, config.query_log_bytes));
-        let history = Arc::new(History::new(Prices::read(&config.price_file)?, log));
+        let mut history = History::new(Prices::read(&config.price_file)?, log);
+        if let Some(state) = &options.state {
+            let kept = KeptHistory::open(state.clone(), options.term.epoch).await;
+            let (kept, records) = kept.map_err(|error| WireError::new(ErrorKind::Unavailable, error))?;
+            history = history.shared(kept, records);
+        }
+        let history = Arc::new(history);
         let cached = system::TierCell::default();
         let scratch = config.spill_root();
         host::remove_leftovers(&config);
-        let directory = DataDirectory::open(options.data_dir.as_deref(), &scratch).map_err(DataFusionError::from)?;
-        let catalog = Catalog::open(directory).map_err(DataFusionError::from)?;
+        let data_dir = options.data_dir.as_deref();
+        let catalog = match options.state.clone() {
+            None => DataDirectory::open(data_dir, &scratch).and_then(Catalog::open),
+            Some(state) => match data_dir {
+                Some(data_dir) => DataDirectory::open_shared(data_dir, &scratch),
+                None => DataDirectory::open(None, &scratch),
+            }
+            .and_then(|directory| Catalog::open_shared(directory, state)),
+        };
+        let catalog = catalog.map_err(DataFusionError::from)?;
         // Queries that run here are tiny or cannot be sent; functions get half, segments a quarter.
         let memory = GreedyMemoryPool::new((config.memory_limit_bytes() / 4) as usize);
         let memory = TrackConsumersPool::new(memory, TOP_CONSUMERS);
@@ -97,7 +118,7 @@ impl Coordinator {
         let resources = SharedResources::new(catalog, Some(Arc::new(memory)), &scratch, ranges)?;
         resources.stores().checks().keep_for(Duration::from_millis(config.cache_version_ttl_ms));
         let hosts = Arc::<HostTable>::default();
-        let tables = system::schema(&history, &hosts, &cached, resources.ranges().cloned())?;
+        let tables = system::schema(&history, &hosts, &cached, resources.ranges().cloned(), &options.term)?;
         resources.catalog().add_system_schema(system::SCHEMA, tables);
         Ok(Arc::new(Self {
             hosts,
@@ -108,6 +129,9 @@ impl Coordinator {
             history,
             resources,
             program,
+            term: options.term,
+            state: options.state,
+            defaults: OnceLock::new(),
             engine: OnceCell::new(),
             cached,
             scans: OnceLock::new(),
@@ -116,6 +140,11 @@ impl Coordinator {
             sessions: AtomicU32::new(0),
             is_closing: AtomicBool::new(false),
         }))
+    }
+
+    /// Where several coordinators keep what they share; `None`: it is alone.
+    pub fn state(&self) -> Option<&Fenced> {
+        self.state.as_ref()
     }
 
     /// Opens a session; refused with ResourceExhausted past `max_sessions`.
@@ -134,6 +163,15 @@ impl Coordinator {
         self.stop(query, WireError::new(ErrorKind::Cancelled, format!("query {query} was cancelled")))
     }
 
+    /// Ends all queries, as another coordinator leads: each fails with a retryable error. `shutdown` does the rest.
+    pub fn depose(&self) {
+        self.is_closing.store(true, Ordering::Relaxed);
+        let queries: Vec<QueryId> = self.running.lock().keys().copied().collect();
+        for query in queries {
+            self.stop(query, leads_no_longer());
+        }
+    }
+
     /// Waits up to `drain` for running queries, then ends them, all functions, and removes temporary files. Writes that
     /// commit are not ended but waited for.
     pub async fn shutdown(&self, drain: Duration) {
@@ -149,7 +187,9 @@ impl Coordinator {
             );
         }
         let started = self.started.lock().take();
-        if let Some(started) = started {
+        if let Some(started) = started
+            && !self.term.is_shared()
+        {
             started.stop().await;
         }
         if let Some(engine) = self.engine.get() {
@@ -184,7 +224,8 @@ impl Coordinator {
             ranges: self.resources.ranges().cloned(),
             key: GrantKey::random()?,
         };
-        let start = async || Engine::start(options, &self.hosts, self.capacity.clone(), Arc::clone(&self.history));
+        let (capacity, history, term) = (self.capacity.clone(), Arc::clone(&self.history), self.term.clone());
+        let start = async || Engine::start(options, &self.hosts, capacity, history, term);
         let engine = self.engine.get_or_try_init(start).await?;
         let _ = self.cached.set(Arc::clone(engine.host().columns()));
         Ok(engine.clone())
@@ -198,6 +239,15 @@ impl Coordinator {
         Ok(self.engine().await.map(drop)?)
     }
 
+    /// What queries want of functions now, and how many hosts have joined.
+    pub async fn demand(&self) -> (Demand, usize) {
+        let wanted = match self.engine.get() {
+            Some(engine) => engine.wanted().await.unwrap_or_default(),
+            None => Wanted::default(),
+        };
+        (wanted.demand, wanted.joined.len())
+    }
+
     /// What all hosts together can do now.
     pub(crate) fn capacity(&self) -> Capacity {
         self.capacity.borrow().clone()
@@ -209,12 +259,21 @@ impl Coordinator {
     /// # Errors
     /// When the address is taken, or reachable by others without certificates, or what starts hosts is not set right.
     pub async fn serve_cluster(&self, options: ClusterOptions) -> Result<SocketAddr> {
+        let listener = ClusterListener::bind(&self.config, options).await?;
+        self.serve_cluster_on(&listener).await?;
+        Ok(listener.address())
+    }
+
+    /// As [`Self::serve_cluster`], at an address that is bound already.
+    ///
+    /// # Errors
+    /// When what starts hosts is not set right.
+    pub async fn serve_cluster_on(&self, listener: &ClusterListener) -> Result<()> {
         let engine = self.engine().await?;
-        let server = ClusterServer::start(&engine, &self.config, options).await?;
-        let address = server.address();
-        *self.started.lock() = Hosts::start(&engine, &self.config, server.url(), &self.program)?;
+        let server = ClusterServer::start(&engine, listener)?;
+        *self.started.lock() = Hosts::start(&engine, &self.config, listener.url(), &self.program)?;
         *self.cluster.lock() = Some(server);
-        Ok(address)
+        Ok(())
     }
 
     /// Scans over cached columns for plans that run in this process. `None` while there is no host: `select 1` starts none,

@@ -154,12 +154,12 @@ impl Keeper {
         let joined: BTreeMap<HostName, bool> = wanted.joined.iter().filter_map(name).collect();
         let orders = self.scaler.observe(Observed {
             now_ms: self.now_ms(),
-            wanted_functions: wanted.functions,
+            wanted_functions: wanted.demand.wanted_functions,
             joined: &joined,
             listed: listed.as_deref(),
         });
         self.carry_out(orders).await;
-        listed.is_some() && self.scaler.is_settled(wanted.functions)
+        listed.is_some() && self.scaler.is_settled(wanted.demand.wanted_functions)
     }
 
     async fn carry_out(&mut self, orders: Vec<Order>) {

@@ -21,6 +21,7 @@ mod hosts;
 pub mod scheduler;
 pub mod session;
 pub mod system;
+mod term;
 mod versions;
 pub mod write;
 
@@ -31,6 +32,7 @@ pub use api::{
     CoordinatorOptions, Execution, Prepared, QueryError, QueryProgress, Result, ResultStream, SessionOptions,
 };
 pub use client::Session;
-pub use cluster::{ClusterOptions, refuse_exposure};
+pub use cluster::{ClusterListener, ClusterOptions, StandbyServer, refuse_exposure};
 pub use coordinator::Coordinator;
 pub use engine::LocatedResult;
+pub use term::Term;

@@ -56,7 +56,9 @@ impl Service {
             }
             SET_SESSION_OPTIONS => {
                 let request: SetSessionOptionsRequest = decode(&name, body)?;
-                Ok(options::set(&client.session, request).await.encode_to_vec().into())
+                let set = options::set(&client.session, request).await;
+                self.sessions.keep(&client).await?;
+                Ok(set.encode_to_vec().into())
             }
             GET_SESSION_OPTIONS => Ok(options::get(&client.session).encode_to_vec().into()),
             QUERY_COST => {

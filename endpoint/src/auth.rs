@@ -97,7 +97,12 @@ fn presented(metadata: &MetadataMap) -> Option<Vec<u8>> {
 
 /// The user that a call names by Basic credentials.
 pub(crate) fn basic_user(metadata: &MetadataMap) -> Option<String> {
-    let (scheme, credentials) = metadata.get("authorization")?.to_str().ok()?.split_once(' ')?;
+    basic_user_of(metadata.as_ref())
+}
+
+/// As [`basic_user`].
+pub(crate) fn basic_user_of(headers: &HeaderMap) -> Option<String> {
+    let (scheme, credentials) = headers.get("authorization")?.to_str().ok()?.split_once(' ')?;
     let (user, _) = scheme.eq_ignore_ascii_case("basic").then(|| basic(credentials))??;
     String::from_utf8(user).ok()
 }

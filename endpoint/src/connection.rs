@@ -16,24 +16,31 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Sleep;
 use tonic::transport::server::{Connected, TlsConnectInfo};
 
+use crate::handle::Handle;
+
 /// Number of a connection; never reused while the server runs.
 pub(crate) type ConnectionId = u64;
 
-/// Called when a connection has closed.
-pub(crate) type OnClose = Arc<dyn Fn(ConnectionId) + Send + Sync>;
+/// Called when a connection has closed, with what was known of it.
+pub(crate) type OnClose = Arc<dyn Fn(ConnectionId, Option<Handle>) + Send + Sync>;
 
 /// What a call knows about its connection.
 #[derive(Clone)]
-pub(crate) struct ConnectionInfo(ConnectionId, Option<IpAddr>);
+pub(crate) struct ConnectionInfo(ConnectionId, Option<Handle>, Option<IpAddr>);
 
 /// The connection of a call, plain or TLS.
 pub(crate) fn connection_of(extensions: &tonic::Extensions) -> Option<ConnectionId> {
     info_of(extensions).map(|info| info.0)
 }
 
+/// What nobody else can name it by; `None`: the operating system gave no random bytes.
+pub(crate) fn secret_of(extensions: &tonic::Extensions) -> Option<Handle> {
+    info_of(extensions).and_then(|info| info.1)
+}
+
 /// Who is at its other end.
 pub(crate) fn peer_of(extensions: &tonic::Extensions) -> Option<IpAddr> {
-    info_of(extensions).and_then(|info| info.1)
+    info_of(extensions).and_then(|info| info.2)
 }
 
 fn info_of(extensions: &tonic::Extensions) -> Option<&ConnectionInfo> {
@@ -75,7 +82,8 @@ impl Stream for Incoming {
                     // It fails only when the peer is gone already, which reading will tell.
                     let _ = stream.set_nodelay(true);
                     self.next += 1;
-                    let connection = Connection { stream, id: self.next, on_close: self.on_close.clone() };
+                    let (id, secret) = (self.next, Handle::random().ok());
+                    let connection = Connection { stream, id, secret, on_close: self.on_close.clone() };
                     return Poll::Ready(Some(Ok(connection)));
                 }
                 Err(error) => {
@@ -91,12 +99,13 @@ impl Stream for Incoming {
 pub(crate) struct Connection {
     stream: TcpStream,
     id: ConnectionId,
+    secret: Option<Handle>,
     on_close: OnClose,
 }
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        (self.on_close)(self.id);
+        (self.on_close)(self.id, self.secret);
     }
 }
 
@@ -104,7 +113,7 @@ impl Connected for Connection {
     type ConnectInfo = ConnectionInfo;
 
     fn connect_info(&self) -> ConnectionInfo {
-        ConnectionInfo(self.id, self.stream.peer_addr().ok().map(|address| address.ip()))
+        ConnectionInfo(self.id, self.secret, self.stream.peer_addr().ok().map(|address| address.ip()))
     }
 }
 

@@ -37,14 +37,15 @@ pub(crate) struct Front {
 struct NewCookie(Option<String>);
 
 impl Front {
-    pub(crate) fn new(service: Arc<Service>, auth: Auth) -> Self {
-        Self { service, auth: Arc::new(auth) }
+    pub(crate) fn new(service: Arc<Service>, auth: Arc<Auth>) -> Self {
+        Self { service, auth }
     }
 
     /// Checks the caller and gives the call its session.
-    fn admit<T>(&self, request: &mut Request<T>) -> Result<NewCookie, Status> {
+    async fn admit<T>(&self, request: &mut Request<T>) -> Result<NewCookie, Status> {
         self.auth.check(request.metadata())?;
         let resolved = self.service.sessions.resolve(request.metadata(), request.extensions())?;
+        resolved.client.restored().await;
         request.extensions_mut().insert(resolved.client);
         Ok(NewCookie(resolved.set_cookie))
     }
@@ -70,7 +71,7 @@ impl Front {
                 Ok(client_schema(&prepared.map_err(|error| status::from_query_error(&error))?.schema))
             }
             Command::CommandPreparedStatementQuery(query) => {
-                let statement = self.service.prepared.get(&query.prepared_statement_handle)?;
+                let statement = self.service.statement(&query.prepared_statement_handle).await?;
                 Ok(client_schema(statement.schema()))
             }
             other => Err(Status::unimplemented(format!("GetSchema of {} is not supported", other.type_url()))),
@@ -136,12 +137,12 @@ impl FlightService for Front {
     }
 
     async fn get_flight_info(&self, mut request: Request<FlightDescriptor>) -> Result<Response<FlightInfo>, Status> {
-        let cookie = self.admit(&mut request)?;
+        let cookie = self.admit(&mut request).await?;
         Ok(cookie.on(self.flight_info(request).await?))
     }
 
     async fn poll_flight_info(&self, mut request: Request<FlightDescriptor>) -> Result<Response<PollInfo>, Status> {
-        let cookie = self.admit(&mut request)?;
+        let cookie = self.admit(&mut request).await?;
         let poll = match command_of(&request.get_ref().cmd)? {
             Command::TicketStatementQuery(ticket) => self.service.poll(&ticket, request.into_inner()).await?,
             _ => {
@@ -154,7 +155,7 @@ impl FlightService for Front {
     }
 
     async fn get_schema(&self, mut request: Request<FlightDescriptor>) -> Result<Response<SchemaResult>, Status> {
-        let cookie = self.admit(&mut request)?;
+        let cookie = self.admit(&mut request).await?;
         let schema = self.schema_of(&*client_of(&request)?, request.get_ref()).await?;
         let encoded = SchemaAsIpc::new(&schema, &IpcWriteOptions::default()).try_into();
         let encoded = encoded.map_err(|error| Status::internal(format!("the schema cannot be encoded: {error}")))?;
@@ -162,7 +163,7 @@ impl FlightService for Front {
     }
 
     async fn do_get(&self, mut request: Request<Ticket>) -> Result<Response<Self::DoGetStream>, Status> {
-        let cookie = self.admit(&mut request)?;
+        let cookie = self.admit(&mut request).await?;
         let command = command_of(&request.get_ref().ticket)?;
         if self.service.metadata.schema(&command).is_none() {
             return Ok(cookie.on(FlightService::do_get(&*self.service, request).await?));
@@ -173,12 +174,12 @@ impl FlightService for Front {
     }
 
     async fn do_put(&self, mut request: Request<Streaming<FlightData>>) -> Result<Response<Self::DoPutStream>, Status> {
-        let cookie = self.admit(&mut request)?;
+        let cookie = self.admit(&mut request).await?;
         Ok(cookie.on(FlightService::do_put(&*self.service, request).await?))
     }
 
     async fn do_action(&self, mut request: Request<Action>) -> Result<Response<Self::DoActionStream>, Status> {
-        let cookie = self.admit(&mut request)?;
+        let cookie = self.admit(&mut request).await?;
         let is_close = request.get_ref().r#type == crate::actions::CLOSE_SESSION;
         let response = FlightService::do_action(&*self.service, request).await?;
         let cookie = if is_close { NewCookie(Some(ClientSession::expired_cookie())) } else { cookie };
@@ -186,7 +187,7 @@ impl FlightService for Front {
     }
 
     async fn list_actions(&self, mut request: Request<Empty>) -> Result<Response<Self::ListActionsStream>, Status> {
-        let cookie = self.admit(&mut request)?;
+        let cookie = self.admit(&mut request).await?;
         Ok(cookie.on(FlightService::list_actions(&*self.service, request).await?))
     }
 

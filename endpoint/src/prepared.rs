@@ -1,6 +1,7 @@
 //! Prepared statements: kept by a random handle until they are closed or their session ends.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Instant;
 
@@ -30,6 +31,8 @@ pub(crate) struct Statement {
     session: Weak<ClientSession>,
     /// Rows bound last; each is one execution.
     bound: Mutex<Arc<Vec<RecordBatch>>>,
+    /// Values were bound where it was before, if any were: they are gone.
+    is_unbound: AtomicBool,
 }
 
 /// All prepared statements of the endpoint.
@@ -46,12 +49,34 @@ impl PreparedStatements {
 
     /// Prepares `sql` in the client's session.
     pub(crate) async fn create(&self, client: &Arc<ClientSession>, sql: &str) -> Result<Arc<Statement>, Status> {
+        self.create_as(Handle::random()?, false, client, sql).await
+    }
+
+    /// As [`Self::create`], with the handle that a coordinator before this one gave it.
+    pub(crate) async fn restore(
+        &self,
+        handle: Handle,
+        client: &Arc<ClientSession>,
+        sql: &str,
+    ) -> Result<Arc<Statement>, Status> {
+        self.create_as(handle, true, client, sql).await
+    }
+
+    async fn create_as(
+        &self,
+        handle: Handle,
+        was_elsewhere: bool,
+        client: &Arc<ClientSession>,
+        sql: &str,
+    ) -> Result<Arc<Statement>, Status> {
         let prepared = client.session.prepare(sql).await.map_err(|error| status::from_query_error(&error))?;
+        let is_unbound = was_elsewhere && !prepared.parameters.fields().is_empty();
         let statement = Arc::new(Statement {
-            handle: Handle::random()?,
+            handle,
             prepared,
             session: Arc::downgrade(client),
             bound: Mutex::default(),
+            is_unbound: AtomicBool::new(is_unbound),
         });
         let mut open = self.open.lock();
         let of_session = open.values().filter(|other| other.session.ptr_eq(&statement.session)).count();
@@ -62,8 +87,8 @@ impl PreparedStatements {
             );
             return Err(status::new(ErrorKind::ResourceExhausted, message, None));
         }
-        open.insert(statement.handle, statement.clone());
-        Ok(statement)
+        // Two calls may have restored it at once.
+        Ok(open.entry(handle).or_insert(statement).clone())
     }
 
     /// The statement of a handle.
@@ -74,11 +99,9 @@ impl PreparedStatements {
         })
     }
 
-    /// Forgets a statement; closing twice is no error.
-    pub(crate) fn close(&self, handle: &[u8]) {
-        if let Some(handle) = Handle::parse(handle) {
-            self.open.lock().remove(&handle);
-        }
+    /// Forgets a statement, which this gives; closing twice is no error.
+    pub(crate) fn close(&self, handle: &[u8]) -> Option<Arc<Statement>> {
+        self.open.lock().remove(&Handle::parse(handle)?)
     }
 
     /// Forgets the statements of sessions that ended.
@@ -88,6 +111,11 @@ impl PreparedStatements {
 }
 
 impl Statement {
+    /// What clients know it by.
+    pub(crate) fn handle(&self) -> Handle {
+        self.handle
+    }
+
     /// What CreatePreparedStatement answers. A query's schema is never empty: the JDBC driver takes a statement without
     /// result schema for an update.
     pub(crate) fn describe(&self) -> Result<ActionCreatePreparedStatementResult, Status> {
@@ -124,11 +152,16 @@ impl Statement {
         }
         parameters::values(&self.prepared.parameters, &rows)?;
         *self.bound.lock() = Arc::new(rows);
+        self.is_unbound.store(false, Ordering::Relaxed);
         Ok(())
     }
 
     /// The values bound now, one entry per execution.
     pub(crate) fn values(&self) -> Result<Vec<ParamValues>, Status> {
+        if self.is_unbound.load(Ordering::Relaxed) {
+            let message = "another coordinator leads since its parameters were bound: bind them again";
+            return Err(status::new(ErrorKind::Unavailable, message, None));
+        }
         let bound = self.bound.lock().clone();
         parameters::values(&self.prepared.parameters, &bound)
     }

@@ -8,20 +8,23 @@ use std::time::Duration;
 
 use arrow_flight::flight_service_server::FlightServiceServer;
 use onward_coordinator::{Coordinator, SessionOptions};
-use onward_wire::Config;
+use onward_wire::{Config, WireError};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::{Identity, Server, ServerTlsConfig};
+use tonic::transport::{Certificate, ClientTlsConfig, Identity, Server, ServerTlsConfig};
 
 use crate::auth::Auth;
 use crate::connection::Incoming;
 use crate::error::EndpointError;
 use crate::front::Front;
+use crate::kept;
 use crate::metadata::Metadata;
 use crate::prepared::PreparedStatements;
 use crate::results::Results;
+use crate::relay::Peer;
 use crate::service::Service;
 use crate::session::Sessions;
+use crate::switch::{Answers, Route, Switch};
 
 /// Where a server listens and whom it answers.
 #[derive(Clone, Debug)]
@@ -47,6 +50,8 @@ pub struct TlsFiles {
     pub cert: PathBuf,
     /// The private key.
     pub key: PathBuf,
+    /// The authorities of other coordinators' certificates; `None`: those in `cert`.
+    pub ca: Option<PathBuf>,
 }
 
 impl Default for ServerOptions {
@@ -80,10 +85,20 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 pub struct FlightServer {
     listener: TcpListener,
     address: SocketAddr,
-    front: Front,
-    service: Arc<Service>,
     tls: Option<ServerTlsConfig>,
     config: Config,
+    role: Role,
+}
+
+/// What a server does with calls: it answers them for a coordinator that leads, or hands them on to one that does. Cheap to clone.
+#[derive(Clone)]
+pub struct Role {
+    switch: Switch,
+    auth: Arc<Auth>,
+    session_options: SessionOptions,
+    config: Config,
+    /// For the way to another coordinator.
+    tls: Option<ClientTlsConfig>,
 }
 
 impl FlightServer {
@@ -93,26 +108,36 @@ impl FlightServer {
     /// [`EndpointError::Exposed`] for an address that other machines can reach without token and TLS files or
     /// `insecure`; the others when a file cannot be read or the address is taken.
     pub async fn bind(options: ServerOptions, coordinator: Arc<Coordinator>) -> Result<Self, EndpointError> {
+        let server = Self::listen(options, false).await?;
+        server.role.lead(coordinator).await?;
+        Ok(server)
+    }
+
+    /// As [`Self::bind`], for one of several coordinators. Calls wait until its [`Role`] says who leads.
+    ///
+    /// # Errors
+    /// As [`Self::bind`].
+    pub async fn bind_shared(options: ServerOptions) -> Result<Self, EndpointError> {
+        Self::listen(options, true).await
+    }
+
+    async fn listen(options: ServerOptions, is_shared: bool) -> Result<Self, EndpointError> {
         refuse_exposure(&options)?;
         let auth = options.token_file.as_deref().map_or_else(|| Ok(Auth::open()), Auth::from_file)?;
         let tls = options.tls.as_ref().map(read_tls).transpose()?;
+        let peers = options.tls.as_ref().map(read_peer_tls).transpose()?;
         let listen = |source| EndpointError::Listen { listen: options.listen, source };
         let listener = TcpListener::bind(options.listen).await.map_err(listen)?;
         let address = listener.local_addr().map_err(listen)?;
-
-        let config = options.config;
-        let session_options = SessionOptions { allowed_paths: Some(options.allow_paths), ..SessionOptions::default() };
-        let idle_timeout = Duration::from_millis(config.session_idle_timeout_ms);
-        let metadata = Metadata::new().map_err(|error| EndpointError::Internal(error.message().to_owned()))?;
-        let service = Arc::new(Service {
-            sessions: Arc::new(Sessions::new(coordinator.clone(), session_options, idle_timeout)),
-            results: Results::new(coordinator, Duration::from_millis(config.result_retention_ms)),
-            prepared: PreparedStatements::new(config.max_prepared_statements as usize),
-            metadata,
-            draining: CancellationToken::new(),
-        });
-        let front = Front::new(service.clone(), auth);
-        Ok(Self { listener, address, front, service, tls, config })
+        let (auth, config) = (Arc::new(auth), options.config);
+        let role = Role {
+            switch: Switch::new(Arc::clone(&auth), is_shared, Duration::from_millis(config.failover_wait_ms)),
+            auth,
+            session_options: SessionOptions { allowed_paths: Some(options.allow_paths), ..SessionOptions::default() },
+            config: config.clone(),
+            tls: peers,
+        };
+        Ok(Self { listener, address, tls, config, role })
     }
 
     /// The address it listens on, with the real port.
@@ -120,10 +145,15 @@ impl FlightServer {
         self.address
     }
 
+    /// What it does with calls.
+    pub fn role(&self) -> &Role {
+        &self.role
+    }
+
     /// Serves until `shutdown` is ready, then drains: statements that run or wait to be fetched get
     /// `drain_timeout_ms`, new ones are refused as Unavailable. Connections are closed when it returns.
     pub async fn serve(self, shutdown: impl Future<Output = ()> + Send) -> Result<(), EndpointError> {
-        let Self { listener, address, front, service, tls, config } = self;
+        let Self { listener, address, tls, config, role } = self;
         let failed = |source| EndpointError::Serve { listen: address, source };
         let mut server = Server::builder()
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
@@ -135,28 +165,18 @@ impl FlightServer {
         if let Some(tls) = tls {
             server = server.tls_config(tls).map_err(failed)?;
         }
-        let (sessions, results) = (service.sessions.clone(), service.results.clone());
-        let on_close = move |connection| {
-            if let Some(client) = sessions.connection_closed(connection) {
-                results.client_gone(&client);
-            }
-        };
+        let switch = role.switch.clone();
+        let on_close = move |connection, secret| switch.connection_closed(connection, secret);
         let incoming = Incoming::new(listener, Arc::new(on_close));
-        let flight = FlightServiceServer::new(front)
-            .max_decoding_message_size(usize::try_from(config.max_message_bytes).unwrap_or(usize::MAX))
-            .max_encoding_message_size(usize::MAX);
-
-        let (drained, stop) = (CancellationToken::new(), CancellationToken::new());
-        let _stop_janitor = stop.clone().drop_guard();
-        tokio::spawn(clean_up(Arc::downgrade(&service), config.clone(), stop));
+        let drained = CancellationToken::new();
         let until_drained = drained.clone();
-        let serving = server.serve_with_incoming_shutdown(flight, incoming, until_drained.cancelled_owned());
+        let serving =
+            server.serve_with_incoming_shutdown(role.switch.clone(), incoming, until_drained.cancelled_owned());
         let draining = async {
             shutdown.await;
-            service.draining.cancel();
-            let drain = Duration::from_millis(config.drain_timeout_ms);
-            if tokio::time::timeout(drain, service.results.drained()).await.is_err() {
-                tracing::warn!(drain_timeout_ms = config.drain_timeout_ms, "statements still run: they are cancelled");
+            if let Some(answers) = role.switch.answers() {
+                answers.1.draining.cancel();
+                drain(&answers.1, config.drain_timeout_ms).await;
             }
             drained.cancel();
             tokio::time::sleep(CLOSE_TIMEOUT).await;
@@ -168,11 +188,67 @@ impl FlightServer {
     }
 }
 
+/// Statements that run or wait to be fetched get some time.
+async fn drain(service: &Service, drain_timeout_ms: u64) {
+    let drain = Duration::from_millis(drain_timeout_ms);
+    if tokio::time::timeout(drain, service.results.drained()).await.is_err() {
+        tracing::warn!(drain_timeout_ms, "statements still run: they are cancelled");
+    }
+}
+
+impl Role {
+    /// Calls are answered here, by this coordinator.
+    ///
+    /// # Errors
+    /// When sessions of the coordinator before this one cannot be read.
+    pub async fn lead(&self, coordinator: Arc<Coordinator>) -> Result<(), EndpointError> {
+        let config = &self.config;
+        let idle_timeout = Duration::from_millis(config.session_idle_timeout_ms);
+        let metadata = Metadata::new().map_err(|error| EndpointError::Internal(error.message().to_owned()))?;
+        let sessions = Sessions::new(coordinator.clone(), self.session_options.clone(), idle_timeout);
+        if let Some(state) = coordinator.state() {
+            sessions.take_over(kept::read(state).await.map_err(|error| EndpointError::Internal(error.to_string()))?);
+        }
+        let service = Arc::new(Service {
+            sessions: Arc::new(sessions),
+            results: Results::new(coordinator, Duration::from_millis(config.result_retention_ms)),
+            prepared: PreparedStatements::new(config.max_prepared_statements as usize),
+            metadata,
+            draining: CancellationToken::new(),
+        });
+        tokio::spawn(clean_up(Arc::downgrade(&service), config.clone()));
+        let front = Front::new(service.clone(), Arc::clone(&self.auth));
+        let flight = FlightServiceServer::new(front)
+            .max_decoding_message_size(usize::try_from(config.max_message_bytes).unwrap_or(usize::MAX))
+            .max_encoding_message_size(usize::MAX);
+        self.switch.set(Route::Here(Answers(flight, service)));
+        Ok(())
+    }
+
+    /// New statements wait for the next leader; resolves when what runs here is over, or after `drain_timeout_ms`.
+    pub async fn hand_over(&self) {
+        let Some(answers) = self.switch.answers() else { return };
+        self.switch.set(Route::HandsOver(answers.clone()));
+        drain(&answers.1, self.config.drain_timeout_ms).await;
+    }
+
+    /// Calls go to the coordinator at `leader`, or wait while nobody is known to lead.
+    ///
+    /// # Errors
+    /// When the address is none, or wants TLS and there are no certificates here.
+    pub fn follow(&self, leader: Option<&str>) -> Result<(), WireError> {
+        let peer = leader.map(|leader| Peer::new(leader, self.tls.as_ref()).map(Arc::new)).transpose()?;
+        self.switch.set(peer.map_or(Route::Nowhere, Route::Elsewhere));
+        Ok(())
+    }
+}
+
 /// Ends what nobody wants any more, a few times per the shortest of the timeouts.
-async fn clean_up(service: Weak<Service>, config: Config, stop: CancellationToken) {
+async fn clean_up(service: Weak<Service>, config: Config) {
     let shortest_ms = config.result_retention_ms.min(config.session_idle_timeout_ms);
     let period = Duration::from_millis((shortest_ms / 4).clamp(20, 10_000));
-    while stop.run_until_cancelled(tokio::time::sleep(period)).await.is_some() {
+    loop {
+        tokio::time::sleep(period).await;
         let Some(service) = service.upgrade() else { return };
         service.results.expire();
         service.sessions.close_idle();
@@ -190,6 +266,14 @@ fn refuse_exposure(options: &ServerOptions) -> Result<(), EndpointError> {
         (None, None) => "--token-file, --tls-cert and --tls-key",
     };
     Err(EndpointError::Exposed { listen: options.listen, missing: missing.to_owned() })
+}
+
+/// Coordinators know each other by the authorities of `ca`, or by the certificates they show themselves.
+fn read_peer_tls(files: &TlsFiles) -> Result<ClientTlsConfig, EndpointError> {
+    let path = files.ca.as_ref().unwrap_or(&files.cert);
+    let read = std::fs::read(path);
+    let ca = read.map_err(|source| EndpointError::Read { what: "the certificate", path: path.clone(), source })?;
+    Ok(ClientTlsConfig::new().ca_certificate(Certificate::from_pem(ca)))
 }
 
 fn read_tls(files: &TlsFiles) -> Result<ServerTlsConfig, EndpointError> {

@@ -13,8 +13,9 @@ use prost::Message;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
+use crate::handle::Handle;
 use crate::metadata::Metadata;
-use crate::prepared::PreparedStatements;
+use crate::prepared::{PreparedStatements, Statement};
 use crate::progress::is_polled;
 use crate::results::{Results, Running, Timeout, no_such_result};
 use crate::session::{ClientSession, Sessions};
@@ -50,9 +51,23 @@ impl Service {
         Ok(Response::new(flight_data(&schema, rows)))
     }
 
+    /// A prepared statement, of this coordinator or of the one before it.
+    pub(crate) async fn statement(&self, handle: &[u8]) -> Result<Arc<Statement>, Status> {
+        let missing = match self.prepared.get(handle) {
+            Ok(statement) => return Ok(statement),
+            Err(missing) => missing,
+        };
+        let Some(handle) = Handle::parse(handle) else { return Err(missing) };
+        let Some((client, text)) = self.sessions.statement_found(handle)? else { return Err(missing) };
+        client.restored().await;
+        let statement = self.prepared.restore(handle, &client, &text).await?;
+        self.sessions.statement_restored(handle);
+        Ok(statement)
+    }
+
     /// Starts a prepared statement with the values bound to it.
     async fn start_prepared<T>(&self, handle: &[u8], request: &Request<T>) -> Result<Arc<Running>, Status> {
-        let statement = self.prepared.get(handle)?;
+        let statement = self.statement(handle).await?;
         let (client, values) = (statement.session()?, statement.values()?);
         let timeout = timeout_of(request.metadata(), &client.session)?;
         let execution = statement.execute(client.clone(), values, deadline(timeout));
@@ -112,7 +127,7 @@ impl FlightSqlService for Service {
         refuse_transaction(update.transaction_id.as_ref())?;
         let client = client_of(&request)?;
         let timeout = timeout_of(request.metadata(), &client.session)?;
-        self.run_update(timeout, client.session.execute_until(&update.query, deadline(timeout))).await
+        self.run_update(&client, timeout, client.session.execute_until(&update.query, deadline(timeout))).await
     }
 
     async fn do_put_prepared_statement_query(
@@ -120,7 +135,7 @@ impl FlightSqlService for Service {
         query: CommandPreparedStatementQuery,
         request: Request<PeekableFlightDataStream>,
     ) -> Result<DoPutPreparedStatementResult, Status> {
-        let statement = self.prepared.get(&query.prepared_statement_handle)?;
+        let statement = self.statement(&query.prepared_statement_handle).await?;
         statement.bind(parameters::read(request.into_inner()).await?)?;
         Ok(DoPutPreparedStatementResult { prepared_statement_handle: Some(query.prepared_statement_handle) })
     }
@@ -131,11 +146,11 @@ impl FlightSqlService for Service {
         request: Request<PeekableFlightDataStream>,
     ) -> Result<i64, Status> {
         let metadata = request.metadata().clone();
-        let statement = self.prepared.get(&update.prepared_statement_handle)?;
+        let statement = self.statement(&update.prepared_statement_handle).await?;
         statement.bind(parameters::read(request.into_inner()).await?)?;
         let (client, values) = (statement.session()?, statement.values()?);
         let timeout = timeout_of(&metadata, &client.session)?;
-        self.run_update(timeout, statement.execute(client, values, deadline(timeout))).await
+        self.run_update(&client, timeout, statement.execute(client.clone(), values, deadline(timeout))).await
     }
 
     /// A later version takes rows from clients.
@@ -162,7 +177,10 @@ impl FlightSqlService for Service {
         request: Request<Action>,
     ) -> Result<ActionCreatePreparedStatementResult, Status> {
         refuse_transaction(query.transaction_id.as_ref())?;
-        self.prepared.create(&client_of(&request)?, &query.query).await?.describe()
+        let client = client_of(&request)?;
+        let statement = self.prepared.create(&client, &query.query).await?;
+        self.sessions.keep_statement(&client, statement.handle(), &query.query).await?;
+        statement.describe()
     }
 
     async fn do_action_close_prepared_statement(
@@ -170,7 +188,14 @@ impl FlightSqlService for Service {
         query: ActionClosePreparedStatementRequest,
         _request: Request<Action>,
     ) -> Result<(), Status> {
-        self.prepared.close(&query.prepared_statement_handle);
+        let handle = &query.prepared_statement_handle;
+        // One of the coordinator before this one is found, or it is gone.
+        if self.statement(handle).await.is_ok()
+            && let Some(statement) = self.prepared.close(handle)
+            && let Ok(client) = statement.session()
+        {
+            self.sessions.forget_statement(&client, statement.handle());
+        }
         Ok(())
     }
 

@@ -10,19 +10,22 @@
 //! `adbc.flight.sql.rpc.with_cookie_middleware`) keeps its session across connections. A session whose cookie was never
 //! used ends with its connection; any session ends after `session_idle_timeout_ms` without a call.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use futures::TryStreamExt;
 use onward_coordinator::{Coordinator, Session, SessionOptions};
 use parking_lot::Mutex;
+use tokio::sync::OnceCell;
 use tonic::metadata::MetadataMap;
 use tonic::{Extensions, Status};
 
 use crate::auth::basic_user;
 use crate::connection::{ConnectionId, connection_of, peer_of};
 use crate::handle::Handle;
+use crate::kept::{self, Found, SessionRecord};
 use crate::status;
 
 /// Header that names a session.
@@ -31,6 +34,8 @@ pub const SESSION_HEADER: &str = "x-onward-session";
 pub const USER_HEADER: &str = "x-onward-user";
 /// Cookie that names a session.
 pub const SESSION_COOKIE: &str = "arrow_flight_session_id";
+/// Of several coordinators, one names the session of a connection so: whoever leads knows it by that.
+const CONNECTION_SESSION: &str = "connection-";
 /// Longest name a client can make up for its session, in bytes.
 const MAX_SESSION_NAME_BYTES: usize = 256;
 /// Longest name of a user; the rest is left out.
@@ -41,7 +46,15 @@ pub(crate) struct ClientSession {
     /// The coordinator's part: settings, temporary state.
     pub(crate) session: Arc<Session>,
     key: Key,
-    cookie: Handle,
+    pub(crate) cookie: Handle,
+    user: Arc<str>,
+    /// As it is kept for other coordinators; `None`: it is not.
+    kept: tokio::sync::Mutex<Option<Vec<u8>>>,
+    /// Its prepared statements that are kept.
+    statements: Mutex<HashSet<Handle>>,
+    /// What the coordinator before this one kept, until it is restored.
+    restoring: OnceCell<()>,
+    record: SessionRecord,
     /// Some call came by cookie or name, so the session outlives its connection.
     is_kept: AtomicBool,
     /// Its client said so, or its connection is gone.
@@ -80,6 +93,8 @@ pub(crate) struct Sessions {
 struct Open {
     by_key: HashMap<Key, Arc<ClientSession>>,
     by_cookie: HashMap<Handle, Arc<ClientSession>>,
+    /// Of the coordinator before this one: nobody has called for them yet.
+    found: Found,
 }
 
 impl Sessions {
@@ -92,6 +107,9 @@ impl Sessions {
     pub(crate) fn resolve(&self, metadata: &MetadataMap, extensions: &Extensions) -> Result<Resolved, Status> {
         let name = session_name(metadata)?;
         let mut open = self.open.lock();
+        for found in open.found_for(name.as_deref(), cookies(metadata)) {
+            self.reopen(&mut open, found)?;
+        }
         let cookie = cookies(metadata).find_map(|cookie| open.by_cookie.get(&cookie).cloned());
         if let (None, Some(client)) = (&name, cookie) {
             client.is_kept.store(true, Ordering::Relaxed);
@@ -99,7 +117,7 @@ impl Sessions {
             return Ok(Resolved { client, set_cookie: None });
         }
         let handle = Handle::random()?;
-        let is_named = name.is_some();
+        let is_named = name.as_deref().is_some_and(|name| !name.starts_with(CONNECTION_SESSION));
         let key = match (name, connection_of(extensions)) {
             (Some(name), _) => Key::Name(name),
             (None, Some(connection)) => Key::Connection(connection),
@@ -109,38 +127,159 @@ impl Sessions {
             self.touch(client);
             return Ok(Resolved { client: client.clone(), set_cookie: None });
         }
-        let options = SessionOptions { user: user_of(metadata, extensions).into(), ..self.options.clone() };
+        let record = SessionRecord { user: user_of(metadata, extensions), ..SessionRecord::default() };
+        let client = self.begin(&mut open, key, handle, is_named, record)?;
+        let set_cookie = Some(format!("{SESSION_COOKIE}={handle}; HttpOnly; SameSite=Strict"));
+        Ok(Resolved { client, set_cookie })
+    }
+
+    fn begin(
+        &self,
+        open: &mut Open,
+        key: Key,
+        cookie: Handle,
+        is_kept: bool,
+        record: SessionRecord,
+    ) -> Result<Arc<ClientSession>, Status> {
+        let user: Arc<str> = record.user.as_str().into();
+        let options = SessionOptions { user: Arc::clone(&user), ..self.options.clone() };
         let session = self.coordinator.session(options).map_err(|error| status::from_query_error(&error))?;
         let client = Arc::new(ClientSession {
             session,
             key: key.clone(),
-            cookie: handle,
-            is_kept: AtomicBool::new(is_named),
+            cookie,
+            user,
+            kept: tokio::sync::Mutex::default(),
+            statements: Mutex::default(),
+            restoring: OnceCell::new(),
+            record,
+            is_kept: AtomicBool::new(is_kept),
             is_closed: AtomicBool::new(false),
             used_ms: AtomicU64::new(self.now_ms()),
         });
-        open.by_cookie.insert(handle, client.clone());
+        open.by_cookie.insert(cookie, client.clone());
         open.by_key.insert(key, client.clone());
-        let set_cookie = Some(format!("{SESSION_COOKIE}={handle}; HttpOnly; SameSite=Strict"));
-        Ok(Resolved { client, set_cookie })
+        Ok(client)
+    }
+
+    /// Opens a session that the coordinator before this one had.
+    fn reopen(&self, open: &mut Open, cookie: Handle) -> Result<(), Status> {
+        let Some(record) = open.found.sessions.remove(&cookie) else { return Ok(()) };
+        let key = record.name.clone().map_or(Key::Cookie(cookie), Key::Name);
+        let kept = serde_json::to_vec(&record).ok();
+        let client = match self.begin(open, key, cookie, true, record.clone()) {
+            Ok(client) => client,
+            Err(refused) => {
+                open.found.sessions.insert(cookie, record);
+                return Err(refused);
+            }
+        };
+        record.restore(&client.session);
+        let statements = open.found.statements.iter().filter(|(_, (of, _))| *of == cookie);
+        client.statements.lock().extend(statements.map(|(handle, _)| *handle));
+        // Nobody else has it yet.
+        if let Ok(mut before) = client.kept.try_lock() {
+            *before = kept;
+        }
+        Ok(())
+    }
+
+    /// Sessions and prepared statements of the coordinator before this one.
+    pub(crate) fn take_over(&self, found: Found) {
+        self.open.lock().found = found;
+    }
+
+    /// The session and the text of a prepared statement of the coordinator before this one.
+    pub(crate) fn statement_found(&self, handle: Handle) -> Result<Option<(Arc<ClientSession>, String)>, Status> {
+        let mut open = self.open.lock();
+        let Some((cookie, text)) = open.found.statements.get(&handle).cloned() else { return Ok(None) };
+        self.reopen(&mut open, cookie)?;
+        Ok(open.by_cookie.get(&cookie).map(|client| (Arc::clone(client), text)))
+    }
+
+    /// It is there again.
+    pub(crate) fn statement_restored(&self, handle: Handle) {
+        self.open.lock().found.statements.remove(&handle);
+    }
+
+    /// Keeps what a call changed, for the coordinator after this one; nothing when there is none.
+    pub(crate) async fn keep(&self, client: &ClientSession) -> Result<(), Status> {
+        self.keep_if(client, |record| !record.is_plain()).await
+    }
+
+    async fn keep_if(
+        &self,
+        client: &ClientSession,
+        is_worth_it: impl FnOnce(&SessionRecord) -> bool,
+    ) -> Result<(), Status> {
+        let Some(state) = self.coordinator.state() else { return Ok(()) };
+        let mut kept = client.kept.lock().await;
+        let name = match &client.key {
+            Key::Name(name) => Some(name.clone()),
+            Key::Connection(_) | Key::Cookie(_) => None,
+        };
+        let record = SessionRecord::of(name, &client.user, &client.session);
+        if kept.is_none() && !is_worth_it(&record) {
+            return Ok(());
+        }
+        let record = serde_json::to_vec(&record).map_err(|error| Status::internal(error.to_string()))?;
+        if kept.as_ref() != Some(&record) {
+            kept::write(state, client.cookie, record.clone()).await?;
+            *kept = Some(record);
+        }
+        Ok(())
+    }
+
+    /// Keeps a prepared statement, and the session that it belongs to.
+    pub(crate) async fn keep_statement(&self, client: &ClientSession, handle: Handle, sql: &str) -> Result<(), Status> {
+        let Some(state) = self.coordinator.state() else { return Ok(()) };
+        self.keep_if(client, |_| true).await?;
+        kept::write_statement(state, client.cookie, handle, sql).await?;
+        client.statements.lock().insert(handle);
+        Ok(())
+    }
+
+    /// A prepared statement was closed.
+    pub(crate) fn forget_statement(&self, client: &ClientSession, handle: Handle) {
+        if let Some(state) = self.coordinator.state()
+            && client.statements.lock().remove(&handle)
+        {
+            kept::forget(state, client.cookie, false, vec![handle]);
+        }
+    }
+
+    /// A session ended.
+    fn forget(&self, client: &ClientSession) {
+        let statements = client.statements.lock().drain().collect();
+        if let Some(state) = self.coordinator.state() {
+            let with_session = client.kept.try_lock().is_ok_and(|kept| kept.is_some());
+            kept::forget(state, client.cookie, with_session, statements);
+        }
     }
 
     /// Ends a session at its client's wish.
     pub(crate) fn close(&self, client: &ClientSession) {
         self.open.lock().remove(client);
         client.is_closed.store(true, Ordering::SeqCst);
+        self.forget(client);
     }
 
     /// A connection is gone: so is its session, which this gives, unless the client knows it by cookie.
-    pub(crate) fn connection_closed(&self, connection: ConnectionId) -> Option<Arc<ClientSession>> {
-        let key = Key::Connection(connection);
+    pub(crate) fn connection_closed(
+        &self,
+        connection: ConnectionId,
+        secret: Option<Handle>,
+    ) -> Option<Arc<ClientSession>> {
+        let named = secret.map(|secret| Key::Name(connection_session(secret)));
         let mut open = self.open.lock();
-        let client = open.by_key.remove(&key)?;
+        let by_name = named.and_then(|name| open.by_key.remove(&name));
+        let client = by_name.or_else(|| open.by_key.remove(&Key::Connection(connection)))?;
         if client.is_kept.load(Ordering::Relaxed) {
             return None;
         }
         open.by_cookie.remove(&client.cookie);
         client.is_closed.store(true, Ordering::SeqCst);
+        self.forget(&client);
         Some(client)
     }
 
@@ -158,6 +297,23 @@ impl Sessions {
             .collect();
         for client in idle {
             open.remove(&client);
+            self.forget(&client);
+        }
+        // Nobody called for these.
+        if now >= idle_ms
+            && let Some(state) = self.coordinator.state()
+        {
+            let found = std::mem::take(&mut open.found);
+            let mut by_session: HashMap<Handle, Vec<Handle>> = HashMap::new();
+            for (handle, (cookie, _)) in &found.statements {
+                by_session.entry(*cookie).or_default().push(*handle);
+            }
+            for cookie in found.sessions.keys() {
+                kept::forget(state, *cookie, true, by_session.remove(cookie).unwrap_or_default());
+            }
+            // Of sessions that are open: somebody may still come for them.
+            let is_open = |cookie: &Handle| open.by_cookie.contains_key(cookie);
+            open.found.statements = found.statements.into_iter().filter(|(_, (cookie, _))| is_open(cookie)).collect();
         }
     }
 
@@ -171,6 +327,13 @@ impl Sessions {
 }
 
 impl Open {
+    /// Sessions of the coordinator before this one that a call is for.
+    fn found_for(&self, name: Option<&str>, cookies: impl Iterator<Item = Handle>) -> Vec<Handle> {
+        let is_named = |record: &SessionRecord| name.is_some() && record.name.as_deref() == name;
+        let named = self.found.sessions.iter().filter(|(_, record)| is_named(record)).map(|(cookie, _)| *cookie);
+        named.chain(cookies).filter(|cookie| self.found.sessions.contains_key(cookie)).collect()
+    }
+
     fn remove(&mut self, client: &ClientSession) {
         self.by_cookie.remove(&client.cookie);
         self.by_key.remove(&client.key);
@@ -178,6 +341,19 @@ impl Open {
 }
 
 impl ClientSession {
+    /// Resolves when it is what it was at the coordinator before this one.
+    pub(crate) async fn restored(&self) {
+        let restore = async || {
+            for statement in self.record.named() {
+                let run = async { self.session.execute(statement).await?.stream.try_for_each(async |_| Ok(())).await };
+                if let Err(error) = run.await {
+                    tracing::warn!(%error, "a statement of PREPARE is gone");
+                }
+            }
+        };
+        self.restoring.get_or_init(restore).await;
+    }
+
     /// Its client is gone: nobody will fetch what it started.
     pub(crate) fn is_closed(&self) -> bool {
         self.is_closed.load(Ordering::SeqCst)
@@ -187,6 +363,11 @@ impl ClientSession {
     pub(crate) fn expired_cookie() -> String {
         format!("{SESSION_COOKIE}=; Max-Age=0")
     }
+}
+
+/// The name of a connection's session.
+pub(crate) fn connection_session(secret: Handle) -> String {
+    format!("{CONNECTION_SESSION}{secret}")
 }
 
 /// Whose session it is: what [`USER_HEADER`] says, else the user of Basic credentials, else the client's address. Nobody checks

@@ -59,6 +59,9 @@ impl Service {
             Ok((execution, written))
         };
         let (execution, written) = start.await.map_err(|error| failure(&error, timeout))?;
+        if !execution.is_query {
+            self.sessions.keep(&client).await?;
+        }
         self.results.keep(execution, client, timeout, written)
     }
 
@@ -66,6 +69,7 @@ impl Service {
     /// query, whose rows are thrown away.
     pub(crate) async fn run_update(
         &self,
+        client: &ClientSession,
         timeout: Option<Timeout>,
         execution: impl Future<Output = Result<Execution, QueryError>> + Send,
     ) -> Result<i64, Status> {
@@ -82,7 +86,9 @@ impl Service {
             }
             Ok(if execution.is_query { -1 } else { i64::try_from(affected).unwrap_or(i64::MAX) })
         };
-        run.await.map_err(|error| failure(&error, timeout))
+        let affected = run.await.map_err(|error| failure(&error, timeout))?;
+        self.sessions.keep(client).await?;
+        Ok(affected)
     }
 
     /// Answers a GetFlightInfo: one ticket, or one for each part that a host holds, and the query id as application metadata, with what

@@ -30,9 +30,9 @@ again when its coordinator was away. At SIGTERM or Ctrl-C it takes nothing new, 
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
 pub(super) struct HostArgs {
-    /// Where the coordinator listens for hosts (its --cluster-listen)
-    #[arg(long, value_name = "URL")]
-    join: String,
+    /// Where the coordinator listens for hosts (its --cluster-listen); of several coordinators some, separated by commas
+    #[arg(long, value_name = "URL", value_delimiter = ',', required = true)]
+    join: Vec<String>,
     /// Where other hosts and the coordinator reach this one; port 0 takes a free one, `auto` the address that the way to the
     /// coordinator begins at
     #[arg(long, value_name = "ADDR", required_unless_present = "outbound")]
@@ -63,11 +63,13 @@ pub(super) fn run(global: &GlobalArgs, args: HostArgs) -> Result<(), Failure> {
 async fn serve(config: Config, args: HostArgs) -> Result<(), Failure> {
     // Before anything is started: a signal in between would leave things behind.
     let mut signals = Signals::listen()?;
-    parse_address(&args.join)?;
+    for coordinator in &args.join {
+        parse_address(coordinator)?;
+    }
     let tls = ClusterTls::from_config(&config)?;
     let place = match args.advertise.as_deref() {
         Some("auto") => {
-            let advertise = format!("{}:0", own_address(&args.join).await?);
+            let advertise = format!("{}:0", own_address(&args.join[0]).await?);
             Some(listen(&advertise, &args, &config, tls.is_some()).await?)
         }
         Some(advertise) => Some(listen(advertise, &args, &config, tls.is_some()).await?),
@@ -75,7 +77,7 @@ async fn serve(config: Config, args: HostArgs) -> Result<(), Failure> {
     };
     let (listener, advertise) = place.unzip();
     let options = MemberOptions {
-        coordinator: args.join.clone(),
+        coordinators: args.join.clone(),
         advertise: advertise.clone(),
         name: args.name.clone().unwrap_or_else(|| rustix::system::uname().nodename().to_string_lossy().into_owned()),
     };

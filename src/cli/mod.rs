@@ -1,7 +1,9 @@
 //! The command line: what each subcommand takes, and who does it.
 
+mod available;
 mod global;
 mod host;
+mod metrics;
 mod serve;
 mod settings;
 mod sql;

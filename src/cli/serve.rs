@@ -3,15 +3,18 @@
 use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
-use onward_coordinator::{ClusterOptions, Coordinator, CoordinatorOptions};
+use onward_coordinator::{ClusterListener, ClusterOptions, Coordinator, CoordinatorOptions};
 use onward_endpoint::{FlightServer, ServerOptions, TlsFiles};
+use onward_shuffle::flight::parse_address;
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::available::{self, Shared};
 use super::global::GlobalArgs;
-use super::{Failure, runtime};
+use super::{Failure, metrics, runtime};
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -19,6 +22,7 @@ Examples:
   onward serve --listen 0.0.0.0:50051 --token-file token --tls-cert cert.pem --tls-key key.pem
   onward serve --allow-path /srv/tables --allow-path /tmp/exports
   onward serve --cluster-listen 127.0.0.1:50052
+  onward serve --data-dir /shared/data --cluster-listen 127.0.0.1:50052 --set etcd_endpoints=http://127.0.0.1:2379
 
 SIGTERM and Ctrl-C drain: running statements get drain_timeout_ms, new ones are refused. A second signal ends at once.";
 
@@ -43,12 +47,22 @@ pub(super) struct ServeArgs {
     /// Listen on an address that other machines reach, without token or TLS
     #[arg(long)]
     insecure: bool,
+    /// Certificates (PEM) of the authorities that other coordinators' certificates come from [default: --tls-cert]
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_ca: Option<PathBuf>,
+    /// Of several coordinators (etcd_endpoints): where clients and the others reach this one, such as grpc://10.0.0.1:50051
+    /// [default: the address itself]
+    #[arg(long, value_name = "URL")]
+    advertise: Option<String>,
     /// Let other hosts join at this address (`onward host --join`); port 0 takes a free one
     #[arg(long, value_name = "ADDR")]
     cluster_listen: Option<SocketAddr>,
     /// Where hosts reach that address, such as grpc://10.0.0.1:50052 [default: the address itself]
     #[arg(long, value_name = "URL", requires = "cluster_listen")]
     cluster_advertise: Option<String>,
+    /// Answer /metrics (Prometheus), /healthz and /leads there, over plain HTTP
+    #[arg(long, value_name = "ADDR")]
+    metrics_listen: Option<SocketAddr>,
     /// Clients may name local files below this directory; may be repeated [default: the current directory]
     #[arg(long, value_name = "DIR")]
     allow_path: Vec<PathBuf>,
@@ -69,7 +83,7 @@ async fn serve(config: onward_wire::Config, args: ServeArgs) -> Result<(), Failu
     let signals = Signals::listen()?;
     let allow_paths = if args.allow_path.is_empty() { vec![std::env::current_dir()?] } else { args.allow_path };
     let allow_paths = allow_paths.into_iter().map(absolute).collect::<Result<_, _>>()?;
-    let tls = args.tls_cert.zip(args.tls_key).map(|(cert, key)| TlsFiles { cert, key });
+    let tls = args.tls_cert.zip(args.tls_key).map(|(cert, key)| TlsFiles { cert, key, ca: args.tls_ca });
     let scheme = if tls.is_some() { "grpc+tls" } else { "grpc" };
     let data = args.data_dir.as_ref().map_or("temporary".to_owned(), |dir| dir.display().to_string());
 
@@ -77,26 +91,59 @@ async fn serve(config: onward_wire::Config, args: ServeArgs) -> Result<(), Failu
         let message = "provider starts hosts, which join at an address: give --cluster-listen, too".to_owned();
         return Err(Failure::Message(message));
     }
-    let options = CoordinatorOptions { config: config.clone(), data_dir: args.data_dir, function_program: None };
+    let cluster = args.cluster_listen.map(|listen| ClusterOptions {
+        listen,
+        advertise: args.cluster_advertise,
+        insecure: args.insecure,
+    });
+    let server = ServerOptions {
+        listen: args.listen,
+        token_file: args.token_file,
+        tls,
+        insecure: args.insecure,
+        allow_paths,
+        config: config.clone(),
+    };
+    let current = metrics::Current::new(None);
+    let _metrics = match args.metrics_listen {
+        Some(listen) => Some(metrics::serve(listen, &current).await?),
+        None => None,
+    };
+    if !config.etcd_endpoints.is_empty() {
+        let Some(data_dir) = args.data_dir else {
+            let message = "several coordinators keep tables in one directory that all of them reach: give --data-dir";
+            return Err(Failure::Message(message.to_owned()));
+        };
+        let cluster = match cluster {
+            Some(options) => Some(ClusterListener::bind(&config, options).await?),
+            None => None,
+        };
+        let server = FlightServer::bind_shared(server).await?;
+        let client_url = match args.advertise {
+            Some(url) => {
+                parse_address(&url)?;
+                url
+            }
+            None if server.local_addr().ip().is_unspecified() => {
+                let message = "--advertise: say where clients and other coordinators reach this one".to_owned();
+                return Err(Failure::Message(message));
+            }
+            None => format!("{scheme}://{}", server.local_addr()),
+        };
+        return available::serve(Shared { config, data_dir, server, client_url, cluster, current }, signals).await;
+    }
+    let options = CoordinatorOptions { config, data_dir: args.data_dir, ..CoordinatorOptions::default() };
     let coordinator = Coordinator::start(options).await?;
     coordinator.warm_up().await?;
-    if let Some(listen) = args.cluster_listen {
-        let options = ClusterOptions { listen, advertise: args.cluster_advertise, insecure: args.insecure };
+    current.send_replace(Some(Arc::clone(&coordinator)));
+    if let Some(options) = cluster {
         let address = coordinator.serve_cluster(options).await?;
         let line = format!("onward {} hosts may join on {address}\n", env!("CARGO_PKG_VERSION"));
         // Nobody needs to read the line.
         let mut stdout = std::io::stdout();
         let _ = stdout.write_all(line.as_bytes()).and_then(|()| stdout.flush());
     }
-    let options = ServerOptions {
-        listen: args.listen,
-        token_file: args.token_file,
-        tls,
-        insecure: args.insecure,
-        allow_paths,
-        config,
-    };
-    let served = serve_until_signal(options, coordinator.clone(), signals, scheme, &data).await;
+    let served = serve_until_signal(server, coordinator.clone(), signals, scheme, &data).await;
     coordinator.shutdown(Duration::ZERO).await;
     served
 }

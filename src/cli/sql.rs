@@ -122,7 +122,7 @@ fn read_scripts(args: &SqlArgs) -> Result<Option<Vec<Script>>, Failure> {
 async fn connect(args: &SqlArgs, global: &GlobalArgs, config: onward_wire::Config) -> Result<Client, Failure> {
     let Some(url) = &args.connect else {
         let data_dir = args.data_dir.clone();
-        let options = CoordinatorOptions { config, data_dir, function_program: None };
+        let options = CoordinatorOptions { config, data_dir, ..CoordinatorOptions::default() };
         return Ok(Client::Embedded(Box::new(Embedded::new(options))));
     };
     let token = match &args.token_file {

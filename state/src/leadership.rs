@@ -100,7 +100,7 @@ impl Leadership {
     ///
     /// # Errors
     /// [`StateError::Unavailable`]: etcd was not reached, and the next one leads when the lease is over.
-    pub async fn resign(self) -> Result<(), StateError> {
+    pub async fn resign(&self) -> Result<(), StateError> {
         self.lease.revoke().await
     }
 }

@@ -1,5 +1,7 @@
 //! Several hosts: processes of the real binary that join a coordinator, on loopback addresses and in network namespaces.
 
+mod available;
+mod fencing;
 mod hosts;
 mod provided;
 mod results;

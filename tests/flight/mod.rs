@@ -7,6 +7,6 @@ mod ending;
 mod prepared;
 mod progress;
 pub mod python;
-mod server;
+pub mod server;
 mod sessions;
 mod statements;

@@ -10,6 +10,10 @@
 //!      | -- Heartbeat --------------------------> |   every heartbeat_ms: what it holds
 //! ```
 //!
+//! Of several coordinators one leads. A host that asks another one, with `Join` or `Follow`, is told who leads, and again whenever
+//! that changes. What a leader says carries its epoch, which grows from leader to leader: a host that has heard of a later one
+//! refuses it, and says so (`Deposed`). A coordinator that is alone has the epoch 0.
+//!
 //! A host that is told to end says `Leaving`: it is given nothing new, and told `Shutdown` when nothing of it is needed.
 //! When the stream ends both sides take the other for lost: the host ends its functions and drops its segments, and joins
 //! again under a new id.
@@ -48,6 +52,32 @@ pub struct Join {
     /// What it has, for worker classes.
     #[prost(string, repeated, tag = "8")]
     pub labels: Vec<String>,
+}
+
+/// First message of a host that wants to hear who leads, and nothing else. Answered by [`Leader`].
+#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
+pub struct Follow {}
+
+/// Who leads now.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct Leader {
+    /// Of its leadership; 0: nobody leads at the moment.
+    #[prost(uint64, tag = "1")]
+    pub epoch: u64,
+    /// Where hosts join it.
+    #[prost(string, tag = "2")]
+    pub url: String,
+    /// Where all coordinators are, the leader too.
+    #[prost(string, repeated, tag = "3")]
+    pub coordinators: Vec<String>,
+}
+
+/// There is a later leader than the one that gave a command.
+#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
+pub struct Deposed {
+    /// The epoch of that one.
+    #[prost(uint64, tag = "1")]
+    pub by: u64,
 }
 
 /// The host is taken in.
@@ -298,7 +328,7 @@ pub struct UploadNoted {
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct ToCoordinator {
     /// The message.
-    #[prost(oneof = "to_coordinator::Body", tags = "1,2,3,4,5,6,7,8")]
+    #[prost(oneof = "to_coordinator::Body", tags = "1,2,3,4,5,6,7,8,9,10")]
     pub body: Option<to_coordinator::Body>,
 }
 
@@ -331,6 +361,12 @@ pub mod to_coordinator {
         /// See [`super::Leaving`].
         #[prost(message, tag = "8")]
         Leaving(super::Leaving),
+        /// See [`super::Follow`].
+        #[prost(message, tag = "9")]
+        Follow(super::Follow),
+        /// See [`super::Deposed`].
+        #[prost(message, tag = "10")]
+        Deposed(super::Deposed),
     }
 }
 
@@ -338,8 +374,11 @@ pub mod to_coordinator {
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct ToMember {
     /// The message.
-    #[prost(oneof = "to_member::Body", tags = "1,2,3,4,5,6,7,8,9,10,11")]
+    #[prost(oneof = "to_member::Body", tags = "1,2,3,4,5,6,7,8,9,10,11,12")]
     pub body: Option<to_member::Body>,
+    /// Of the leader that says it. A host refuses it when it has heard of a later one.
+    #[prost(uint64, tag = "100")]
+    pub epoch: u64,
 }
 
 /// What a [`ToMember`] holds.
@@ -380,6 +419,9 @@ pub mod to_member {
         /// Nothing: says that the coordinator lives.
         #[prost(message, tag = "11")]
         Alive(super::Alive),
+        /// See [`super::Leader`].
+        #[prost(message, tag = "12")]
+        Leader(super::Leader),
     }
 }
 
@@ -389,10 +431,10 @@ pub struct Alive {}
 
 enveloped! {
     ToCoordinator, to_coordinator:
-    Join Heartbeat FunctionReady FunctionLost Report UploadNoted QueryEnded Leaving
+    Join Heartbeat FunctionReady FunctionLost Report UploadNoted QueryEnded Leaving Follow Deposed
 }
 
 enveloped! {
     ToMember, to_member:
-    Joined Refused Peers StartFunction StopFunction Order ForgetQuery RemoveSegments AwaitQueryEnd Shutdown Alive
+    Joined Refused Peers StartFunction StopFunction Order ForgetQuery RemoveSegments AwaitQueryEnd Shutdown Alive Leader
 }

@@ -266,6 +266,26 @@ settings! {
     host_leave_timeout_ms: u64 = 30_000;
     /// A host that finds no coordinator for this long ends. 0: it tries for ever.
     host_orphan_timeout_ms: u64 = 0;
+    /// Several coordinators keep what they share in etcd, at these URLs, separated by commas: one leads, and when it is gone another one
+    /// does. Empty: one coordinator, which keeps it in its data directory.
+    etcd_endpoints: String = String::new();
+    /// What keys in etcd begin with; empty: `/onward/` and the `cluster_name`.
+    etcd_prefix: String = String::new();
+    /// The user of etcd, if it asks for one.
+    etcd_user: String = String::new();
+    /// A file with the user's password.
+    etcd_password_file: String = String::new();
+    /// The authorities of etcd's certificates (PEM), for https.
+    etcd_ca: String = String::new();
+    /// This coordinator's certificate for etcd (PEM), if etcd asks for one.
+    etcd_cert: String = String::new();
+    /// Its private key (PEM).
+    etcd_key: String = String::new();
+    /// Of several coordinators: one that leads and is not heard of in etcd for this long leads no longer. etcd takes 2 s or more, unless its
+    /// election timeout was shortened.
+    leader_lease_ms: u64 = 2_000;
+    /// Of several coordinators: a call waits for this long while none leads.
+    failover_wait_ms: u64 = 10_000;
     /// What starts hosts when queries want them and stops them when they have nothing to do: `process` (on this machine) or `command`
     /// (by the three commands below). Empty: nobody; who joins is there. Needs --cluster-listen.
     provider: String = String::new();

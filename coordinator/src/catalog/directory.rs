@@ -17,6 +17,9 @@ use crate::write::Journal;
 /// Names of temporary data directories begin so.
 const TEMPORARY_PREFIX: &str = "onward-data-";
 
+/// And those of what processes that share a directory have for themselves.
+const OWN_PREFIX: &str = "onward-own-";
+
 /// The file that says whose directory it is.
 const MARK: &str = "onward-data";
 /// What it says, for people who find it. The first line is the mark.
@@ -38,6 +41,8 @@ pub struct DataDirectory {
     _lock: File,
     /// A directory of our own that goes away with us.
     temporary: Option<ScratchDir>,
+    /// What cannot be shared goes there.
+    own: Option<ScratchDir>,
 }
 
 impl DataDirectory {
@@ -48,6 +53,19 @@ impl DataDirectory {
     /// [`CatalogError::Locked`] names the process that holds it; [`CatalogError::NotOurs`] says what else lies in it, and
     /// nothing was changed then.
     pub fn open(path: Option<&Path>, temporary_root: &Path) -> Result<Self, CatalogError> {
+        Self::take(path, temporary_root, false)
+    }
+
+    /// As [`Self::open`], of a directory that several coordinators use, one after the other: what keeps them apart is that only the one
+    /// that leads can change the catalog.
+    ///
+    /// # Errors
+    /// [`CatalogError::NotOurs`].
+    pub fn open_shared(path: &Path, temporary_root: &Path) -> Result<Self, CatalogError> {
+        Self::take(Some(path), temporary_root, true)
+    }
+
+    fn take(path: Option<&Path>, temporary_root: &Path, is_shared: bool) -> Result<Self, CatalogError> {
         let recover = |left: &Path| Journal::new(left).recover();
         let (path, temporary) = match path {
             Some(path) => {
@@ -65,7 +83,13 @@ impl DataDirectory {
         if let Some(found) = stranger(&path).map_err(io("reading", &path))? {
             return Err(CatalogError::NotOurs { directory: path, found });
         }
-        let lock = lock(&path)?;
+        let lock = lock(&path, is_shared)?;
+        let own = if is_shared {
+            let own = ScratchDir::create_after(temporary_root, OWN_PREFIX, |_| true);
+            Some(own.map_err(io("creating a directory in", temporary_root))?)
+        } else {
+            None
+        };
         let tables = path.join(TABLES);
         if temporary.is_some() {
             std::fs::create_dir(&tables).map_err(io("creating", &tables))?;
@@ -75,7 +99,7 @@ impl DataDirectory {
             }
             durable::create_directories(&tables).map_err(io("creating", &tables))?;
         }
-        Ok(Self { path, _lock: lock, temporary })
+        Ok(Self { path, _lock: lock, temporary, own })
     }
 
     /// It goes away with this process.
@@ -95,7 +119,7 @@ impl DataDirectory {
 
     /// Bytes of remote objects are kept below it.
     pub fn ranges(&self) -> PathBuf {
-        self.path.join(RANGES)
+        self.own.as_ref().map_or(self.path.as_path(), ScratchDir::path).join(RANGES)
     }
 
     /// The file with all definitions.
@@ -155,11 +179,12 @@ impl Drop for DataDirectory {
     }
 }
 
-fn lock(directory: &Path) -> Result<File, CatalogError> {
+/// Those that share a directory keep others out.
+fn lock(directory: &Path, is_shared: bool) -> Result<File, CatalogError> {
     let path = directory.join(LOCK);
     let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
     let mut file = opened.map_err(io("opening", &path))?;
-    match file.try_lock() {
+    match if is_shared { file.try_lock_shared() } else { file.try_lock() } {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
             let pid = std::fs::read_to_string(&path).unwrap_or_default().trim().to_owned();

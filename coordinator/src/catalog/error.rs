@@ -71,6 +71,12 @@ pub enum CatalogError {
         /// Why.
         reason: String,
     },
+    /// Another coordinator leads: nothing was changed, or it is not known.
+    #[error("{0}: run the statement again, and look first whether it was carried out")]
+    Deposed(String),
+    /// The catalog that several coordinators share cannot be read or written.
+    #[error("the shared catalog: {0}")]
+    Shared(String),
     /// A table, view or schema that is there already.
     #[error("{what} `{name}` exists already; use IF NOT EXISTS, OR REPLACE, or drop it first")]
     Exists {
@@ -140,13 +146,13 @@ impl CatalogError {
     /// What the caller can do about it.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Locked { .. } => ErrorKind::Unavailable,
+            Self::Locked { .. } | Self::Deposed(_) => ErrorKind::Unavailable,
             Self::Io { source, .. } | Self::File { source, .. } => match source.kind() {
                 std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => ErrorKind::Denied,
                 std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => ErrorKind::ResourceExhausted,
                 _ => ErrorKind::Internal,
             },
-            Self::Corrupt { .. } | Self::Gone { .. } => ErrorKind::Internal,
+            Self::Corrupt { .. } | Self::Gone { .. } | Self::Shared(_) => ErrorKind::Internal,
             Self::Missing { .. } | Self::NoFiles { .. } => ErrorKind::NotFound,
             Self::NotOurs { .. }
             | Self::Exists { .. }
@@ -162,7 +168,7 @@ impl From<CatalogError> for WireError {
     fn from(error: CatalogError) -> Self {
         let mut wire = WireError::new(error.kind(), &error);
         // A locked directory stays locked: the caller decides, nothing here tries again.
-        wire.is_retryable = false;
+        wire.is_retryable = matches!(error, CatalogError::Deposed(_));
         wire
     }
 }

@@ -33,6 +33,7 @@ mod mismatch;
 pub(crate) mod missing;
 mod names;
 mod provider;
+mod shared;
 mod store;
 mod table_files;
 mod view;

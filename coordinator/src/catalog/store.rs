@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use datafusion::catalog::SchemaProvider;
+use onward_state::Fenced;
 use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
 
@@ -13,18 +14,21 @@ use super::durable;
 use super::error::CatalogError;
 use super::names::{TableName, did_you_mean};
 use super::provider::DEFAULT_SCHEMA;
+use super::shared::SharedCatalog;
 use super::table_files::{Lease, Part, TableFiles};
 use crate::write::Journal;
 
 type Result<T, E = CatalogError> = std::result::Result<T, E>;
 
 /// Version of the file's form; a newer one is refused.
-const FILE_VERSION: u32 = 1;
+pub(super) const FILE_VERSION: u32 = 1;
 
 /// All schemas, tables and views of a data directory. Shared by all sessions.
 #[derive(Debug)]
 pub struct Catalog {
     directory: DataDirectory,
+    /// Where definitions are kept when they are not in the directory.
+    shared: Option<SharedCatalog>,
     files: Arc<TableFiles>,
     /// Replaced whole: readers never wait for a write to the disk.
     snapshot: RwLock<Arc<Snapshot>>,
@@ -34,7 +38,7 @@ pub struct Catalog {
     system: RwLock<BTreeMap<String, Arc<dyn SchemaProvider>>>,
 }
 
-type Tables = BTreeMap<String, Arc<Definition>>;
+pub(super) type Tables = BTreeMap<String, Arc<Definition>>;
 
 #[derive(Clone, Debug)]
 struct Snapshot {
@@ -64,26 +68,40 @@ impl Catalog {
     /// # Errors
     /// [`CatalogError::Corrupt`], and [`CatalogError::Gone`] when there are tables but no catalog: nothing is removed then.
     pub fn open(directory: DataDirectory) -> Result<Arc<Self>> {
-        let path = directory.catalog_file();
-        let snapshot = match std::fs::read(&path) {
-            Ok(bytes) => {
-                let mut schemas = read_file(&bytes).map_err(|reason| CatalogError::Corrupt { path, reason })?;
-                schemas.entry(DEFAULT_SCHEMA.to_owned()).or_default();
-                Snapshot { schemas }
+        let snapshot = Snapshot::read(&directory)?;
+        Ok(Self::begin(directory, None, snapshot))
+    }
+
+    /// Reads the catalog that several coordinators share, as the one that leads; tables have their files in `directory`. The first of
+    /// them ever takes over what the directory's own catalog has.
+    ///
+    /// # Errors
+    /// [`CatalogError::Deposed`], [`CatalogError::Shared`]; those of [`Self::open`].
+    pub fn open_shared(directory: DataDirectory, state: Fenced) -> Result<Arc<Self>> {
+        let shared = SharedCatalog::new(state);
+        let snapshot = match shared.load()? {
+            Some(schemas) => Snapshot { schemas },
+            None => {
+                let first = Snapshot::read(&directory)?;
+                shared.save(&BTreeMap::new(), &first.schemas)?;
+                first
             }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Snapshot::first(&directory)?,
-            Err(source) => return Err(CatalogError::Io { action: "reading", path, source }),
         };
+        Ok(Self::begin(directory, Some(shared), snapshot))
+    }
+
+    fn begin(directory: DataDirectory, shared: Option<SharedCatalog>, snapshot: Snapshot) -> Arc<Self> {
         Journal::new(directory.path()).recover();
         let parts = snapshot.managed().flat_map(Managed::all_parts).collect();
         let files = TableFiles::open(&directory, &parts, snapshot.directories());
-        Ok(Arc::new(Self {
+        Arc::new(Self {
             directory,
+            shared,
             files,
             snapshot: RwLock::new(Arc::new(snapshot)),
             change: Mutex::default(),
             system: RwLock::default(),
-        }))
+        })
     }
 
     /// The data directory.
@@ -243,13 +261,24 @@ impl Catalog {
     /// Applies `change` to a copy, saves the copy, then shows it. Nothing changes on an error. Files of parts that are not
     /// named any more go.
     fn change<T>(&self, change: impl FnOnce(&mut Snapshot) -> Result<T>) -> Result<T> {
+        // Whoever has to wait for a store leaves its thread to others.
+        match &self.shared {
+            Some(_) => tokio::task::block_in_place(|| self.change_now(change)),
+            None => self.change_now(change),
+        }
+    }
+
+    fn change_now<T>(&self, change: impl FnOnce(&mut Snapshot) -> Result<T>) -> Result<T> {
         let one_at_a_time = self.change.lock();
         let old = self.snapshot();
         let mut new = Snapshot::clone(&old);
         let value = change(&mut new)?;
         let (added, removed) = (new.parts_not_in(&old), old.parts_not_in(&new));
         self.files.note(&removed)?;
-        new.save(&self.directory)?;
+        match &self.shared {
+            Some(shared) => shared.save(&old.schemas, &new.schemas)?,
+            None => new.save(&self.directory)?,
+        }
         self.files.named(&added, new.directories());
         *self.snapshot.write() = Arc::new(new);
         drop(one_at_a_time);
@@ -271,6 +300,20 @@ impl Snapshot {
         let names = self.schemas.get(&name.schema).into_iter().flat_map(|tables| tables.keys());
         let hint = did_you_mean(&name.table, names.map(String::as_str));
         CatalogError::Missing { what, name: name.to_string(), hint }
+    }
+
+    /// Of a directory.
+    fn read(directory: &DataDirectory) -> Result<Self> {
+        let path = directory.catalog_file();
+        match std::fs::read(&path) {
+            Ok(bytes) => {
+                let mut schemas = read_file(&bytes).map_err(|reason| CatalogError::Corrupt { path, reason })?;
+                schemas.entry(DEFAULT_SCHEMA.to_owned()).or_default();
+                Ok(Self { schemas })
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Self::first(directory),
+            Err(source) => Err(CatalogError::Io { action: "reading", path, source }),
+        }
     }
 
     /// Of a directory without catalog file. From now on there is one, so that a missing one means that it was removed.

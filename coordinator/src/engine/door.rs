@@ -8,16 +8,17 @@ use arrow_flight::FlightData;
 use futures::StreamExt;
 use onward_executor::host::{Exchange, HostEvent, MemberStream};
 use onward_shuffle::flight::parse_address;
-use onward_wire::cluster::{FunctionLost, FunctionReady, Heartbeat, Join, ToCoordinator, to_coordinator};
+use onward_wire::cluster::{FunctionLost, FunctionReady, Heartbeat, Join, Leader, ToCoordinator, to_coordinator};
 use onward_wire::message::AttemptDone;
-use onward_wire::{ENGINE_VERSION, ErrorKind, FunctionId, HostId, QueryId, WireError};
+use onward_wire::{ErrorKind, FunctionId, HostId, QueryId, WireError};
 use prost::Message;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
 use super::Request;
 use super::fleet::{MOST_QUEUED, Say};
+use crate::cluster::{UNKNOWN, announce};
 
 /// A host says who it is within this time.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -44,6 +45,8 @@ pub(super) enum MemberEvent {
     QueryEnded(u64),
     /// It wants to leave.
     Leaving,
+    /// Another coordinator leads: its epoch.
+    Deposed(u64),
     /// Its stream ended.
     Left(String),
 }
@@ -53,6 +56,8 @@ pub(super) struct Door {
     pub(super) requests: mpsc::UnboundedSender<Request>,
     /// Bounded: a coordinator that is behind reads no more from the network.
     pub(super) events: mpsc::Sender<(HostId, MemberEvent)>,
+    /// For those who ask.
+    pub(super) leader: watch::Receiver<Leader>,
 }
 
 impl Exchange for Door {
@@ -69,21 +74,14 @@ impl Door {
     async fn let_in(&self, mut messages: Streaming<FlightData>, is_known: bool) -> Result<MemberStream, WireError> {
         let denied = |why: String| WireError::new(ErrorKind::Denied, why);
         if !is_known {
-            let why = "only hosts with a certificate of this cluster may join: set cluster_dir on them".to_owned();
-            return Err(denied(why));
+            return Err(denied(UNKNOWN.to_owned()));
         }
         let first = tokio::time::timeout(JOIN_TIMEOUT, messages.message()).await;
         let join = match first.ok().and_then(Result::ok).flatten().map(|first| parse(&first)) {
             Some(Ok(to_coordinator::Body::Join(join))) => join,
-            _ => return Err(denied("a host's first message must be Join".to_owned())),
+            Some(Ok(to_coordinator::Body::Follow(_))) => return Ok(announce(self.leader.clone())),
+            _ => return Err(denied("a host's first message must be Join or Follow".to_owned())),
         };
-        if join.engine_version != ENGINE_VERSION {
-            let why = format!(
-                "the host is onward {}, its coordinator is onward {ENGINE_VERSION}: both must run the same version",
-                join.engine_version
-            );
-            return Err(denied(why));
-        }
         if !join.is_outbound {
             parse_address(&join.address)?;
         }
@@ -144,6 +142,7 @@ fn understand(message: to_coordinator::Body) -> Option<MemberEvent> {
         to_coordinator::Body::UploadNoted(noted) => MemberEvent::Upload(QueryId(noted.query), noted.path, noted.upload),
         to_coordinator::Body::QueryEnded(ended) => MemberEvent::QueryEnded(ended.request),
         to_coordinator::Body::Leaving(_) => MemberEvent::Leaving,
-        to_coordinator::Body::Join(_) => return None,
+        to_coordinator::Body::Deposed(deposed) => MemberEvent::Deposed(deposed.by),
+        to_coordinator::Body::Join(_) | to_coordinator::Body::Follow(_) => return None,
     })
 }

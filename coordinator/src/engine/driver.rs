@@ -11,7 +11,7 @@ use onward_planner::error::classify;
 use onward_wire::exchange::MoreInputs;
 use onward_wire::filters::RuntimeFilters;
 use onward_wire::message::{AttemptDone, RunAttempt};
-use onward_wire::{AttemptId, Config, ErrorKind, FunctionId, HostId, QueryId, SegmentId, StageId, WireError};
+use onward_wire::{AttemptId, Config, ENGINE_VERSION, ErrorKind, FunctionId, HostId, QueryId, SegmentId, StageId, WireError};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 
@@ -23,6 +23,7 @@ use super::running::{Ending, Query};
 use super::{Request, Wanted};
 use crate::scheduler::{Command, Event, QueryStats, Scheduler, SchedulerLimits};
 use crate::system::{History, QueryRecord};
+use crate::term::{Term, leads_no_longer};
 
 pub(super) struct Driver {
     scheduler: Scheduler,
@@ -45,6 +46,16 @@ pub(super) struct Driver {
     /// Functions that have run nothing.
     unused: HashSet<FunctionId>,
     history: Arc<History>,
+    term: Term,
+}
+
+/// What the driver does next.
+enum Next {
+    Request(Request),
+    Host(HostId, HostEvent),
+    Member(HostId, MemberEvent),
+    Beat,
+    Tick,
 }
 
 impl Driver {
@@ -54,6 +65,7 @@ impl Driver {
         uploads: Arc<OpenUploads>,
         capacity: watch::Sender<Capacity>,
         history: Arc<History>,
+        term: Term,
     ) -> Self {
         Self {
             scheduler: Scheduler::new(SchedulerLimits { classes: Capacity::of(config).classes, ..config.into() }),
@@ -71,6 +83,7 @@ impl Driver {
             defined: HashMap::new(),
             unused: HashSet::new(),
             history,
+            term,
         }
     }
 
@@ -85,19 +98,41 @@ impl Driver {
         beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let wakeup = self.scheduler.next_wakeup().map(|at_ms| self.started + Duration::from_millis(at_ms));
-            tokio::select! {
+            let next = tokio::select! {
                 request = requests.recv() => match request {
-                    Some(request) => self.on_request(request),
+                    Some(request) => Next::Request(request),
                     None => return,
                 },
-                Some(event) = events.recv() => self.on_host_event(HostId::EMBEDDED, event),
-                Some((host, event)) = said.recv() => self.on_member_event(host, event),
-                _ = beats.tick(), if self.fleet.has_members() => self.fleet.beat(),
-                () = sleep_until(wakeup) => self.handle(Event::Tick),
+                Some(event) = events.recv() => Next::Host(HostId::EMBEDDED, event),
+                Some((host, event)) = said.recv() => Next::Member(host, event),
+                _ = beats.tick(), if self.fleet.has_members() => Next::Beat,
+                () = sleep_until(wakeup) => Next::Tick,
+                () = self.term.deposed.cancelled() => Next::Tick,
+            };
+            // A process that was stopped for long gives no command when it goes on.
+            if !self.term.is_valid() {
+                return self.disband();
+            }
+            match next {
+                Next::Request(request) => self.on_request(request),
+                Next::Host(host, event) => self.on_host_event(host, event),
+                Next::Member(host, event) => self.on_member_event(host, event),
+                Next::Beat => self.fleet.beat(),
+                Next::Tick => self.handle(Event::Tick),
             }
             for (host, reason) in self.fleet.take_lost() {
                 self.lose_host(host, reason);
             }
+        }
+    }
+
+    /// Another coordinator leads: no command is given any more. Hosts see their streams end.
+    fn disband(self) {
+        tracing::warn!(epoch = self.term.epoch, queries = self.queries.len(), "this coordinator leads no longer");
+        self.term.deposed.cancel();
+        for query in self.queries.into_values() {
+            // Nobody may wait for it.
+            let _ = query.reply.send(Err(leads_no_longer()));
         }
     }
 
@@ -131,6 +166,12 @@ impl Driver {
                 self.fleet.leaves(host);
                 self.capacity.send_replace(self.fleet.capacity());
                 self.handle(Event::HostLeaves { host });
+            }
+            MemberEvent::Deposed(by) => {
+                tracing::warn!(%host, epoch = self.term.epoch, by, "a host refused a command: another coordinator leads");
+                if by > self.term.epoch {
+                    self.term.deposed.cancel();
+                }
             }
             MemberEvent::Left(reason) => self.lose_host(host, reason),
         }
@@ -199,8 +240,11 @@ impl Driver {
                 for (before, reason) in self.fleet.at_address(&address) {
                     self.lose_host(before, reason);
                 }
+                let version = join.engine_version.clone();
                 let host = self.fleet.join(join, say);
-                tracing::info!(%host, name, address, vcpus, "a host joined");
+                tracing::info!(%host, name, address, vcpus, version, "a host joined");
+                // One of another version runs no plan of this one: it waits for a coordinator of its own.
+                let max_functions = if version == ENGINE_VERSION { max_functions } else { 0 };
                 self.capacity.send_replace(self.fleet.capacity());
                 // A host whose stream ended meanwhile says so.
                 let _ = reply.send(host);
@@ -208,9 +252,9 @@ impl Driver {
             }
             Request::Wanted(reply) => {
                 let joined = self.fleet.names().map(|(host, name)| (name, self.scheduler.functions_on(host) > 0));
-                let functions = self.scheduler.demand().wanted_functions;
+                let demand = self.scheduler.demand();
                 // Who asked may have ended.
-                let _ = reply.send(Wanted { functions, joined: joined.collect() });
+                let _ = reply.send(Wanted { demand, joined: joined.collect() });
             }
             Request::SetAddress(address) => self.fleet.set_address(address),
             Request::ShutDown(told) => {

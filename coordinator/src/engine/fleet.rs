@@ -7,20 +7,21 @@ use arrow_flight::FlightData;
 use onward_executor::host::Host;
 use onward_shuffle::flight::GrantKey;
 use onward_wire::cluster::{
-    Alive, AwaitQueryEnd, Heartbeat, Join, Joined, Order, Peer, Peers, RemoveSegments, StartFunction, StopFunction,
+    Alive, AwaitQueryEnd, Heartbeat, Join, Joined, Leader, Order, Peer, Peers, RemoveSegments, StartFunction, StopFunction,
     ToMember, order,
 };
 use onward_wire::exchange::MoreInputs;
 use onward_wire::filters::RuntimeFilters;
 use onward_wire::message::{CancelAttempt, DefineStage, ForgetQuery, RunAttempt};
-use onward_wire::{AttemptId, Config, FunctionId, HostId, QueryId, SegmentId};
+use onward_wire::{AttemptId, Config, ENGINE_VERSION, FunctionId, HostId, QueryId, SegmentId};
 use prost::Message;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tonic::Status;
 
 use crate::scheduler::FunctionShape;
 use crate::system::{HostRecord, HostTable};
+use crate::term::Term;
 
 /// What waits to be sent to a host; one that does not read is lost.
 pub(super) const MOST_QUEUED: usize = 16_384;
@@ -78,11 +79,22 @@ struct Member {
     was_let_go: bool,
 }
 
+impl Member {
+    /// Plans of this coordinator are for functions of its own version.
+    fn is_ours(&self) -> bool {
+        self.join.engine_version == ENGINE_VERSION
+    }
+}
+
 /// See the [module](self). Commands never wait: a host that cannot be told is noted as lost.
 pub(super) struct Fleet {
     embedded: Arc<Host>,
     config: Arc<Config>,
     key: GrantKey,
+    /// Of this coordinator's leadership.
+    epoch: u64,
+    /// Who leads, for hosts that may have to look for another leader.
+    leader: watch::Receiver<Leader>,
     /// Where the coordinator's own data plane is, once it is served.
     address: Option<String>,
     members: BTreeMap<HostId, Member>,
@@ -93,9 +105,16 @@ pub(super) struct Fleet {
 }
 
 impl Fleet {
-    pub(super) fn new(embedded: Arc<Host>, config: Arc<Config>, key: GrantKey, table: Arc<HostTable>) -> Self {
+    pub(super) fn new(
+        embedded: Arc<Host>,
+        config: Arc<Config>,
+        key: GrantKey,
+        table: Arc<HostTable>,
+        term: &Term,
+    ) -> Self {
         let (members, places, lost) = Default::default();
-        let fleet = Self { embedded, config, key, address: None, members, places, last_id: 0, lost, table };
+        let (epoch, leader) = (term.epoch, term.leader.clone());
+        let fleet = Self { embedded, config, key, epoch, leader, address: None, members, places, last_id: 0, lost, table };
         fleet.record(HostId::EMBEDDED, None);
         fleet
     }
@@ -118,7 +137,7 @@ impl Fleet {
     }
 
     pub(super) fn capacity(&self) -> Capacity {
-        let mut staying = self.members.values().filter(|member| !member.is_leaving).peekable();
+        let mut staying = self.members.values().filter(|member| member.is_ours() && !member.is_leaving).peekable();
         let is_alone = staying.peek().is_none();
         let own = (self.config.coordinator_functions || is_alone).then(|| Capacity::of(&self.config));
         let joined = staying.map(|member| Capacity {
@@ -154,6 +173,10 @@ impl Fleet {
         self.members
             .insert(id, Member { join, say, heard: Instant::now(), home: None, is_leaving: false, was_let_go: false });
         self.say(id, joined);
+        let leader = self.leader.borrow().clone();
+        if leader.epoch > 0 {
+            self.say(id, leader);
+        }
         self.record(id, None);
         self.tell_peers();
         id
@@ -231,7 +254,12 @@ impl Fleet {
     pub(super) fn beat(&mut self) {
         let ids: Vec<HostId> = self.members.keys().copied().collect();
         let silence = std::time::Duration::from_millis(self.config.host_silence_timeout_ms);
+        // An error: it never changes.
+        let news = self.leader.has_changed().unwrap_or(false).then(|| self.leader.borrow_and_update().clone());
         for id in ids {
+            if let Some(leader) = &news {
+                self.say(id, leader.clone());
+            }
             if self.members[&id].heard.elapsed() > silence {
                 self.lost.push((id, format!("it was not heard of for {} ms", silence.as_millis())));
             } else {
@@ -348,7 +376,7 @@ impl Fleet {
     fn say(&mut self, host: HostId, message: impl Into<ToMember>) {
         // A host that is gone has no functions, and its segments went with it.
         let Some(member) = self.members.get(&host) else { return };
-        let message = message.into().encode_to_vec();
+        let message = ToMember { epoch: self.epoch, ..message.into() }.encode_to_vec();
         let frame = FlightData { app_metadata: message.into(), ..FlightData::default() };
         match member.say.try_send(Ok(frame)) {
             Ok(()) => {}
@@ -385,7 +413,7 @@ impl Fleet {
     /// Tells every host who is there.
     fn tell_peers(&mut self) {
         let own = self.address.iter().map(|address| Peer { host: HostId::EMBEDDED.0, address: address.clone() });
-        let reachable = self.members.iter().filter(|(_, member)| !member.join.is_outbound);
+        let reachable = self.members.iter().filter(|(_, member)| member.is_ours() && !member.join.is_outbound);
         let joined = reachable.map(|(id, member)| Peer { host: id.0, address: member.join.address.clone() });
         let hosts: Vec<Peer> = own.chain(joined).collect();
         self.embedded.set_peers(hosts.iter().map(|peer| (HostId(peer.host), peer.address.clone())));

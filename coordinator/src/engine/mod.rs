@@ -30,14 +30,16 @@ use std::sync::Arc;
 
 use onward_executor::host::{Exchange, Host, HostOptions};
 use onward_shuffle::flight::GrantKey;
+use onward_wire::cluster::Leader;
 use onward_wire::message::DefineStage;
 use onward_wire::{Config, ErrorKind, HostId, QueryId, WireError};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use self::fleet::Fleet;
 use crate::api::QueryProgress;
-use crate::scheduler::QuerySpec;
+use crate::scheduler::{Demand, QuerySpec};
 use crate::system::{History, HostTable};
+use crate::term::Term;
 
 pub use fleet::Capacity;
 pub use guard::{guard, timed_out};
@@ -87,8 +89,8 @@ pub type Reads = Box<dyn Fn(u32, &[u32]) -> datafusion::common::Result<BTreeMap<
 /// What hosts are wanted for, and which are there.
 #[derive(Clone, Debug, Default)]
 pub struct Wanted {
-    /// See [`Demand`](crate::scheduler::Demand).
-    pub functions: usize,
+    /// What queries would have work for.
+    pub demand: Demand,
     /// Hosts that joined, by the name they gave, and whether functions are there.
     pub joined: BTreeMap<String, bool>,
 }
@@ -117,6 +119,7 @@ pub struct Engine {
     host: Arc<Host>,
     config: Arc<Config>,
     key: GrantKey,
+    leader: watch::Receiver<Leader>,
     submitted: Arc<Notify>,
 }
 
@@ -127,6 +130,7 @@ impl Engine {
         hosts: &Arc<HostTable>,
         capacity: watch::Sender<Capacity>,
         history: Arc<History>,
+        term: Term,
     ) -> Result<Self, WireError> {
         // Both queues are bounded by what feeds them: queries (max_running_queries, max_queued_queries) and the answers
         // of functions (max_functions, one attempt each, progress coalesced by the host).
@@ -135,15 +139,17 @@ impl Engine {
         let (member_events, said) = mpsc::channel(MEMBER_EVENTS);
         let (config, key, uploads) = (Arc::clone(&options.config), options.key.clone(), Arc::clone(&options.uploads));
         let host = Host::start(options, host_events).map_err(|error| WireError::new(ErrorKind::Unavailable, error))?;
-        let fleet = Fleet::new(Arc::clone(&host), Arc::clone(&config), key.clone(), Arc::clone(hosts));
-        let driver = driver::Driver::new(fleet, &config, uploads, capacity, history);
+        let leader = term.leader.clone();
+        let fleet = Fleet::new(Arc::clone(&host), Arc::clone(&config), key.clone(), Arc::clone(hosts), &term);
+        let driver = driver::Driver::new(fleet, &config, uploads, capacity, history, term);
         tokio::spawn(driver.run(inbox, events, said));
-        Ok(Self { requests, member_events, host, config, key, submitted: Arc::default() })
+        Ok(Self { requests, member_events, host, config, key, leader, submitted: Arc::default() })
     }
 
     /// Lets hosts in.
     pub fn door(&self) -> Arc<dyn Exchange> {
-        Arc::new(door::Door { requests: self.requests.clone(), events: self.member_events.clone() })
+        let (requests, events) = (self.requests.clone(), self.member_events.clone());
+        Arc::new(door::Door { requests, events, leader: self.leader.clone() })
     }
 
     /// Other hosts reach the coordinator's own segments at `address`.

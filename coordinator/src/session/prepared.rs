@@ -64,6 +64,14 @@ impl SqlSession {
         self
     }
 
+    /// The PREPARE statements that it remembers, in the order of their names.
+    pub fn named_statements(&self) -> Vec<String> {
+        let by_name = self.prepared.by_name.lock();
+        let mut named: Vec<_> = by_name.iter().collect();
+        named.sort_by_key(|(name, _)| *name);
+        named.into_iter().map(|(_, named)| named.statement.to_string()).collect()
+    }
+
     /// Parses one statement, and plans it for what is to be known about it.
     ///
     /// # Errors

@@ -7,7 +7,7 @@ use datafusion::arrow::array::{ArrayRef, RecordBatch, StringArray, UInt64Array};
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::common::Result;
 use onward_wire::cluster::{Heartbeat, Join};
-use onward_wire::{Config, HostId};
+use onward_wire::{Config, ENGINE_VERSION, HostId};
 use parking_lot::Mutex;
 
 use super::snapshot::Snapshot;
@@ -18,6 +18,7 @@ pub struct HostRecord {
     host: HostId,
     name: String,
     address: Option<String>,
+    version: String,
     vcpus: u64,
     operator_memory_bytes: u64,
 }
@@ -29,6 +30,7 @@ impl HostRecord {
             host,
             name: join.name.clone(),
             address: (!join.is_outbound).then(|| join.address.clone()),
+            version: join.engine_version.clone(),
             vcpus: u64::from(join.vcpus),
             operator_memory_bytes: join.operator_memory_bytes,
         }
@@ -40,6 +42,7 @@ impl HostRecord {
             host: HostId::EMBEDDED,
             name: "coordinator".to_owned(),
             address,
+            version: ENGINE_VERSION.to_owned(),
             vcpus: config.vcpu_count() as u64,
             operator_memory_bytes: config.operator_memory_limit_bytes(),
         }
@@ -94,6 +97,7 @@ impl HostsTable {
             number("column_bytes"),
             number("fetched_bytes"),
             number("served_bytes"),
+            text("version", false),
         ]);
         Self { hosts, schema: Arc::new(schema) }
     }
@@ -125,6 +129,7 @@ impl Snapshot for HostsTable {
             number(|_, beat| beat.column_bytes),
             number(|_, beat| beat.fetched_bytes),
             number(|_, beat| beat.served_bytes),
+            text(|record| Some(record.version.clone())),
         ];
         Ok(RecordBatch::try_new(Arc::clone(&self.schema), columns)?)
     }

@@ -3,13 +3,16 @@
 //! | table | one row per |
 //! | --- | --- |
 //! | `system.cache` | cached column of a row group, and remote object whose bytes are kept |
+//! | `system.coordinators` | coordinator, where there are several |
 //! | `system.hosts` | host that runs functions, the coordinator's own included |
-//! | `system.queries` | query of this coordinator's life, the last [`HISTORY_LIMIT`] of them |
+//! | `system.queries` | query, of this coordinator or those before it, the last [`HISTORY_LIMIT`] of them |
 //!
 //! Tables here are snapshots taken when the query is planned. They hold no locks while they are read.
 
 mod cache;
+mod coordinators;
 mod hosts;
+mod kept;
 mod log;
 mod queries;
 mod snapshot;
@@ -21,8 +24,11 @@ use onward_cache::ranges::RangeTier;
 
 use snapshot::SnapshotTable;
 
+use crate::term::Term;
+
 pub use cache::TierCell;
 pub use hosts::{HostRecord, HostTable};
+pub(crate) use kept::KeptHistory;
 pub(crate) use log::QueryLog;
 pub use queries::{History, QueryRecord, QueryState};
 
@@ -38,6 +44,7 @@ pub fn schema(
     hosts: &Arc<HostTable>,
     tier: &TierCell,
     ranges: Option<Arc<RangeTier>>,
+    term: &Term,
 ) -> datafusion::common::Result<Arc<dyn SchemaProvider>> {
     let schema = MemorySchemaProvider::new();
     let queries = queries::QueriesTable::new(Arc::clone(history));
@@ -45,6 +52,8 @@ pub fn schema(
     let hosts = hosts::HostsTable::new(Arc::clone(hosts));
     schema.register_table("queries".to_owned(), Arc::new(SnapshotTable(queries)))?;
     schema.register_table("cache".to_owned(), Arc::new(SnapshotTable(cache)))?;
+    let coordinators = coordinators::CoordinatorsTable::new(term.clone());
     schema.register_table("hosts".to_owned(), Arc::new(SnapshotTable(hosts)))?;
+    schema.register_table("coordinators".to_owned(), Arc::new(SnapshotTable(coordinators)))?;
     Ok(Arc::new(schema))
 }

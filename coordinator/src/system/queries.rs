@@ -13,6 +13,7 @@ use onward_wire::{ErrorKind, QueryId, WireError};
 use parking_lot::Mutex;
 
 use super::HISTORY_LIMIT;
+use super::kept::{KeptHistory, KeptQuery};
 use super::log::QueryLog;
 use super::snapshot::Snapshot;
 use crate::accounting::{Prices, QueryCost, Usage};
@@ -86,9 +87,9 @@ pub struct QueryRecord {
     /// Since when it waits.
     queued: Option<Instant>,
     /// How long it waited.
-    queued_us: u64,
+    pub(super) queued_us: u64,
     /// When it arrived, by the calendar.
-    arrived: DateTime<Utc>,
+    pub(super) arrived: DateTime<Utc>,
     /// Plans of it that the engine has not settled yet.
     open: u32,
 }
@@ -136,11 +137,11 @@ impl QueryRecord {
         (self.position, self.queued) = (0, None);
     }
 
-    fn queued_us(&self) -> u64 {
+    pub(super) fn queued_us(&self) -> u64 {
         self.queued_us + self.queued.map_or(0, |since| since.elapsed().as_micros() as u64)
     }
 
-    fn elapsed_us(&self) -> u64 {
+    pub(super) fn elapsed_us(&self) -> u64 {
         self.elapsed_us.unwrap_or_else(|| self.started.elapsed().as_micros() as u64)
     }
 
@@ -195,12 +196,19 @@ pub struct History {
     records: Mutex<VecDeque<QueryRecord>>,
     prices: Prices,
     log: Option<QueryLog>,
+    /// Where other coordinators find it.
+    kept: Option<KeptHistory>,
 }
 
 impl History {
     /// A history that tells what queries cost, and writes it down as they end.
     pub(crate) fn new(prices: Prices, log: Option<QueryLog>) -> Self {
         Self { prices, log, ..Self::default() }
+    }
+
+    /// A history that goes on from coordinator to coordinator, with what those before this one remembered, oldest first.
+    pub(crate) fn shared(self, kept: KeptHistory, records: Vec<QueryRecord>) -> Self {
+        Self { records: Mutex::new(records.into()), kept: Some(kept), ..self }
     }
 
     /// What functions and requests cost.
@@ -233,7 +241,7 @@ impl History {
             if record.state == QueryState::Running {
                 record.elapsed_us = Some(record.started.elapsed().as_micros() as u64);
                 record.state = state;
-                over = (record.open == 0).then(|| record.cost(&self.prices));
+                over = (record.open == 0).then(|| self.over(record));
             }
         });
         self.write_down(over);
@@ -254,14 +262,22 @@ impl History {
             change(record);
             record.open = record.open.saturating_sub(1);
             let is_over = record.open == 0 && record.state != QueryState::Running;
-            over = is_over.then(|| record.cost(&self.prices));
+            over = is_over.then(|| self.over(record));
         });
         self.write_down(over);
     }
 
-    fn write_down(&self, over: Option<QueryCost>) {
-        if let (Some(log), Some(cost)) = (&self.log, over) {
+    fn over(&self, record: &QueryRecord) -> (QueryCost, Option<KeptQuery>) {
+        (record.cost(&self.prices), self.kept.as_ref().and_then(|_| KeptQuery::of(record)))
+    }
+
+    fn write_down(&self, over: Option<(QueryCost, Option<KeptQuery>)>) {
+        let Some((cost, query)) = over else { return };
+        if let Some(log) = &self.log {
             log.add(&cost);
+        }
+        if let (Some(kept), Some(query)) = (&self.kept, query) {
+            kept.add(query);
         }
     }
 

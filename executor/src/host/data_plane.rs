@@ -82,29 +82,9 @@ impl DataPlane {
         exchange: Option<Arc<dyn Exchange>>,
         shutdown: impl Future<Output = ()> + Send,
     ) -> Result<(), tonic::transport::Error> {
-        let mut server = Server::builder()
-            .initial_stream_window_size(STREAM_WINDOW_BYTES)
-            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-            .max_frame_size(MAX_FRAME_BYTES)
-            .max_concurrent_streams(MAX_CALLS_PER_CONNECTION)
-            .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
-            .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT));
-        if let Some(tls) = tls {
-            server = server.tls_config(tls.server())?;
-        }
-        // tonic holds a message before anybody sees who sent it.
         let max_message_bytes = self.max_message_bytes;
-        let service = Service { data: self, exchange, has_tls: tls.is_some() };
-        let flight = FlightServiceServer::new(service)
-            .max_decoding_message_size(max_message_bytes)
-            .max_encoding_message_size(usize::MAX);
-        // Small messages both ways: Nagle's algorithm with delayed acknowledgements costs 40 ms.
-        let incoming = TcpListenerStream::new(listener).inspect(|stream| {
-            if let Ok(stream) = stream {
-                let _ = stream.set_nodelay(true);
-            }
-        });
-        server.serve_with_incoming_shutdown(flight, incoming, shutdown).await
+        let service = Service { data: Some(self), exchange, has_tls: tls.is_some() };
+        listen(listener, tls, service, max_message_bytes, shutdown).await
     }
 
     async fn take(&self, messages: Streaming<FlightData>) -> Result<SegmentRef, WireError> {
@@ -141,13 +121,66 @@ impl DataPlane {
     }
 }
 
+/// Serves the streams that hosts open, and no segments, on `listener` until `shutdown` resolves. A message has at most
+/// `max_message_bytes`.
+///
+/// # Errors
+/// When the certificates are none, or the listener fails.
+pub async fn serve_exchange(
+    listener: TcpListener,
+    tls: Option<&ClusterTls>,
+    exchange: Arc<dyn Exchange>,
+    max_message_bytes: u64,
+    shutdown: impl Future<Output = ()> + Send,
+) -> Result<(), tonic::transport::Error> {
+    let service = Service { data: None, exchange: Some(exchange), has_tls: tls.is_some() };
+    let max_message_bytes = usize::try_from(max_message_bytes).unwrap_or(usize::MAX);
+    listen(listener, tls, service, max_message_bytes, shutdown).await
+}
+
+async fn listen(
+    listener: TcpListener,
+    tls: Option<&ClusterTls>,
+    service: Service,
+    max_message_bytes: usize,
+    shutdown: impl Future<Output = ()> + Send,
+) -> Result<(), tonic::transport::Error> {
+    let mut server = Server::builder()
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_frame_size(MAX_FRAME_BYTES)
+        .max_concurrent_streams(MAX_CALLS_PER_CONNECTION)
+        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT));
+    if let Some(tls) = tls {
+        server = server.tls_config(tls.server())?;
+    }
+    // tonic holds a message before anybody sees who sent it.
+    let flight = FlightServiceServer::new(service)
+        .max_decoding_message_size(max_message_bytes)
+        .max_encoding_message_size(usize::MAX);
+    // Small messages both ways: Nagle's algorithm with delayed acknowledgements costs 40 ms.
+    let incoming = TcpListenerStream::new(listener).inspect(|stream| {
+        if let Ok(stream) = stream {
+            let _ = stream.set_nodelay(true);
+        }
+    });
+    server.serve_with_incoming_shutdown(flight, incoming, shutdown).await
+}
+
 struct Service {
-    data: DataPlane,
+    /// A coordinator that does not lead holds nothing.
+    data: Option<DataPlane>,
     exchange: Option<Arc<dyn Exchange>>,
     has_tls: bool,
 }
 
 impl Service {
+    fn data(&self) -> Result<&DataPlane, Status> {
+        let nothing = || to_status(&WireError::new(ErrorKind::Unavailable, "this coordinator does not lead, and holds nothing"));
+        self.data.as_ref().ok_or_else(nothing)
+    }
+
     /// The caller showed a certificate of the cluster, or there are none.
     fn is_known<T>(&self, request: &Request<T>) -> bool {
         !self.has_tls || request.peer_certs().is_some_and(|certificates| !certificates.is_empty())
@@ -172,7 +205,7 @@ impl FlightService for Service {
     type DoExchangeStream = MemberStream;
 
     async fn do_get(&self, request: Request<Ticket>) -> Answer<Self::DoGetStream> {
-        self.data.read(request.into_inner()).map(Response::new).map_err(|error| to_status(&error))
+        self.data()?.read(request.into_inner()).map(Response::new).map_err(|error| to_status(&error))
     }
 
     async fn do_exchange(&self, request: Request<Streaming<FlightData>>) -> Answer<Self::DoExchangeStream> {
@@ -207,7 +240,7 @@ impl FlightService for Service {
             let why = "only hosts with a certificate of this cluster may give segments";
             return Err(to_status(&WireError::new(ErrorKind::Denied, why)));
         }
-        let segment = self.data.take(request.into_inner()).await.map_err(|error| to_status(&error))?;
+        let segment = self.data()?.take(request.into_inner()).await.map_err(|error| to_status(&error))?;
         let named = PutResult { app_metadata: segment.encode_to_vec().into() };
         Ok(Response::new(futures::stream::iter([Ok(named)]).boxed()))
     }

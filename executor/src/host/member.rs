@@ -2,9 +2,11 @@
 //!
 //! ```text
 //!   join --> Joined --> serve: commands in, events and heartbeats out --+
-//!    ^                                                                  | stream ended, silence
+//!    ^                                                                  | stream ended, silence, a later leader
 //!    +---- wait ---- reset: functions killed and reaped, segments gone <+
 //! ```
+//!
+//! A command of a leader that a later one has followed is refused: see [`super::coordinators`].
 //!
 //! Cached columns and bytes of remote objects stay: they are of tables, not of queries.
 
@@ -16,7 +18,7 @@ use futures::StreamExt;
 use onward_cache::OpenUploads;
 use onward_shuffle::flight::{GrantKey, from_status};
 use onward_wire::cluster::{
-    AwaitQueryEnd, Failed, FunctionLost, FunctionReady, Heartbeat, Join, Joined, Leaving, Order, QueryEnded, Report,
+    AwaitQueryEnd, Deposed, Failed, FunctionLost, FunctionReady, Heartbeat, Join, Joined, Leaving, Order, QueryEnded, Report,
     StartFunction, ToCoordinator, ToMember, UploadNoted, order, report, to_member,
 };
 use onward_wire::message::{AttemptDone, ForgetQuery, SegmentRef};
@@ -28,6 +30,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
+use super::coordinators::Coordinators;
 use super::{Host, HostEvent, HostOptions};
 
 /// Messages on their way to the coordinator; more wait.
@@ -36,12 +39,16 @@ const MOST_QUEUED: usize = 1_024;
 const RETRY: std::ops::RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(5);
 /// A coordinator answers a join within this time.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// A leader that a later one has followed is told so, when it says something within this time.
+const FAREWELL: Duration = Duration::from_secs(60);
+/// Times that a host is sent from one coordinator to another before it waits.
+const MOST_REDIRECTIONS: u32 = 4;
 
 /// How to be a member.
 #[derive(Clone, Debug)]
 pub struct MemberOptions {
-    /// The coordinator's cluster address, such as `grpc://coordinator:50053`.
-    pub coordinator: String,
+    /// The cluster addresses of some coordinators, one at least, such as `grpc://coordinator:50053`; they tell of others.
+    pub coordinators: Vec<String>,
     /// Where others reach this host's data plane; `None`: nobody does, and its output goes to a host that can be reached.
     pub advertise: Option<String>,
     /// The machine's name, for people.
@@ -63,6 +70,8 @@ enum Left {
     Lost(WireError),
     /// It does not want this host: trying again would not help.
     Refused(WireError),
+    /// Another one leads.
+    Elsewhere,
 }
 
 impl Member {
@@ -112,17 +121,22 @@ impl Member {
         let mut wait = *RETRY.start();
         let mut alone_since = Instant::now();
         let orphaned_after = Duration::from_millis(self.config.host_orphan_timeout_ms);
+        let given = self.options.coordinators.clone();
+        let mut coordinators = Coordinators::new(given, Arc::clone(&self.host.shared.neighbours));
+        let mut redirections = 0;
         loop {
+            let (coordinator, epoch) = (coordinators.next(), coordinators.epoch());
             let joined = tokio::select! {
-                joined = self.join() => joined,
+                joined = self.join(&coordinator, &coordinators) => joined,
+                _ = coordinators.later_than(epoch) => Err(Left::Elsewhere),
                 () = leaving.cancelled() => return Ok(()),
             };
             let left = match joined {
                 Ok(stream) => {
-                    wait = *RETRY.start();
+                    (wait, redirections) = (*RETRY.start(), 0);
                     let id = stream.id;
                     on_joined(id);
-                    let left = self.serve(stream, &leaving).await;
+                    let left = self.serve(stream, &coordinators, &leaving).await;
                     if leaving.is_cancelled() {
                         return Ok(());
                     }
@@ -137,24 +151,32 @@ impl Member {
             };
             match left {
                 Left::Refused(error) => return Err(error),
+                Left::Elsewhere if redirections < MOST_REDIRECTIONS => {
+                    redirections += 1;
+                    continue;
+                }
+                Left::Elsewhere => tracing::warn!(coordinator, "it does not lead, and says who does in vain: trying again"),
                 Left::Lost(error) if !orphaned_after.is_zero() && alone_since.elapsed() >= orphaned_after => {
                     let message = format!("no coordinator for {} ms: {error}", orphaned_after.as_millis());
                     return Err(WireError::new(ErrorKind::Unavailable, message));
                 }
                 Left::Lost(error) => {
-                    tracing::warn!(coordinator = self.options.coordinator, %error, "not joined: trying again");
+                    tracing::warn!(coordinator, %error, "not joined: trying again");
+                    coordinators.did_not_answer(&coordinator);
                 }
             }
+            redirections = 0;
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
+                _ = coordinators.later_than(epoch) => {}
                 () = leaving.cancelled() => return Ok(()),
             }
             wait = (wait * 2).min(*RETRY.end());
         }
     }
 
-    async fn join(&self) -> Result<Stream, Left> {
-        let coordinator = self.options.coordinator.clone();
+    async fn join(&self, coordinator: &str, coordinators: &Coordinators) -> Result<Stream, Left> {
+        let coordinator = coordinator.to_owned();
         let mut client = self.host.shared.neighbours.connector().client(&coordinator).map_err(Left::Refused)?;
         let (outgoing, queued) = mpsc::channel(MOST_QUEUED);
         let join = Join {
@@ -181,13 +203,26 @@ impl Member {
             ErrorKind::Denied | ErrorKind::InvalidQuery => Left::Refused(error),
             _ => Left::Lost(error),
         })?;
-        match first {
+        let later = coordinators.epoch();
+        match first.body.ok_or_else(|| lost(nothing()))? {
+            to_member::Body::Leader(leader) => {
+                let is_known = leader.epoch > 0 && leader.epoch >= later && leader.url != coordinator;
+                coordinators.hear(leader);
+                match is_known {
+                    true => Err(Left::Elsewhere),
+                    false => Err(lost(WireError::new(ErrorKind::Unavailable, format!("{coordinator}: nobody leads")))),
+                }
+            }
+            to_member::Body::Joined(_) if first.epoch < later => {
+                refuse(outgoing, incoming, later);
+                Err(Left::Elsewhere)
+            }
             to_member::Body::Joined(Joined { host, key, heartbeat_ms, silence_timeout_ms }) => {
                 let id = HostId(host);
                 self.host.shared.neighbours.join(id, GrantKey::from_bytes(key).map_err(lost)?);
                 let heartbeat = Duration::from_millis(heartbeat_ms.max(10));
                 let silence = Duration::from_millis(silence_timeout_ms).max(heartbeat * 2);
-                Ok(Stream { id, incoming, outgoing, heartbeat, silence })
+                Ok(Stream { coordinator, epoch: first.epoch, id, incoming, outgoing, heartbeat, silence })
             }
             to_member::Body::Refused(refused) => Err(Left::Refused(refused.error)),
             _ => Err(Left::Lost(WireError::new(
@@ -197,9 +232,8 @@ impl Member {
         }
     }
 
-    async fn serve(&mut self, stream: Stream, leaving: &CancellationToken) -> Left {
-        let Stream { mut incoming, outgoing, heartbeat, silence, .. } = stream;
-        let coordinator = self.options.coordinator.clone();
+    async fn serve(&mut self, stream: Stream, coordinators: &Coordinators, leaving: &CancellationToken) -> Left {
+        let Stream { coordinator, epoch, mut incoming, outgoing, heartbeat, silence, .. } = stream;
         let mut beats = tokio::time::interval(heartbeat);
         beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut heard = Instant::now();
@@ -217,6 +251,11 @@ impl Member {
             let say: Option<ToCoordinator> = tokio::select! {
                 // Uploads come before the end of the attempts that began them.
                 biased;
+                later = coordinators.later_than(epoch) => {
+                    tracing::info!(coordinator, epoch, later, "another coordinator leads now");
+                    refuse(outgoing, incoming, later);
+                    return Left::Elsewhere;
+                }
                 Some(noted) = self.uploads.recv() => Some(noted.into()),
                 message = incoming.next() => {
                     heard = Instant::now();
@@ -225,8 +264,13 @@ impl Member {
                         Some(Err(status)) => return Left::Lost(from_status(&coordinator, &status)),
                         Some(Ok(message)) => message,
                     };
-                    match parse(&message) {
-                        Ok(to_member::Body::AwaitQueryEnd(AwaitQueryEnd { request, query })) => {
+                    let message = match parse(&message) {
+                        Ok(ToMember { body: Some(body), epoch: said }) if said == epoch => body,
+                        Ok(_) => return Left::Lost(nothing()),
+                        Err(error) => return Left::Lost(error),
+                    };
+                    match message {
+                        to_member::Body::AwaitQueryEnd(AwaitQueryEnd { request, query }) => {
                             let ended = self.host.query_ended(QueryId(query));
                             waits.spawn(async move {
                                 ended.await;
@@ -234,18 +278,21 @@ impl Member {
                             });
                             None
                         }
-                        Ok(to_member::Body::Peers(peers)) => {
+                        to_member::Body::Peers(peers) => {
                             home = peers.home.map(HostId);
                             let peers = peers.hosts.into_iter().map(|peer| (HostId(peer.host), peer.address));
                             self.host.set_peers(peers);
                             None
                         }
-                        Ok(to_member::Body::Shutdown(_)) => return Left::Lost(ended(&coordinator)),
-                        Ok(command) => {
+                        to_member::Body::Leader(leader) => {
+                            coordinators.hear(leader);
+                            None
+                        }
+                        to_member::Body::Shutdown(_) => return Left::Lost(ended(&coordinator)),
+                        command => {
                             carry_out(&self.host, command);
                             None
                         }
-                        Err(error) => return Left::Lost(error),
                     }
                 }
                 Some(event) = self.events.recv() => match event {
@@ -291,6 +338,9 @@ impl Member {
 
 /// An open stream to a coordinator.
 struct Stream {
+    coordinator: String,
+    /// Of its leadership.
+    epoch: u64,
     id: HostId,
     incoming: tonic::Streaming<FlightData>,
     outgoing: mpsc::Sender<FlightData>,
@@ -302,13 +352,28 @@ fn ended(coordinator: &str) -> WireError {
     WireError::new(ErrorKind::Unavailable, format!("{coordinator} closed the connection"))
 }
 
-fn frame(message: &ToCoordinator) -> FlightData {
+fn nothing() -> WireError {
+    WireError::new(ErrorKind::Internal, "the coordinator sent what this version does not know")
+}
+
+/// Does nothing of what a leader says that a later one has followed, and tells it so.
+fn refuse(outgoing: mpsc::Sender<FlightData>, mut incoming: tonic::Streaming<FlightData>, by: u64) {
+    let farewell = async move {
+        // It may be gone, or stopped: then it hears it when it goes on.
+        let _ = outgoing.send(frame(&ToCoordinator::from(Deposed { by }))).await;
+        while let Ok(Some(_)) = incoming.message().await {
+            tracing::warn!(by, "a command of a leader that another one has followed: refused");
+        }
+    };
+    tokio::spawn(tokio::time::timeout(FAREWELL, farewell));
+}
+
+pub(super) fn frame(message: &ToCoordinator) -> FlightData {
     FlightData { app_metadata: message.encode_to_vec().into(), ..FlightData::default() }
 }
 
-fn parse(data: &FlightData) -> Result<to_member::Body, WireError> {
-    let unknown = || WireError::new(ErrorKind::Internal, "the coordinator sent what this version does not know");
-    ToMember::decode(data.app_metadata.clone()).ok().and_then(|message| message.body).ok_or_else(unknown)
+pub(super) fn parse(data: &FlightData) -> Result<ToMember, WireError> {
+    ToMember::decode(data.app_metadata.clone()).map_err(|_| nothing())
 }
 
 fn carry_out(host: &Host, command: to_member::Body) {

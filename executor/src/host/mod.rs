@@ -15,6 +15,7 @@
 
 mod columns;
 mod connection;
+mod coordinators;
 mod data_plane;
 mod fetches;
 mod files;
@@ -53,7 +54,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub use self::data_plane::{DataPlane, Exchange, MemberStream};
+pub use self::data_plane::{DataPlane, Exchange, MemberStream, serve_exchange};
 use self::files::Access;
 use self::function::Function;
 use self::held::Held;

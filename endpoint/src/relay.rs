@@ -1,0 +1,167 @@
+//! The way to the coordinator that leads, for calls that came to another one.
+//!
+//! What a client sends goes on as it is, and so does what comes back. When the leader is replaced, calls that it has not answered
+//! end with a retryable error, a moment later, so that what it still sends arrives.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use onward_shuffle::flight::parse_address;
+use onward_wire::{ErrorKind, WireError};
+use tokio::sync::OnceCell;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tonic::Status;
+use tonic::body::Body;
+use tonic::codegen::http::{HeaderMap, HeaderValue, Request, Response};
+use tonic::codegen::{Bytes, Service};
+use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
+
+use crate::session::SESSION_HEADER;
+use crate::status;
+
+/// Until a leader accepts a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// A leader that does not answer a ping for this long is gone.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// What the server itself takes at once: see `server`.
+const STREAM_WINDOW_BYTES: u32 = 1 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
+/// What a leader sends after another one was heard of is handed on for this long.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// Another coordinator, which leads.
+pub(crate) struct Peer {
+    url: String,
+    endpoint: Endpoint,
+    channel: OnceCell<Channel>,
+    replaced: CancellationToken,
+}
+
+/// Why a call was not answered.
+pub(crate) enum Relayed {
+    /// It never left: it can be sent elsewhere.
+    NotSent(Box<Request<Body>>),
+    /// It may have been carried out.
+    Lost(Status),
+}
+
+impl Peer {
+    /// Connects to nobody yet. `tls` is for an address that wants it.
+    ///
+    /// # Errors
+    /// When the address is none.
+    pub(crate) fn new(url: &str, tls: Option<&ClientTlsConfig>) -> Result<Self, WireError> {
+        let malformed = |why: String| WireError::new(ErrorKind::InvalidQuery, format!("{url}: {why}"));
+        let (place, is_tls) = parse_address(url)?;
+        let scheme = if is_tls { "https" } else { "http" };
+        let endpoint = Endpoint::from_shared(format!("{scheme}://{place}")).map_err(|error| malformed(error.to_string()))?;
+        let endpoint = match (is_tls, tls) {
+            (false, _) => endpoint,
+            (true, Some(tls)) => endpoint.tls_config(tls.clone()).map_err(|error| malformed(error.to_string()))?,
+            (true, None) => return Err(malformed("it wants TLS, and this coordinator has no certificate".to_owned())),
+        };
+        let endpoint = endpoint
+            .tcp_nodelay(true)
+            .connect_timeout(CONNECT_TIMEOUT)
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
+            .keep_alive_timeout(KEEPALIVE_TIMEOUT);
+        Ok(Self { url: url.to_owned(), endpoint, channel: OnceCell::new(), replaced: CancellationToken::new() })
+    }
+
+    /// Another one leads now.
+    pub(crate) fn is_replaced(&self) {
+        let replaced = self.replaced.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(GRACE).await;
+            replaced.cancel();
+        });
+    }
+
+    /// Has the leader answer a call.
+    pub(crate) async fn relay(&self, mut request: Request<Body>) -> Result<Response<Body>, Relayed> {
+        let connect = async || tokio::time::timeout(CONNECT_TIMEOUT, self.endpoint.connect()).await.map_err(drop)?.map_err(drop);
+        let Ok(channel) = self.channel.get_or_try_init(connect).await else {
+            return Err(Relayed::NotSent(Box::new(request)));
+        };
+        // What was known of the client's connection means nothing there.
+        request.extensions_mut().clear();
+        let mut channel = channel.clone();
+        let answered = async {
+            std::future::poll_fn(|context| channel.poll_ready(context)).await?;
+            channel.call(request).await
+        };
+        let answered = tokio::select! {
+            answered = answered => answered.map_err(|error| self.lost(&error.to_string())),
+            () = self.replaced.cancelled() => Err(self.lost("another coordinator leads now")),
+        };
+        let response = answered.map_err(Relayed::Lost)?;
+        let lost = self.lost("its answer was cut off");
+        Ok(response.map(|body| Body::new(Cut { body, replaced: Box::pin(self.replaced.clone().cancelled_owned()), lost: Some(lost) })))
+    }
+
+    /// A client's connection is gone, and its session with it.
+    pub(crate) async fn close_session(&self, session: &str, authorization: Option<HeaderValue>) {
+        let Some(channel) = self.channel.get() else { return };
+        let mut client = arrow_flight::flight_service_client::FlightServiceClient::new(channel.clone());
+        let mut request = tonic::Request::new(arrow_flight::Action::new(crate::actions::CLOSE_SESSION, Bytes::new()));
+        let metadata = request.metadata_mut().as_mut();
+        if let Ok(session) = HeaderValue::from_str(session) {
+            metadata.insert(SESSION_HEADER, session);
+        }
+        if let Some(authorization) = authorization {
+            metadata.insert("authorization", authorization);
+        }
+        // If it does not hear of it, the session ends when it was idle for long enough.
+        let _ = tokio::time::timeout(CONNECT_TIMEOUT, client.do_action(request)).await;
+    }
+
+    fn lost(&self, why: &str) -> Status {
+        let message = format!("the coordinator that leads, {}, was lost while it answered: {why}. Run it again", self.url);
+        status::new(ErrorKind::Unavailable, message, None)
+    }
+}
+
+/// An answer that ends with an error when who sends it is replaced.
+struct Cut {
+    body: Body,
+    replaced: Pin<Box<WaitForCancellationFutureOwned>>,
+    lost: Option<Status>,
+}
+
+impl HttpBody for Cut {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        if self.lost.is_none() {
+            return Poll::Ready(None);
+        }
+        match Pin::new(&mut self.body).poll_frame(context) {
+            Poll::Ready(Some(Err(_))) => {}
+            Poll::Ready(frame) => return Poll::Ready(frame),
+            Poll::Pending => match self.replaced.as_mut().poll(context) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(()) => {}
+            },
+        }
+        Poll::Ready(self.lost.take().map(|lost| {
+            let mut trailers = HeaderMap::new();
+            lost.add_header(&mut trailers)?;
+            Ok(Frame::trailers(trailers))
+        }))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.lost.is_none() || self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

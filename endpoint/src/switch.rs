@@ -1,0 +1,206 @@
+//! Where calls go: to this coordinator while it leads, else to the one that does.
+//!
+//! ```text
+//!   call --> Switch --leads--------> Front of this coordinator
+//!              |  \--hands over----> Front, if the call is about something that runs; else it waits
+//!              |---elsewhere-------> the same call to the coordinator that leads (`relay`)
+//!              +---nobody leads----> waits, up to `failover_wait_ms`
+//! ```
+//!
+//! A client may therefore be connected to any coordinator, and notices a new leader only by the queries that the old one was
+//! running. A call that was handed to a leader which is lost then is not sent again: it may have had an effect.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use arrow_flight::flight_service_server::FlightServiceServer;
+use onward_wire::ErrorKind;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tonic::body::Body;
+use tonic::codegen::http::{HeaderMap, HeaderValue, Request, Response};
+use tonic::Status;
+use tonic::codegen::{BoxFuture, Service as Call};
+use tonic::metadata::MetadataMap;
+
+use crate::auth::{Auth, basic_user_of};
+use crate::connection::{ConnectionId, connection_of, peer_of, secret_of};
+use crate::front::Front;
+use crate::handle::Handle;
+use crate::relay::{Peer, Relayed};
+use crate::service::Service;
+use crate::session::{SESSION_COOKIE, SESSION_HEADER, USER_HEADER, connection_session};
+use crate::status;
+
+/// Calls about what runs already, as long as a coordinator hands over to another one.
+const OF_RUNNING: [&str; 3] = ["/DoGet", "/PollFlightInfo", "/DoAction"];
+const HANDSHAKE: &str = "/Handshake";
+const AUTHORIZATION: &str = "authorization";
+/// The leader may be starting.
+const BETWEEN_TRIES: Duration = Duration::from_millis(100);
+
+/// Where calls go now.
+#[derive(Clone)]
+pub(crate) enum Route {
+    /// This coordinator leads.
+    Here(Answers),
+    /// It will lead no longer: what runs comes to its end.
+    HandsOver(Answers),
+    /// Another one leads.
+    Elsewhere(Arc<Peer>),
+    /// Nobody is known to lead.
+    Nowhere,
+}
+
+/// Who answers calls here.
+#[derive(Clone)]
+pub(crate) struct Answers(pub(crate) FlightServiceServer<Front>, pub(crate) Arc<Service>);
+
+/// See the [module](self). Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Switch {
+    route: watch::Sender<Route>,
+    auth: Arc<Auth>,
+    /// There are several coordinators.
+    is_shared: bool,
+    wait: Duration,
+    /// Connections with calls that went elsewhere, and what those were allowed by.
+    relayed: Arc<Mutex<HashMap<ConnectionId, Option<HeaderValue>>>>,
+}
+
+impl Switch {
+    /// Calls wait up to `wait` for somebody who leads.
+    pub(crate) fn new(auth: Arc<Auth>, is_shared: bool, wait: Duration) -> Self {
+        Self { route: watch::Sender::new(Route::Nowhere), auth, is_shared, wait, relayed: Arc::default() }
+    }
+
+    /// From now on calls go there.
+    pub(crate) fn set(&self, route: Route) {
+        if let Route::Elsewhere(peer) = self.route.send_replace(route) {
+            peer.is_replaced();
+        }
+    }
+
+    /// Who answers here, if anybody.
+    pub(crate) fn answers(&self) -> Option<Answers> {
+        match &*self.route.borrow() {
+            Route::Here(answers) | Route::HandsOver(answers) => Some(answers.clone()),
+            Route::Elsewhere(_) | Route::Nowhere => None,
+        }
+    }
+
+    /// A client's connection is gone, and its session with it.
+    pub(crate) fn connection_closed(&self, connection: ConnectionId, secret: Option<Handle>) {
+        let authorization = self.relayed.lock().remove(&connection);
+        let route = self.route.borrow().clone();
+        match (route, authorization, secret) {
+            (Route::Here(service) | Route::HandsOver(service), ..) => {
+                if let Some(client) = service.1.sessions.connection_closed(connection, secret) {
+                    service.1.results.client_gone(&client);
+                }
+            }
+            (Route::Elsewhere(peer), Some(authorization), Some(secret)) => {
+                tokio::spawn(async move { peer.close_session(&connection_session(secret), authorization).await });
+            }
+            _ => {}
+        }
+    }
+
+    async fn route(&self, mut request: Request<Body>) -> Result<Response<Body>, Status> {
+        if self.is_shared {
+            name_session(&mut request);
+        }
+        let until = Instant::now() + self.wait;
+        let mut route = self.route.subscribe();
+        let mut is_checked = false;
+        loop {
+            let now = route.borrow_and_update().clone();
+            let path = request.uri().path();
+            match now {
+                Route::Here(answers) => return answer(answers, request).await,
+                Route::HandsOver(answers) if OF_RUNNING.iter().any(|call| path.ends_with(call)) => {
+                    return answer(answers, request).await;
+                }
+                // A handshake brings its token in the first message.
+                _ if !is_checked && !path.ends_with(HANDSHAKE) => {
+                    self.auth.check(&MetadataMap::from_headers(request.headers().clone()))?;
+                    is_checked = true;
+                    continue;
+                }
+                Route::Elsewhere(peer) => {
+                    if let Some(connection) = connection_of(request.extensions()) {
+                        self.relayed.lock().insert(connection, request.headers().get(AUTHORIZATION).cloned());
+                    }
+                    match peer.relay(request).await {
+                        Ok(response) => return Ok(response),
+                        Err(Relayed::Lost(status)) => return Err(status),
+                        Err(Relayed::NotSent(unsent)) => request = *unsent,
+                    }
+                }
+                Route::HandsOver(_) | Route::Nowhere => {}
+            }
+            let next = async {
+                tokio::select! {
+                    // An error: the server ends, and this call with it.
+                    _ = route.changed() => {}
+                    () = tokio::time::sleep(BETWEEN_TRIES) => {}
+                }
+            };
+            if tokio::time::timeout_at(until, next).await.is_err() {
+                let message = format!("no coordinator leads, after {} ms (failover_wait_ms): try again", self.wait.as_millis());
+                return Err(status::new(ErrorKind::Unavailable, message, None));
+            }
+        }
+    }
+}
+
+async fn answer(answers: Answers, request: Request<Body>) -> Result<Response<Body>, Status> {
+    let mut front = answers.0;
+    match front.call(request).await {
+        Ok(response) => Ok(response),
+        Err(never) => match never {},
+    }
+}
+
+/// The session of a connection is known by a name that goes with its calls to whoever leads, and so is its user.
+fn name_session(request: &mut Request<Body>) {
+    let headers = request.headers();
+    let has_cookie = headers.get_all("cookie").iter().any(|cookie| {
+        let cookie = cookie.to_str().unwrap_or_default();
+        cookie.split(';').any(|cookie| cookie.trim().starts_with(SESSION_COOKIE))
+    });
+    let (secret, peer) = (secret_of(request.extensions()), peer_of(request.extensions()));
+    let is_named = has_cookie || headers.contains_key(SESSION_HEADER);
+    if let (false, Some(secret)) = (is_named, secret) {
+        insert(request.headers_mut(), SESSION_HEADER, &connection_session(secret));
+    }
+    let has_user = request.headers().contains_key(USER_HEADER) || basic_user_of(request.headers()).is_some();
+    if let (false, Some(peer)) = (has_user, peer) {
+        insert(request.headers_mut(), USER_HEADER, &peer.to_string());
+    }
+}
+
+fn insert(headers: &mut HeaderMap, name: &'static str, value: &str) {
+    if let Ok(value) = HeaderValue::from_str(value) {
+        headers.insert(name, value);
+    }
+}
+
+impl Call<Request<Body>> for Switch {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<Self::Response, Self::Error>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let switch = self.clone();
+        Box::pin(async move { Ok(switch.route(request).await.unwrap_or_else(Status::into_http)) })
+    }
+}

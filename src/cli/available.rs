@@ -1,0 +1,286 @@
+//! `onward serve` as one of several coordinators: it stands by, leads when no other one does, and stands by again.
+//!
+//! ```text
+//!   stands by: calls go on to who leads, hosts are told who leads
+//!       | etcd says that it leads
+//!       v
+//!   starts a coordinator on the shared catalog --> leads: calls are answered, hosts join
+//!       ^                                            |                          |
+//!       +--- leads no longer: queries fail as -------+                          | told to end
+//!            retryable, hosts refuse its commands       hands over: new statements wait, running ones end,
+//!                                                       it resigns, what waited goes to the next one
+//! ```
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use onward_coordinator::{ClusterListener, Coordinator, CoordinatorOptions, Term};
+use onward_endpoint::{FlightServer, Role};
+use onward_state::{Announcement, Candidate, Etcd, LeaderInfo, Leadership, StateOptions, Tls};
+use onward_wire::cluster::Leader;
+use onward_wire::{Config, ENGINE_VERSION, ErrorKind, WireError};
+use tokio::sync::{oneshot, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::Failure;
+use super::metrics::Current;
+use super::serve::Signals;
+
+/// When a coordinator that led ends: how long it hands calls on that came to it.
+const LAST_CALLS: Duration = Duration::from_millis(500);
+
+/// One of several coordinators.
+pub(super) struct Shared {
+    pub(super) config: Config,
+    pub(super) data_dir: PathBuf,
+    pub(super) server: FlightServer,
+    /// Where clients reach it.
+    pub(super) client_url: String,
+    pub(super) cluster: Option<ClusterListener>,
+    pub(super) current: Current,
+}
+
+/// Why a coordinator does not lead any more.
+enum Ended {
+    Deposed,
+    Told,
+}
+
+/// Serves until a signal comes, and what ran then is over; a second one ends it at once.
+pub(super) async fn serve(shared: Shared, mut signals: Signals) -> Result<(), Failure> {
+    let Shared { config, data_dir, server, client_url, cluster, current } = shared;
+    let cluster_url = cluster.as_ref().map_or_else(String::new, |cluster| cluster.url().to_owned());
+    let announcement = Announcement {
+        name: client_url.clone(),
+        client_url: client_url.clone(),
+        cluster_url,
+        version: ENGINE_VERSION.to_owned(),
+    };
+    let candidate = Candidate::start(Etcd::new(state_options(&config)?).map_err(failed)?, announcement);
+    let (leader, _telling) = tell(&candidate);
+    let joining = cluster.as_ref().map(|cluster| format!("onward {ENGINE_VERSION} hosts may join on {}\n", cluster.address()));
+    let data = data_dir.display();
+    let ready = format!("onward {ENGINE_VERSION} ready on {client_url}, one of several coordinators (data: {data})\n");
+    let line = joining.unwrap_or_default() + &ready;
+    // Nobody needs to read the line.
+    let mut stdout = std::io::stdout();
+    let _ = stdout.write_all(line.as_bytes()).and_then(|()| stdout.flush());
+
+    let (end, ended) = oneshot::channel::<()>();
+    let role = server.role().clone();
+    let serving = server.serve(async {
+        let _ = ended.await;
+    });
+    let told = CancellationToken::new();
+    let told_so = told.clone();
+    let taking_turns =
+        TakingTurns { config, data_dir, client_url, cluster, role, candidate, leader, current, told: told_so };
+    let working = async {
+        let done = taking_turns.run().await;
+        // The server may have failed already.
+        let _ = end.send(());
+        done
+    };
+    let twice = async {
+        signals.next().await;
+        tracing::info!("another coordinator takes over; a second signal ends at once");
+        told.cancel();
+        signals.next().await;
+    };
+    let both = async {
+        let (served, done) = tokio::join!(serving, working);
+        done.and(served.map_err(Failure::from))
+    };
+    tokio::select! {
+        done = both => done,
+        () = twice => {
+            tracing::warn!("second signal: running statements are cancelled");
+            Err(Failure::Code(1))
+        }
+    }
+}
+
+struct TakingTurns {
+    config: Config,
+    data_dir: PathBuf,
+    client_url: String,
+    cluster: Option<ClusterListener>,
+    role: Role,
+    candidate: Candidate,
+    leader: watch::Receiver<Leader>,
+    current: Current,
+    /// It is to end.
+    told: CancellationToken,
+}
+
+impl TakingTurns {
+    async fn run(self) -> Result<(), Failure> {
+        loop {
+            let standby = self.cluster.as_ref().map(|cluster| cluster.stand_by(self.leader.clone(), &self.config));
+            let standby = standby.transpose()?;
+            tracing::info!("standing by");
+            let leadership = tokio::select! {
+                leadership = self.candidate.lead() => leadership.map_err(failed)?,
+                () = self.hand_on() => unreachable!("it hands on for ever"),
+                () = self.told.cancelled() => return Ok(()),
+            };
+            if let Some(standby) = standby {
+                standby.stop().await;
+            }
+            let epoch = leadership.epoch();
+            match self.lead(Arc::new(leadership)).await? {
+                Ended::Deposed => tracing::warn!(epoch, "this coordinator leads no longer"),
+                Ended::Told => {
+                    // Calls that waited meanwhile go to the next leader, if there is one.
+                    let next = self.next_leader(epoch);
+                    if tokio::time::timeout(Duration::from_millis(self.config.failover_wait_ms), next).await.is_ok() {
+                        tokio::time::sleep(LAST_CALLS).await;
+                    }
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// Has calls go to whoever leads.
+    async fn hand_on(&self) {
+        let mut leaders = self.candidate.leader();
+        loop {
+            let leader = leaders.borrow_and_update().clone();
+            self.follow(leader.as_ref());
+            if leaders.changed().await.is_err() {
+                std::future::pending().await
+            }
+        }
+    }
+
+    fn follow(&self, leader: Option<&LeaderInfo>) {
+        // What it announced of itself, before it led.
+        let leader = leader.map(|leader| leader.announcement.client_url.as_str()).filter(|url| *url != self.client_url);
+        if let Err(error) = self.role.follow(leader) {
+            tracing::error!(%error, "calls cannot be handed on to the coordinator that leads");
+        }
+    }
+
+    async fn next_leader(&self, epoch: u64) {
+        let is_alone = self.candidate.coordinators().borrow().len() < 2;
+        let mut leaders = self.candidate.leader();
+        let later = |leader: &Option<LeaderInfo>| leader.as_ref().is_some_and(|leader| leader.epoch > epoch);
+        match is_alone {
+            true => {}
+            false => {
+                if let Ok(leader) = leaders.wait_for(later).await.map(|leader| leader.clone()) {
+                    self.follow(leader.as_ref());
+                }
+            }
+        }
+    }
+
+    async fn lead(&self, leadership: Arc<Leadership>) -> Result<Ended, Failure> {
+        let epoch = leadership.epoch();
+        let is_valid = Arc::clone(&leadership);
+        let term = Term {
+            name: self.client_url.clone(),
+            epoch,
+            is_valid: Arc::new(move || is_valid.is_valid()),
+            leader: self.leader.clone(),
+            coordinators: self.candidate.coordinators(),
+            deposed: CancellationToken::new(),
+        };
+        let options = CoordinatorOptions {
+            config: self.config.clone(),
+            data_dir: Some(self.data_dir.clone()),
+            function_program: None,
+            state: Some(leadership.state()),
+            term: term.clone(),
+        };
+        let coordinator = Coordinator::start(options).await?;
+        coordinator.warm_up().await?;
+        if let Some(cluster) = &self.cluster {
+            coordinator.serve_cluster_on(cluster).await?;
+        }
+        self.role.lead(Arc::clone(&coordinator)).await?;
+        self.current.send_replace(Some(Arc::clone(&coordinator)));
+        tracing::info!(epoch, "this coordinator leads");
+        let ended = tokio::select! {
+            () = leadership.lost() => Ended::Deposed,
+            () = term.deposed.cancelled() => Ended::Deposed,
+            () = self.told.cancelled() => Ended::Told,
+        };
+        if let Ended::Told = ended {
+            self.role.hand_over().await;
+        }
+        self.current.send_replace(None);
+        // From here on it gives no command, whoever leads.
+        term.deposed.cancel();
+        coordinator.depose();
+        self.follow(self.candidate.leader().borrow().as_ref().filter(|leader| leader.epoch > epoch));
+        let (resigned, ()) = tokio::join!(leadership.resign(), coordinator.shutdown(Duration::ZERO));
+        if let Err(error) = resigned {
+            tracing::warn!(%error, "the next coordinator leads when the lease of this one is over");
+        }
+        Ok(ended)
+    }
+}
+
+/// Who leads, as hosts are told; until the handle is dropped.
+fn tell(candidate: &Candidate) -> (watch::Receiver<Leader>, AbortOnDropHandle<()>) {
+    let (tell, told) = watch::channel(Leader::default());
+    let (mut leader, mut coordinators) = (candidate.leader(), candidate.coordinators());
+    let telling = async move {
+        loop {
+            let now = leader.borrow_and_update().clone();
+            let all = coordinators.borrow_and_update().clone();
+            let coordinators_of = all.into_iter().map(|one| one.cluster_url).filter(|url| !url.is_empty());
+            let said = match now {
+                Some(LeaderInfo { epoch, announcement }) => {
+                    Leader { epoch, url: announcement.cluster_url, coordinators: coordinators_of.collect() }
+                }
+                None => Leader::default(),
+            };
+            tell.send_if_modified(|before| {
+                let is_news = *before != said;
+                *before = said;
+                is_news
+            });
+            tokio::select! {
+                changed = leader.changed() => if changed.is_err() { return },
+                changed = coordinators.changed() => if changed.is_err() { return },
+            }
+        }
+    };
+    (told, AbortOnDropHandle::new(tokio::spawn(telling)))
+}
+
+fn state_options(config: &Config) -> Result<StateOptions, Failure> {
+    let endpoints = config.etcd_endpoints.split(',').map(|url| url.trim().to_owned()).filter(|url| !url.is_empty());
+    let prefix = match config.etcd_prefix.as_str() {
+        "" => format!("/onward/{}", config.cluster_name),
+        prefix => prefix.to_owned(),
+    };
+    let user = match config.etcd_user.as_str() {
+        "" => None,
+        user => {
+            let path = &config.etcd_password_file;
+            let unread = |error| Failure::Message(format!("etcd_password_file `{path}` cannot be read: {error}"));
+            Some((user.to_owned(), std::fs::read_to_string(path).map_err(unread)?.trim().to_owned()))
+        }
+    };
+    let path = |path: &String| Some(PathBuf::from(path)).filter(|path| !path.as_os_str().is_empty());
+    let tls = path(&config.etcd_ca).map(|ca| Tls { ca, cert: path(&config.etcd_cert), key: path(&config.etcd_key) });
+    Ok(StateOptions {
+        endpoints: endpoints.collect(),
+        prefix,
+        user,
+        tls,
+        timeout: Duration::from_millis(config.leader_lease_ms.max(1_000)),
+        lease_ttl: Duration::from_millis(config.leader_lease_ms),
+    })
+}
+
+fn failed(error: onward_state::StateError) -> Failure {
+    WireError::new(ErrorKind::Unavailable, error).into()
+}

@@ -1,0 +1,275 @@
+//! Several coordinators: one leads, another one takes over, and nobody is told anything wrong meanwhile.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use arrow_flight::error::FlightError;
+use arrow_flight::sql::client::FlightSqlServiceClient;
+use datafusion::arrow::array::RecordBatch;
+use futures::TryStreamExt;
+use rustix::process::Signal;
+use tonic::Code;
+use tonic::transport::{Channel, Endpoint};
+
+use crate::flight::server::text;
+use crate::support::coordinators::Coordinators;
+
+const BINARY: &str = env!("CARGO_BIN_EXE_onward");
+/// However slow the machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn start(count: usize, settings: &[&str]) -> Option<Coordinators> {
+    match Coordinators::start(Path::new(BINARY), count, settings) {
+        Ok(coordinators) => Some(coordinators),
+        Err(why) => {
+            eprintln!("skipped: no etcd here, so nothing was tested with one: {why}");
+            None
+        }
+    }
+}
+
+/// A client that is connected to one coordinator.
+struct Client {
+    sql: FlightSqlServiceClient<Channel>,
+}
+
+impl Client {
+    async fn connect(url: &str) -> Option<Self> {
+        let url = url.replace("grpc://", "http://");
+        let channel = Endpoint::from_shared(url).expect("an address").connect().await.ok()?;
+        Some(Self { sql: FlightSqlServiceClient::new(channel) })
+    }
+
+    async fn query(&mut self, sql: &str) -> Result<Vec<RecordBatch>, FlightError> {
+        let info = self.sql.execute(sql.to_owned(), None).await?;
+        let ticket = info.endpoint[0].ticket.clone().expect("a ticket");
+        self.sql.do_get(ticket).await?.try_collect().await
+    }
+
+    async fn rows(&mut self, sql: &str) -> Vec<String> {
+        text(&self.query(sql).await.unwrap_or_else(|error| panic!("{sql}: {error}")))
+    }
+}
+
+async fn client(url: &str) -> Client {
+    Client::connect(url).await.expect("it listens")
+}
+
+/// Where the coordinator is that leads, whoever is asked.
+async fn leader(coordinators: &Coordinators) -> usize {
+    let mut asked = client(&coordinators.processes[0].url).await;
+    let name = asked.rows("SELECT name FROM system.coordinators WHERE leads").await.remove(0);
+    coordinators.processes.iter().position(|process| process.url == name).expect("one of them")
+}
+
+/// An error that says: try again.
+fn is_retryable(error: &FlightError) -> bool {
+    match error {
+        FlightError::Tonic(status) => {
+            // A connection that ends in the middle of an answer has no status of its own.
+            let is_cut = matches!(status.code(), Code::Unknown | Code::Internal | Code::Cancelled)
+                && std::error::Error::source(&**status).is_some();
+            status.code() == Code::Unavailable || is_cut
+        }
+        _ => false,
+    }
+}
+
+/// Whoever is asked, who leads answers; what one defines the others know.
+#[tokio::test(flavor = "multi_thread")]
+async fn any_coordinator_answers_for_the_one_that_leads() {
+    let Some(coordinators) = start(3, &[]) else { return };
+    let mut clients = Vec::new();
+    for process in &coordinators.processes {
+        clients.push(client(&process.url).await);
+    }
+    clients[0].rows("CREATE TABLE t AS SELECT * FROM (VALUES (1, 'a'), (2, 'b')) AS t(k, v)").await;
+    for client in &mut clients {
+        assert_eq!(client.rows("SELECT k, v FROM t ORDER BY k").await, ["1|a", "2|b"]);
+        // A session is one of its connection, whoever answers.
+        client.rows("SET datafusion.execution.batch_size = 17").await;
+        let set = "SELECT value FROM information_schema.df_settings WHERE name = 'datafusion.execution.batch_size'";
+        assert_eq!(client.rows(set).await, ["17"]);
+    }
+    let leaders = clients[1].rows("SELECT count(*) FROM system.coordinators WHERE leads").await;
+    assert_eq!(leaders, ["1"]);
+    let error = clients[2].query("SELECT nothing FROM t").await.expect_err("no such column");
+    assert!(matches!(&error, FlightError::Tonic(status) if status.code() == Code::InvalidArgument), "{error}");
+}
+
+/// Tables, settings, prepared statements and the history are there after the leader was killed.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_coordinator_knew_survives_it() {
+    let Some(mut coordinators) = start(2, &[]) else { return };
+    let first = leader(&coordinators).await;
+    let standby = 1 - first;
+    // Connected to the other one, which stays.
+    let mut session = client(&coordinators.processes[standby].url).await;
+    session.rows("CREATE SCHEMA kept").await;
+    session.rows("CREATE TABLE kept.t AS SELECT value AS k FROM generate_series(1, 100)").await;
+    session.rows("CREATE VIEW v AS SELECT sum(k) AS s FROM kept.t").await;
+    session.rows("SET onward.functions = 2").await;
+    session.rows("PREPARE more AS SELECT $1 + s FROM v").await;
+    let mut prepared = session.sql.prepare("SELECT count(*) FROM kept.t".to_owned(), None).await.expect("it is planned");
+    // They are written a moment after they ended: at least the first ones are when the last one is.
+    for _ in 0..20 {
+        session.rows("SELECT s AS remembered FROM v").await;
+    }
+    session.rows("CREATE VIEW w AS SELECT 1 AS one").await;
+
+    coordinators.processes[first].signal(Signal::KILL);
+    coordinators.processes[first].wait();
+
+    assert_eq!(session.rows("SELECT s FROM v").await, ["5050"]);
+    assert_eq!(session.rows("EXECUTE more(7)").await, ["5057"]);
+    let set = "SELECT value FROM information_schema.df_settings WHERE name = 'onward.functions'";
+    assert_eq!(session.rows(set).await, ["2"]);
+    let info = prepared.execute().await.expect("it is known");
+    let ticket = info.endpoint[0].ticket.clone().expect("a ticket");
+    let counted: Vec<RecordBatch> = session.sql.do_get(ticket).await.expect("rows").try_collect().await.expect("rows");
+    assert_eq!(text(&counted), ["100"]);
+    let history = "SELECT count(*) > 0 FROM system.queries WHERE sql = 'SELECT s AS remembered FROM v' AND state = 'done'";
+    assert_eq!(session.rows(history).await, ["true"]);
+    session.rows("INSERT INTO kept.t VALUES (1000)").await;
+    assert_eq!(session.rows("SELECT s FROM v").await, ["6050"]);
+    assert_eq!(leader(&Coordinators { processes: vec![coordinators.processes.remove(standby)], ..coordinators }).await, 0);
+}
+
+/// What clients of a cluster saw while something happened to it.
+#[derive(Default)]
+struct Seen {
+    answers: u64,
+    /// Retryable errors.
+    failures: u64,
+    /// Ids whose INSERT was answered.
+    inserted: Vec<u64>,
+}
+
+/// Queries and writes, one after the other, until told to stop. A client whose connection fails goes to the next coordinator.
+async fn work(urls: Arc<Vec<String>>, number: usize, stop: Arc<AtomicBool>) -> Seen {
+    let (mut seen, mut at, mut id) = (Seen::default(), number, number as u64 * 1_000_000);
+    let mut connected: Option<Client> = None;
+    while !stop.load(Ordering::Relaxed) {
+        let client = match &mut connected {
+            Some(client) => client,
+            None => {
+                at += 1;
+                match Client::connect(&urls[at % urls.len()]).await {
+                    Some(client) => connected.insert(client),
+                    None => {
+                        tokio::task::yield_now().await;
+                        continue;
+                    }
+                }
+            }
+        };
+        id += 1;
+        let is_write = number % 8 == 0;
+        let sql = match is_write {
+            true => format!("INSERT INTO log VALUES ({id})"),
+            false => "SELECT count(*), sum(k), min(v) FROM t WHERE k % 3 = 0".to_owned(),
+        };
+        match client.query(&sql).await {
+            Ok(_) if is_write => seen.inserted.push(id),
+            Ok(rows) => {
+                assert_eq!(text(&rows), ["333|166833|v100"]);
+                seen.answers += 1;
+            }
+            Err(error) => {
+                assert!(is_retryable(&error), "{sql}: {error:?}");
+                seen.failures += 1;
+                connected = None;
+            }
+        }
+    }
+    seen
+}
+
+async fn define(coordinators: &Coordinators) {
+    let mut client = client(&coordinators.processes[0].url).await;
+    let table = "CREATE TABLE t AS SELECT value AS k, 'v' || value AS v FROM generate_series(1, 1000)";
+    client.rows(table).await;
+    client.rows("CREATE TABLE log (id BIGINT)").await;
+}
+
+/// Every INSERT that was answered is there once, and none is there twice.
+async fn check_log(url: &str, seen: &[Seen]) {
+    let rows = client(url).await.rows("SELECT id FROM log").await;
+    let mut ids: Vec<u64> = rows.iter().map(|id| id.parse().expect("a number")).collect();
+    ids.sort_unstable();
+    assert!(ids.windows(2).all(|pair| pair[0] != pair[1]), "a row is there twice");
+    for id in seen.iter().flat_map(|seen| &seen.inserted) {
+        assert!(ids.binary_search(id).is_ok(), "{id} was answered and is lost");
+    }
+}
+
+/// Works until `disturb` is done and for some answers more.
+async fn disturbed(coordinators: &Coordinators, clients: usize, disturb: impl AsyncFnOnce()) -> Vec<Seen> {
+    let urls = Arc::new(coordinators.processes.iter().map(|process| process.url.clone()).collect::<Vec<_>>());
+    let stop = Arc::new(AtomicBool::new(false));
+    let working: Vec<_> =
+        (0..clients).map(|number| tokio::spawn(work(Arc::clone(&urls), number, Arc::clone(&stop)))).collect();
+    disturb().await;
+    stop.store(true, Ordering::Relaxed);
+    let mut seen = Vec::new();
+    for client in working {
+        seen.push(tokio::time::timeout(PATIENCE, client).await.expect("it hangs").expect("no panic"));
+    }
+    seen
+}
+
+/// Resolves when a coordinator other than `before` leads; its name.
+async fn led_by_another(url: &str, before: &str) -> String {
+    let mut looks = tokio::time::interval(Duration::from_millis(20));
+    let looking = async {
+        loop {
+            looks.tick().await;
+            let Some(mut client) = Client::connect(url).await else { continue };
+            let Ok(rows) = client.query("SELECT name FROM system.coordinators WHERE leads").await else { continue };
+            if let [name] = text(&rows).as_slice()
+                && name != before
+            {
+                return name.clone();
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, looking).await.expect("another one leads in time")
+}
+
+/// Killed in the middle of queries and writes: clients see retryable errors only, and no row is lost or there twice.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_is_killed_under_load() {
+    let Some(coordinators) = start(2, &[]) else { return };
+    define(&coordinators).await;
+    let first = leader(&coordinators).await;
+    let (old, other) = (coordinators.processes[first].url.clone(), coordinators.processes[1 - first].url.clone());
+    let seen = disturbed(&coordinators, 16, async || {
+        coordinators.processes[first].signal(Signal::KILL);
+        led_by_another(&other, &old).await;
+    })
+    .await;
+    assert!(seen.iter().map(|seen| seen.answers).sum::<u64>() > 0);
+    check_log(&other, &seen).await;
+}
+
+/// Stopped past its lease, and then going on: it answers nothing any more itself, and nothing that it does counts.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_was_stopped_is_deposed_when_it_goes_on() {
+    let Some(coordinators) = start(2, &[]) else { return };
+    define(&coordinators).await;
+    let first = leader(&coordinators).await;
+    let (old, other) = (coordinators.processes[first].url.clone(), coordinators.processes[1 - first].url.clone());
+    let seen = disturbed(&coordinators, 16, async || {
+        coordinators.processes[first].signal(Signal::STOP);
+        let new = led_by_another(&other, &old).await;
+        assert_eq!(new, other);
+        coordinators.processes[first].signal(Signal::CONT);
+        // It hands calls on to the one that leads.
+        assert_eq!(led_by_another(&old, &old).await, other);
+    })
+    .await;
+    check_log(&old, &seen).await;
+    check_log(&other, &seen).await;
+}
