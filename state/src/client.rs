@@ -19,7 +19,7 @@ use tonic_prost::ProstCodec;
 use crate::StateError;
 use crate::backoff::Backoff;
 use crate::error::Fault;
-use crate::limits::{MAX_ANSWER_BYTES, PING_INTERVAL, PING_TIMEOUT};
+use crate::limits::{MAX_ANSWER_BYTES, MAX_PREFIX_BYTES, PING_INTERVAL, PING_TIMEOUT};
 use crate::message::{AuthenticateRequest, Call, WatchCreateRequest, WatchRequest, WatchResponse};
 
 /// Where etcd is, and how it is used.
@@ -92,7 +92,8 @@ impl Etcd {
     /// # Errors
     /// [`StateError::Invalid`]: an option that cannot be, or a file that cannot be read.
     pub fn new(options: StateOptions) -> Result<Self, StateError> {
-        if !options.prefix.starts_with('/') || options.prefix.ends_with('/') {
+        let is_prefix = options.prefix.starts_with('/') && !options.prefix.ends_with('/');
+        if !is_prefix || options.prefix.len() > MAX_PREFIX_BYTES {
             let message = format!("`{}` is no prefix of keys: write /onward/NAME", options.prefix);
             return Err(StateError::Invalid(message));
         }

@@ -7,6 +7,10 @@ pub const MAX_CHANGES: usize = 127;
 /// The most of one write, in bytes as sent. etcd takes 1.5 MiB by default (`--max-request-bytes`), with a header of its own.
 pub const MAX_WRITE_BYTES: usize = (3 << 19) - (8 << 10);
 
+/// The longest prefix, in bytes.
+pub(crate) const MAX_PREFIX_BYTES: usize = 512;
+/// More than a write takes besides its changes, in bytes as sent: names of four keys, two numbers and their frames.
+pub(crate) const WRITE_OVERHEAD_BYTES: usize = 8 * MAX_PREFIX_BYTES;
 /// Keys that are read at once, unless they are large.
 pub(crate) const PAGE_KEYS: i64 = 1_000;
 /// The most of one answer, in bytes; when it does not suffice, less is asked for. More than one value that etcd takes.
