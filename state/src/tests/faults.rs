@@ -263,7 +263,8 @@ async fn no_step_is_lost_or_done_twice_and_never_do_two_lead() {
     drop(leaderships);
     let direct = client(server.endpoint());
     let candidate = candidate(&direct, "last");
-    let state = lead(&candidate).await.state();
+    let leadership = lead(&candidate).await;
+    let state = leadership.state();
     let count = state.get("count").await.expect("it leads").expect("somebody counted");
     let steps = state.list("step/").await.expect("it leads");
     assert_eq!(String::from_utf8(count).expect("text"), steps.len().to_string(), "seed {seed}");

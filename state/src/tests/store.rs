@@ -50,7 +50,8 @@ async fn many_keys_are_written_in_parts_and_read_in_pages() {
     let Some(server) = server() else { return };
     let etcd = client(server.endpoint());
     let candidate = candidate(&etcd, "a");
-    let state = lead(&candidate).await.state();
+    let leadership = lead(&candidate).await;
+    let state = leadership.state();
     let keys: Vec<_> = (0..5_000).map(|n| format!("many/{n:05}")).collect();
     state.write_in_order(keys.iter().map(|key| put(key, key.as_bytes())).collect()).await.expect("it leads");
     state.write(vec![put("manz", "behind"), put("man", "before")]).await.expect("it leads");
@@ -69,7 +70,8 @@ async fn limits_are_those_of_etcd() {
     let Some(server) = server() else { return };
     let etcd = client(server.endpoint());
     let candidate = candidate(&etcd, "a");
-    let state = lead(&candidate).await.state();
+    let leadership = lead(&candidate).await;
+    let state = leadership.state();
     let many = |count: usize| (0..count).map(|n| put(n.to_string(), "")).collect::<Vec<_>>();
     state.write(many(MAX_CHANGES)).await.expect("as many as allowed");
     let error = state.write(many(MAX_CHANGES + 1)).await.expect_err("one too many");
@@ -157,5 +159,6 @@ async fn who_is_asked_for_a_password_gives_it() {
     let second = candidate(&root, "second");
     super::until(&mut early.coordinators(), |there| there.len() == 2).await;
     leadership.resign().await.expect("etcd is there");
-    assert_eq!(lead(&second).await.state().get("key").await.expect("it leads"), Some(b"later".to_vec()));
+    let leadership = lead(&second).await;
+    assert_eq!(leadership.state().get("key").await.expect("it leads"), Some(b"later".to_vec()));
 }
