@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use futures::future::select_all;
 
-use super::{announcement, candidate, client, is_deposed, lead, server, soon, until};
-use crate::{Change, Etcd, StateError};
+use super::{announcement, candidate, client, is_deposed, lead, options, server, soon, until};
+use crate::{Change, Etcd, StateError, StateOptions};
 
 #[tokio::test]
 async fn exactly_one_leads_and_all_know_who() {
@@ -56,10 +56,11 @@ async fn who_is_there_is_known_and_who_left_is_not() {
 #[tokio::test]
 async fn a_leadership_lasts() {
     let Some(server) = server() else { return };
-    let etcd = client(server.endpoint());
+    let ttl = Duration::from_secs(3);
+    let etcd = Etcd::new(StateOptions { lease_ttl: ttl, ..options(server.endpoint()) }).expect("options");
     let candidate = candidate(&etcd, "a");
     let leadership = lead(&candidate).await;
-    let is_over = tokio::time::timeout(super::TTL * 3, leadership.lost()).await.is_ok();
+    let is_over = tokio::time::timeout(ttl * 2, leadership.lost()).await.is_ok();
     assert!(!is_over && leadership.is_valid());
     assert_eq!(candidate.coordinators().borrow().len(), 1);
     leadership.state().get("key").await.expect("the key is there");
@@ -116,8 +117,8 @@ async fn a_leader_whose_key_is_gone_is_not_valid() {
 
 #[tokio::test]
 async fn options_that_cannot_be_are_refused() {
-    let options = || super::options("http://127.0.0.1:1".to_owned());
-    let (mut prefix, mut endpoints, mut scheme, mut tls) = (options(), options(), options(), options());
+    let some = || options("http://127.0.0.1:1".to_owned());
+    let (mut prefix, mut endpoints, mut scheme, mut tls) = (some(), some(), some(), some());
     prefix.prefix = "onward/".to_owned();
     endpoints.endpoints.clear();
     scheme.endpoints = vec!["127.0.0.1:2379".to_owned()];

@@ -7,7 +7,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::proxy::{Link, Proxy};
-use super::{candidate, client, is_deposed, lead, server, soon, until};
+use super::{SHORT_TTL, candidate, client, hasty_client, is_deposed, lead, server, soon, until};
 use crate::message::Call;
 use crate::{Change, LeaderInfo, Leadership, StateError};
 
@@ -28,7 +28,7 @@ async fn a_leader_without_network_is_not_valid_before_the_next_one_leads() {
     let Some(server) = server() else { return };
     let proxy = Proxy::start(&server.endpoint()).await;
     let (first, second) =
-        (candidate(&client(proxy.endpoint()), "first"), candidate(&client(server.endpoint()), "second"));
+        (candidate(&hasty_client(proxy.endpoint()), "first"), candidate(&hasty_client(server.endpoint()), "second"));
     let leadership = lead(&first).await;
     assert!(leadership.is_valid());
     proxy.set(Link::Cut);
@@ -54,8 +54,7 @@ async fn a_candidacy_whose_answer_is_lost_leads() {
     let (leadership, info) = tokio::join!(lead(&first), async {
         proxy.lost_an_answer().await;
         let info = until(&mut second.leader(), Option::is_some).await;
-        proxy.set(Link::Cut);
-        proxy.set(Link::Up);
+        proxy.hang_up();
         info.expect("somebody leads")
     });
     assert_eq!((leadership.epoch(), &info.announcement.name[..]), (info.epoch, "first"));
@@ -78,8 +77,7 @@ async fn a_write_whose_answer_is_lost_is_done_once() {
             while direct.read(&start, &end, &[]).await.expect("etcd is there").expect("no guard").found.is_empty() {}
         };
         soon(looking).await;
-        proxy.set(Link::Cut);
-        proxy.set(Link::Up);
+        proxy.hang_up();
     });
     written.expect("it was done");
     let found = direct.read(&direct.key("state/key"), &[], &[]).await.expect("etcd is there").expect("no guard").found;
@@ -104,6 +102,38 @@ async fn a_request_that_comes_late_undoes_nothing() {
     }
 }
 
+/// The same of a write that failed: what was read after that stays so.
+#[tokio::test]
+async fn a_write_in_doubt_is_done_before_the_next_read_or_never() {
+    let Some(server) = server() else { return };
+    let proxy = Proxy::start(&server.endpoint()).await;
+    let mut options = super::options(proxy.endpoint());
+    options.timeout = Duration::from_millis(500);
+    let candidate = candidate(&crate::Etcd::new(options).expect("options"), "a");
+    let leadership = lead(&candidate).await;
+    let state = leadership.state();
+    proxy.withhold("withheld-value");
+    let (written, ()) = tokio::join!(state.write(vec![put("key", "withheld-value")]), async {
+        proxy.has_withheld().await;
+        proxy.set(Link::Cut);
+    });
+    assert!(matches!(written, Err(StateError::Unavailable(_))), "{written:?}");
+    proxy.set(Link::Up);
+    let read = async {
+        loop {
+            match state.get("key").await {
+                Err(error) if error.is_retryable() => (),
+                read => return read.expect("it leads"),
+            }
+        }
+    };
+    assert_eq!(soon(read).await, None);
+    proxy.release().await;
+    for n in 0..50_u8 {
+        assert_eq!(state.get("key").await.expect("it leads"), None, "look {n}");
+    }
+}
+
 #[tokio::test]
 async fn watches_and_leases_survive_a_restart_of_etcd() {
     let Some(mut server) = server() else { return };
@@ -114,9 +144,8 @@ async fn watches_and_leases_survive_a_restart_of_etcd() {
     server.restart().expect("etcd starts again");
     let third = candidate(&etcd, "third");
     until(&mut second.coordinators(), |there| there.len() == 3).await;
-    if leadership.is_valid() {
-        leadership.state().write(vec![put("key", "")]).await.expect("it leads");
-    }
+    leadership.state().write(vec![put("key", "")]).await.expect("it leads");
+    assert!(leadership.is_valid());
     drop(leadership);
     let next = lead(&second).await;
     let is_new = |info: &Option<LeaderInfo>| info.as_ref().is_some_and(|info| info.epoch == next.epoch());
@@ -127,7 +156,7 @@ async fn watches_and_leases_survive_a_restart_of_etcd() {
 async fn without_etcd_the_leader_stops_and_candidates_wait() {
     let Some(mut server) = server() else { return };
     let mut options = super::options(server.endpoint());
-    options.timeout = Duration::from_millis(500);
+    (options.timeout, options.lease_ttl) = (Duration::from_millis(500), SHORT_TTL);
     let etcd = crate::Etcd::new(options).expect("options");
     let (first, second) = (candidate(&etcd, "first"), candidate(&etcd, "second"));
     let leadership = lead(&first).await;
@@ -195,7 +224,7 @@ async fn no_step_is_lost_or_done_twice_and_never_do_two_lead() {
     for name in ["a", "b", "c"] {
         let proxy = Proxy::start(&server.endpoint()).await;
         let mut options = super::options(proxy.endpoint());
-        options.timeout = Duration::from_secs(1);
+        (options.timeout, options.lease_ttl) = (Duration::from_secs(1), SHORT_TTL);
         let etcd = crate::Etcd::new(options).expect("options");
         proxies.push(proxy);
         let (leaderships, acknowledged) = (Arc::clone(&leaderships), Arc::clone(&acknowledged));
@@ -249,10 +278,7 @@ async fn no_step_is_lost_or_done_twice_and_never_do_two_lead() {
             }
             match random.u8(0..8) {
                 0 => server.restart().expect("etcd starts again"),
-                1..=3 => proxies.iter().for_each(|proxy| {
-                    proxy.set(Link::Cut);
-                    proxy.set(Link::Up)
-                }),
+                1..=3 => proxies.iter().for_each(Proxy::hang_up),
                 4..=5 => proxies[random.usize(..proxies.len())].set(Link::Deaf),
                 _ => proxies[random.usize(..proxies.len())].set(Link::Cut),
             }

@@ -16,8 +16,10 @@ use crate::{Announcement, Candidate, Etcd, Leadership, StateError, StateOptions}
 
 /// However slow the machine.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// The shortest that etcd grants.
-const TTL: Duration = Duration::from_secs(2);
+/// So long that no lease is lost because the machine is slow.
+const TTL: Duration = Duration::from_secs(10);
+/// Where leases are to be lost: the shortest that etcd grants.
+const SHORT_TTL: Duration = Duration::from_secs(2);
 
 /// An etcd, if there can be one.
 fn server() -> Option<etcd::Etcd> {
@@ -37,6 +39,11 @@ fn options(endpoint: String) -> StateOptions {
 
 fn client(endpoint: String) -> Etcd {
     Etcd::new(options(endpoint)).expect("options")
+}
+
+/// See [`SHORT_TTL`].
+fn hasty_client(endpoint: String) -> Etcd {
+    Etcd::new(StateOptions { lease_ttl: SHORT_TTL, ..options(endpoint) }).expect("options")
 }
 
 fn announcement(name: &str) -> Announcement {

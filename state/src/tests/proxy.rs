@@ -13,7 +13,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Link {
     Up,
-    /// They are closed, and so are new ones.
+    /// There are none.
     Cut,
     /// Requests come through, answers do not.
     Deaf,
@@ -38,9 +38,14 @@ pub(super) struct Proxy {
 struct State {
     to: String,
     link: watch::Sender<Link>,
+    /// Those connections that are there; others when the link is cut.
+    connections: Mutex<CancellationToken>,
     trap: Mutex<Option<(Trap, &'static [u8])>>,
-    withheld: watch::Sender<Option<(Arc<tokio::sync::Mutex<OwnedWriteHalf>>, Vec<u8>)>>,
+    withheld: watch::Sender<Option<Withheld>>,
 }
+
+/// A request, and the way to etcd that it did not go.
+pub(super) type Withheld = (Arc<tokio::sync::Mutex<OwnedWriteHalf>>, Vec<u8>);
 
 impl Proxy {
     pub(super) async fn start(endpoint: &str) -> Self {
@@ -48,7 +53,8 @@ impl Proxy {
         let port = listener.local_addr().expect("an address").port();
         let to = endpoint.trim_start_matches("http://").to_owned();
         let (link, withheld) = (watch::Sender::new(Link::Up), watch::Sender::new(None));
-        let state = Arc::new(State { to, link, trap: Mutex::default(), withheld });
+        let (connections, trap) = Default::default();
+        let state = Arc::new(State { to, link, connections, trap, withheld });
         let stopped = CancellationToken::new();
         let accepting = Arc::clone(&state);
         tokio::spawn(stopped.clone().run_until_cancelled_owned(async move {
@@ -57,7 +63,10 @@ impl Proxy {
                 let Ok(server) = TcpStream::connect(&accepting.to).await else { continue };
                 let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
                 let (up, down) = (Arc::clone(&accepting), Arc::clone(&accepting));
-                let hung_up = CancellationToken::new();
+                let hung_up = accepting.connections.lock().child_token();
+                if *accepting.link.borrow() == Link::Cut {
+                    continue;
+                }
                 tokio::spawn(up.carry_requests(from_client, to_server, hung_up.clone()));
                 tokio::spawn(down.carry_answers(from_server, to_client, hung_up));
             }
@@ -71,6 +80,15 @@ impl Proxy {
 
     pub(super) fn set(&self, link: Link) {
         self.state.link.send_replace(link);
+        if link == Link::Cut {
+            std::mem::take(&mut *self.state.connections.lock()).cancel();
+        }
+    }
+
+    /// Cuts all connections; new ones go well.
+    pub(super) fn hang_up(&self) {
+        self.set(Link::Cut);
+        self.set(Link::Up);
     }
 
     /// Loses the answer to the next request that contains `text`, and all others from then on.
@@ -85,10 +103,13 @@ impl Proxy {
 
     /// Lets through what was withheld.
     pub(super) async fn release(&self) {
-        let mut withheld = self.state.withheld.subscribe();
-        let kept = super::until(&mut withheld, Option::is_some).await;
-        let (to, bytes) = kept.expect("it is there");
+        let (to, bytes) = self.has_withheld().await;
         to.lock().await.write_all(&bytes).await.expect("etcd is there");
+    }
+
+    /// Resolves when a request is withheld.
+    pub(super) async fn has_withheld(&self) -> Withheld {
+        super::until(&mut self.state.withheld.subscribe(), Option::is_some).await.expect("it is there")
     }
 
     /// Resolves when the link is deaf.
@@ -100,12 +121,11 @@ impl Proxy {
 impl State {
     async fn carry_requests(self: Arc<Self>, mut from: OwnedReadHalf, to: OwnedWriteHalf, hung_up: CancellationToken) {
         let _guard = hung_up.clone().drop_guard();
-        let (mut link, mut buffer) = (self.link.subscribe(), vec![0; 64 << 10]);
+        let mut buffer = vec![0; 64 << 10];
         let to = Arc::new(tokio::sync::Mutex::new(to));
         loop {
             let read = tokio::select! {
                 read = from.read(&mut buffer) => read,
-                _ = link.wait_for(|link| *link == Link::Cut) => return,
                 () = hung_up.cancelled() => return,
             };
             let Ok(length @ 1..) = read else { return };
@@ -132,15 +152,15 @@ impl State {
         hung_up: CancellationToken,
     ) {
         let _guard = hung_up.clone().drop_guard();
-        let (mut link, mut buffer) = (self.link.subscribe(), vec![0; 64 << 10]);
+        let mut buffer = vec![0; 64 << 10];
         loop {
             let read = tokio::select! {
                 read = from.read(&mut buffer) => read,
-                _ = link.wait_for(|link| *link == Link::Cut) => return,
                 () = hung_up.cancelled() => return,
             };
             let Ok(length @ 1..) = read else { return };
-            if *self.link.borrow() == Link::Up && to.write_all(&buffer[..length]).await.is_err() {
+            let is_heard = *self.link.borrow() == Link::Up && !hung_up.is_cancelled();
+            if is_heard && to.write_all(&buffer[..length]).await.is_err() {
                 return;
             }
         }
