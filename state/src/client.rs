@@ -133,8 +133,9 @@ impl Etcd {
     pub(crate) async fn call_within<Q: Call>(&self, request: &Q, time: Duration) -> Result<Q::Answer, Fault> {
         let deadline = Instant::now() + time;
         let mut backoff = Backoff::new();
-        let mut has_new_token = false;
-        for tries in 1.. {
+        let (mut tries, mut has_new_token) = (0, false);
+        loop {
+            tries += 1;
             let (at, server) = self.current();
             let asking = async {
                 let metadata = self.metadata(server).await?;
@@ -162,7 +163,6 @@ impl Etcd {
             }
             tokio::time::sleep(wait).await;
         }
-        unreachable!("the loop ends with its time")
     }
 
     /// Opens a watch: what comes are its answers, until something breaks.

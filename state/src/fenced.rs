@@ -207,9 +207,8 @@ impl Fenced {
 
     /// The guard did not hold: who leads instead?
     async fn find_successor(&self) -> StateError {
-        let request = TxnRequest { compare: Vec::new(), success: vec![self.leader().into()], failure: Vec::new() };
         // That it is deposed is certain; who leads is good to know.
-        let found = self.shared.etcd.call(&request).await.ok().and_then(|answer| answer.found().next().flatten());
+        let found = self.shared.etcd.leader().await.ok().flatten();
         self.deposed(found.as_ref())
     }
 

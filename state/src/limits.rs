@@ -37,5 +37,5 @@ pub(crate) const PING_INTERVAL: Duration = Duration::from_secs(6);
 /// A server that does not answer that is gone.
 pub(crate) const PING_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Who waits for leadership tries so often although somebody seems to lead: what it knows may be of another life of etcd's data.
-pub(crate) const CAMPAIGN_INTERVAL: Duration = Duration::from_secs(10);
+/// Who waits for leadership looks so often whether somebody leads, although a watch would tell: one that hangs is noticed late.
+pub(crate) const LOOK_INTERVAL: Duration = Duration::from_secs(2);

@@ -152,6 +152,21 @@ async fn watches_and_leases_survive_a_restart_of_etcd() {
     until(&mut third.leader(), is_new).await;
 }
 
+/// One that is not there, one that says nothing, and one that answers.
+#[tokio::test]
+async fn servers_are_tried_in_turn() {
+    let Some(server) = server() else { return };
+    let silent = Proxy::start(&server.endpoint()).await;
+    silent.set(Link::Deaf);
+    let mut options = super::options(server.endpoint());
+    options.endpoints = vec!["http://127.0.0.1:1".to_owned(), silent.endpoint(), server.endpoint()];
+    options.timeout = Duration::from_secs(6);
+    let candidate = candidate(&crate::Etcd::new(options).expect("options"), "a");
+    let leadership = lead(&candidate).await;
+    until(&mut candidate.coordinators(), |there| there.len() == 1).await;
+    assert!(leadership.is_valid());
+}
+
 #[tokio::test]
 async fn without_etcd_the_leader_stops_and_candidates_wait() {
     let Some(mut server) = server() else { return };
