@@ -222,7 +222,9 @@ impl Etcd {
                     answer => answer?,
                 };
                 let malformed = |_| Fault::Invalid(format!("{}: a token that cannot be sent", server.url));
-                let token: AsciiMetadataValue = answer.token.parse().map_err(malformed)?;
+                let mut token: AsciiMetadataValue = answer.token.parse().map_err(malformed)?;
+                // Not shown by `Debug`.
+                token.set_sensitive(true);
                 *self.shared.token.lock() = Some(token.clone());
                 token
             }

@@ -149,6 +149,8 @@ async fn who_is_asked_for_a_password_gives_it() {
     anonymous.call(&grant).await.expect("etcd is there");
     anonymous.call(&EnableAuth {}).await.expect("etcd is there");
     leadership.state().write(vec![put("key", "after")]).await.expect("it has a password");
+    let shown = format!("{early:?} {leadership:?}");
+    assert!(shown.contains("root") && !shown.contains("secret"), "{shown}");
     let guest = as_user("guest", "guest");
     for etcd in [&anonymous, &wrong, &guest] {
         let refused = candidate(etcd, "refused").lead().await;
