@@ -10,7 +10,7 @@ use crate::error::Fault;
 use crate::follow::{COORDINATORS, Follower, View};
 use crate::leadership::Campaign;
 use crate::lease::Lease;
-use crate::limits::CAMPAIGN_INTERVAL;
+use crate::limits::LOOK_INTERVAL;
 use crate::message::{Operation, PutRequest, TxnRequest};
 use crate::{Announcement, Etcd, LeaderInfo, Leadership, StateError};
 
@@ -59,9 +59,13 @@ impl Candidate {
                 Ok(Campaign::Won(leadership)) => return Ok(leadership),
                 Ok(Campaign::Lost { epoch }) => {
                     backoff = Backoff::new();
-                    let over = view.wait_for(|view| view.epoch.is_none() && view.is_past(epoch));
-                    // Not known to be over: it is tried all the same.
-                    let _ = tokio::time::timeout(CAMPAIGN_INTERVAL, over).await;
+                    loop {
+                        let vacant = view.wait_for(|view| view.epoch.is_none() && view.is_past(epoch));
+                        let is_told = tokio::time::timeout(LOOK_INTERVAL, vacant).await.is_ok();
+                        if is_told || self.etcd.leader().await.is_ok_and(|leader| leader.is_none()) {
+                            break;
+                        }
+                    }
                 }
                 Err(fault @ (Fault::Unavailable(_) | Fault::NotFound(_))) => {
                     tracing::debug!("a candidacy failed and is tried again: {}", StateError::from(fault));

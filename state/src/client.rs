@@ -19,7 +19,7 @@ use tonic_prost::ProstCodec;
 use crate::StateError;
 use crate::backoff::Backoff;
 use crate::error::Fault;
-use crate::limits::{MAX_ANSWER_BYTES, PING_INTERVAL, PING_TIMEOUT};
+use crate::limits::{MAX_ANSWER_BYTES, MAX_PREFIX_BYTES, PING_INTERVAL, PING_TIMEOUT};
 use crate::message::{AuthenticateRequest, Call, WatchCreateRequest, WatchRequest, WatchResponse};
 
 /// Where etcd is, and how it is used.
@@ -92,7 +92,8 @@ impl Etcd {
     /// # Errors
     /// [`StateError::Invalid`]: an option that cannot be, or a file that cannot be read.
     pub fn new(options: StateOptions) -> Result<Self, StateError> {
-        if !options.prefix.starts_with('/') || options.prefix.ends_with('/') {
+        let is_prefix = options.prefix.starts_with('/') && !options.prefix.ends_with('/');
+        if !is_prefix || options.prefix.len() > MAX_PREFIX_BYTES {
             let message = format!("`{}` is no prefix of keys: write /onward/NAME", options.prefix);
             return Err(StateError::Invalid(message));
         }
@@ -132,8 +133,9 @@ impl Etcd {
     pub(crate) async fn call_within<Q: Call>(&self, request: &Q, time: Duration) -> Result<Q::Answer, Fault> {
         let deadline = Instant::now() + time;
         let mut backoff = Backoff::new();
-        let mut has_new_token = false;
-        for tries in 1.. {
+        let (mut tries, mut has_new_token) = (0, false);
+        loop {
+            tries += 1;
             let (at, server) = self.current();
             let asking = async {
                 let metadata = self.metadata(server).await?;
@@ -161,7 +163,6 @@ impl Etcd {
             }
             tokio::time::sleep(wait).await;
         }
-        unreachable!("the loop ends with its time")
     }
 
     /// Opens a watch: what comes are its answers, until something breaks.
@@ -221,7 +222,9 @@ impl Etcd {
                     answer => answer?,
                 };
                 let malformed = |_| Fault::Invalid(format!("{}: a token that cannot be sent", server.url));
-                let token: AsciiMetadataValue = answer.token.parse().map_err(malformed)?;
+                let mut token: AsciiMetadataValue = answer.token.parse().map_err(malformed)?;
+                // Not shown by `Debug`.
+                token.set_sensitive(true);
                 *self.shared.token.lock() = Some(token.clone());
                 token
             }

@@ -14,7 +14,7 @@ pub enum StateError {
         /// Who leads now, if somebody does.
         by: Option<Box<LeaderInfo>>,
     },
-    /// etcd did not answer in time. It may be tried again. A write may have been done, or be done until the next one is.
+    /// etcd did not answer in time. It may be tried again. A write may have been done: the next read tells.
     #[error("etcd does not answer: {0}")]
     Unavailable(String),
     /// More than a transaction takes: nothing was written.

@@ -1,7 +1,8 @@
 //! State that only the leader reads and writes.
 //!
 //! A request that is sent twice may be done twice, the second time long after: by then other writes may have been done, and it would undo
-//! them. So each write has a number, which is written with it, and is done only after those of lower numbers.
+//! them. So each write has a number, which is written with it, and is done only after those of lower numbers. Where it is not known
+//! whether one was done, nothing is read before an empty one of a higher number was: from then on the first one cannot be done any more.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use tokio::sync::Mutex;
 
 use crate::follow::{LEADER, LeaderInfo, epoch_of};
 use crate::lease::Term;
+use crate::limits::WRITE_OVERHEAD_BYTES;
 use crate::message::{Compare, DeleteRangeRequest, KeyValue, Operation, PutRequest, RequestOp, TxnRequest};
 use crate::range::{end_of, only};
 use crate::{Etcd, MAX_CHANGES, MAX_WRITE_BYTES, StateError};
@@ -19,8 +21,6 @@ use crate::{Etcd, MAX_CHANGES, MAX_WRITE_BYTES, StateError};
 pub(crate) const WRITE: &str = "write";
 /// What keys of state begin with.
 const STATE: &str = "state/";
-/// More than a write takes besides its changes, in bytes as sent, however long the prefix.
-const OVERHEAD_BYTES: usize = 8 << 10;
 
 /// A change of one key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,8 +53,16 @@ struct Shared {
     lease: i64,
     epoch: u64,
     term: Arc<Term>,
-    /// Of the last write. Held while one is done: they are done one by one.
-    number: Mutex<u64>,
+    /// Held while a write is done: they are done one by one.
+    writes: Mutex<Writes>,
+}
+
+#[derive(Debug, Default)]
+struct Writes {
+    /// The number of the last one.
+    last: u64,
+    /// It was sent, and no answer came: it may be done, or be done until another one is.
+    is_in_doubt: bool,
 }
 
 /// What [`WRITE`] says: a write of a leadership. In order as text.
@@ -69,7 +77,7 @@ pub(crate) fn first_turn(lease: i64) -> Vec<u8> {
 
 impl Fenced {
     pub(crate) fn new(etcd: Etcd, lease: i64, epoch: u64, term: Arc<Term>) -> Self {
-        Self { shared: Arc::new(Shared { etcd, lease, epoch, term, number: Mutex::new(0) }) }
+        Self { shared: Arc::new(Shared { etcd, lease, epoch, term, writes: Mutex::default() }) }
     }
 
     /// All keys that begin with `prefix`, and their values, as they were at one time during the call. Keys are whole, with the prefix.
@@ -77,6 +85,7 @@ impl Fenced {
     /// # Errors
     /// [`StateError::Deposed`]; [`StateError::Invalid`] when it is more than is read at once.
     pub async fn list(&self, prefix: &str) -> Result<BTreeMap<String, Vec<u8>>, StateError> {
+        self.settle().await?;
         let start = self.key(prefix);
         let snapshot = self.shared.etcd.read(&start, &end_of(&start), &[self.guard()]).await?;
         let Some(snapshot) = snapshot else { return Err(self.find_successor().await) };
@@ -93,6 +102,7 @@ impl Fenced {
     /// # Errors
     /// [`StateError::Deposed`].
     pub async fn get(&self, key: &str) -> Result<Option<Vec<u8>>, StateError> {
+        self.settle().await?;
         let success = vec![only(self.key(key)).into()];
         let request = TxnRequest { compare: vec![self.guard()], success, failure: vec![self.leader().into()] };
         let answer = self.shared.etcd.call(&request).await?;
@@ -104,8 +114,8 @@ impl Fenced {
     /// Makes all changes, or none. No key may be in it twice.
     ///
     /// # Errors
-    /// [`StateError::TooLarge`]; [`StateError::Deposed`]; after [`StateError::Unavailable`] it is not known whether they are made, until the
-    /// next write or [`StateError::Deposed`].
+    /// [`StateError::TooLarge`]; [`StateError::Deposed`]; after [`StateError::Unavailable`] it is not known whether they are made: the next
+    /// read tells, and what it tells stays so.
     pub async fn write(&self, changes: Vec<Change>) -> Result<(), StateError> {
         let operations = changes.into_iter().map(|change| self.operation(change)).collect();
         self.write_operations(operations).await
@@ -120,7 +130,9 @@ impl Fenced {
         for operation in changes.into_iter().map(|change| self.operation(change)) {
             // With the tag and the length before it.
             let length = operation.encoded_len() + 8;
-            if part.len() == MAX_CHANGES || (!part.is_empty() && bytes + length > MAX_WRITE_BYTES - OVERHEAD_BYTES) {
+            if part.len() == MAX_CHANGES
+                || (!part.is_empty() && bytes + length > MAX_WRITE_BYTES - WRITE_OVERHEAD_BYTES)
+            {
                 self.write_operations(std::mem::take(&mut part)).await?;
                 bytes = 0;
             }
@@ -130,14 +142,23 @@ impl Fenced {
         self.write_operations(part).await
     }
 
-    async fn write_operations(&self, mut success: Vec<RequestOp>) -> Result<(), StateError> {
+    async fn write_operations(&self, success: Vec<RequestOp>) -> Result<(), StateError> {
         if success.is_empty() {
             return Ok(());
         }
+        self.write_next(&mut *self.shared.writes.lock().await, success).await
+    }
+
+    /// Sees to it that what is read stays so until the next write: an earlier one whose answer was lost is done by now, or never.
+    async fn settle(&self) -> Result<(), StateError> {
+        let mut writes = self.shared.writes.lock().await;
+        if writes.is_in_doubt { self.write_next(&mut writes, Vec::new()).await } else { Ok(()) }
+    }
+
+    async fn write_next(&self, writes: &mut Writes, mut success: Vec<RequestOp>) -> Result<(), StateError> {
         let changes = success.len();
         let key = self.shared.etcd.key(WRITE);
-        let mut number = self.shared.number.lock().await;
-        let turn = turn(self.shared.lease, *number + 1);
+        let turn = turn(self.shared.lease, writes.last + 1);
         success.push(Operation::Put(PutRequest { key: key.clone(), value: turn.clone(), lease: 0 }).into());
         let request = TxnRequest {
             compare: vec![self.guard(), Compare::less(key.clone(), turn.clone())],
@@ -148,8 +169,10 @@ impl Fenced {
         if changes > MAX_CHANGES || bytes > MAX_WRITE_BYTES {
             return Err(StateError::TooLarge { changes, bytes });
         }
-        *number += 1;
+        // Before it is sent: the future may be dropped.
+        *writes = Writes { last: writes.last + 1, is_in_doubt: true };
         let answer = self.shared.etcd.call(&request).await?;
+        writes.is_in_doubt = false;
         if answer.succeeded {
             return Ok(());
         }
@@ -184,9 +207,8 @@ impl Fenced {
 
     /// The guard did not hold: who leads instead?
     async fn find_successor(&self) -> StateError {
-        let request = TxnRequest { compare: Vec::new(), success: vec![self.leader().into()], failure: Vec::new() };
         // That it is deposed is certain; who leads is good to know.
-        let found = self.shared.etcd.call(&request).await.ok().and_then(|answer| answer.found().next().flatten());
+        let found = self.shared.etcd.leader().await.ok().flatten();
         self.deposed(found.as_ref())
     }
 

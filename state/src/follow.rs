@@ -8,8 +8,8 @@ use tokio::sync::watch;
 
 use crate::backoff::Backoff;
 use crate::error::Fault;
-use crate::message::{Event, EventType, KeyValue, WatchCreateRequest};
-use crate::range::end_of;
+use crate::message::{Event, EventType, KeyValue, TxnRequest, WatchCreateRequest};
+use crate::range::{end_of, only};
 use crate::{Etcd, StateError};
 
 /// The key of who leads.
@@ -45,6 +45,15 @@ impl LeaderInfo {
     pub(crate) fn of(leader: &KeyValue) -> Option<Self> {
         let announcement = serde_json::from_slice(&leader.value).ok()?;
         Some(Self { epoch: epoch_of(leader), announcement })
+    }
+}
+
+impl Etcd {
+    /// The leader key as it is now.
+    pub(crate) async fn leader(&self) -> Result<Option<KeyValue>, Fault> {
+        let success = vec![only(self.key(LEADER)).into()];
+        let answer = self.call(&TxnRequest { compare: Vec::new(), success, failure: Vec::new() }).await?;
+        Ok(answer.found().next().flatten())
     }
 }
 
@@ -124,13 +133,15 @@ impl Follower {
         loop {
             let answer = watch.next().await?;
             let revision = answer.header.as_ref().map_or(0, |header| header.revision);
-            if answer.compact_revision > 0 || revision < known.revision {
-                return Err(Fault::Compacted(format!("{} is known, {revision} is there", known.revision)));
-            }
-            if answer.canceled {
+            let is_compacted = answer.compact_revision > 0;
+            if answer.canceled && !is_compacted {
                 // Its token may be too old.
                 self.etcd.forget_token();
                 return Err(Fault::Unavailable(answer.cancel_reason));
+            }
+            // The latter: the server lags behind, or its data are those of a backup.
+            if is_compacted || revision < known.revision {
+                return Err(Fault::Compacted(format!("{} is known, {revision} is there", known.revision)));
             }
             heard();
             if !answer.events.is_empty() {

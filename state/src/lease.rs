@@ -60,7 +60,7 @@ impl Term {
             // Somebody may have extended it before it ended, just now.
             match self.end_ms.compare_exchange(end_ms, 0, Ordering::AcqRel, Ordering::Acquire) {
                 Ok(_) => return 0,
-                Err(changed) if changed == 0 => return 0,
+                Err(0) => return 0,
                 Err(changed) => end_ms = changed,
             }
         }

@@ -33,6 +33,8 @@ mod lease;
 mod limits;
 mod message;
 mod range;
+#[cfg(test)]
+mod tests;
 
 pub use self::candidate::Candidate;
 pub use self::client::{Etcd, StateOptions, Tls};

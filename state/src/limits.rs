@@ -7,6 +7,10 @@ pub const MAX_CHANGES: usize = 127;
 /// The most of one write, in bytes as sent. etcd takes 1.5 MiB by default (`--max-request-bytes`), with a header of its own.
 pub const MAX_WRITE_BYTES: usize = (3 << 19) - (8 << 10);
 
+/// The longest prefix, in bytes.
+pub(crate) const MAX_PREFIX_BYTES: usize = 512;
+/// More than a write takes besides its changes, in bytes as sent: names of four keys, two numbers and their frames.
+pub(crate) const WRITE_OVERHEAD_BYTES: usize = 8 * MAX_PREFIX_BYTES;
 /// Keys that are read at once, unless they are large.
 pub(crate) const PAGE_KEYS: i64 = 1_000;
 /// The most of one answer, in bytes; when it does not suffice, less is asked for. More than one value that etcd takes.
@@ -33,5 +37,5 @@ pub(crate) const PING_INTERVAL: Duration = Duration::from_secs(6);
 /// A server that does not answer that is gone.
 pub(crate) const PING_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Who waits for leadership tries so often although somebody seems to lead: what it knows may be of another life of etcd's data.
-pub(crate) const CAMPAIGN_INTERVAL: Duration = Duration::from_secs(10);
+/// Who waits for leadership looks so often whether somebody leads, although a watch would tell: one that hangs is noticed late.
+pub(crate) const LOOK_INTERVAL: Duration = Duration::from_secs(2);

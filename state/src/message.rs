@@ -105,6 +105,8 @@ pub(crate) enum CompareResult {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, prost::Enumeration)]
 #[repr(i32)]
 pub(crate) enum CompareTarget {
+    /// Not used; but without it the first one would be what is left out.
+    Version = 0,
     Create = 1,
     Value = 3,
 }
@@ -302,4 +304,20 @@ pub(crate) struct Event {
     pub(crate) r#type: i32,
     #[prost(message, optional, tag = "2")]
     pub(crate) kv: Option<KeyValue>,
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message;
+
+    use super::*;
+
+    /// etcd takes what is left out for zero, so that a number that was forgotten compares something else.
+    #[test]
+    fn comparisons_say_what_is_compared() {
+        let created = Compare::created_at(b"k".to_vec(), 300).encode_to_vec();
+        assert_eq!(created, [16, 1, 26, 1, b'k', 40, 172, 2]);
+        let less = Compare::less(b"k".to_vec(), b"v".to_vec()).encode_to_vec();
+        assert_eq!(less, [8, 2, 16, 3, 26, 1, b'k', 58, 1, b'v']);
+    }
 }
