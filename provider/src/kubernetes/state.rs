@@ -33,7 +33,7 @@ pub(super) fn is_overdue(pod: &Pod) -> bool {
 
 /// Why a pod that has not begun to run has not, if it is more than a matter of time.
 pub(super) fn obstacle(pod: &Pod) -> Option<String> {
-    let status = pod.status.as_ref()?;
+    let status = pod.status.as_ref().filter(|_| of(pod) == HostState::Pending)?;
     let conditions = status.conditions.iter().flatten();
     let unscheduled =
         conditions.into_iter().find(|condition| condition.type_ == "PodScheduled" && condition.status == "False");

@@ -10,9 +10,9 @@ use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 
 use super::standin::Standin;
-use super::{connected, options};
+use super::{cluster, connected, options, spec};
 use crate::kubernetes::{Kubernetes, KubernetesOptions};
-use crate::{ClusterName, Provider, ProviderError};
+use crate::{Provider, ProviderError};
 
 /// What the server proves with who it is, and whom to trust for it, in PEM.
 fn identity() -> (TlsAcceptor, String) {
@@ -34,8 +34,7 @@ async fn secured() -> (Standin, tempfile::TempDir) {
 }
 
 fn without_namespace() -> KubernetesOptions {
-    let cluster: ClusterName = "blue".parse().expect("a name");
-    KubernetesOptions { namespace: None, ..options(&cluster) }
+    KubernetesOptions { namespace: None, ..options(&cluster()) }
 }
 
 /// As in a pod, whose files are elsewhere.
@@ -53,7 +52,7 @@ async fn a_service_account_is_taken_and_a_wrong_token_is_said_to_be_one() {
     assert_eq!(in_cluster(&standin, files.path()).list().await, Ok(vec![]));
     std::fs::write(files.path().join("token"), "expired").expect("a file");
     let provider = in_cluster(&standin, files.path());
-    let host = super::spec(&"blue".parse().expect("a name"), "exit 0");
+    let host = spec(&cluster(), "exit 0");
     let why =
         "cannot create pods in namespace `queries`: Unauthorized: its token or certificate is not, or no longer, valid";
     assert_eq!(provider.start(&host).await, Err(ProviderError::Failed(why.to_owned())));
@@ -65,7 +64,7 @@ async fn a_server_that_is_not_the_one_is_told_nothing() {
     let (_, other) = identity();
     std::fs::write(files.path().join("ca.crt"), other).expect("a file");
     let provider = in_cluster(&standin, files.path());
-    let host = super::spec(&"blue".parse().expect("a name"), "exit 0");
+    let host = spec(&cluster(), "exit 0");
     let failed = provider.start(&host).await.expect_err("it is not trusted").to_string();
     assert!(failed.contains("certificate"), "{failed}");
     assert_eq!(standin.cluster.requests("create"), 0);

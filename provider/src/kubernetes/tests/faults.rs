@@ -5,16 +5,12 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::standin::{Fault, Standin};
-use super::{options, provider, spec};
+use super::{cluster, is_running, options, provider, spec, until};
 use crate::conformance;
 use crate::kubernetes::{Kubernetes, KubernetesOptions, Owner};
-use crate::{ClusterName, HostState, Listed, Provider, ProviderError};
+use crate::{Listed, Provider, ProviderError};
 
 const SHORT: Duration = Duration::from_millis(200);
-
-fn cluster() -> ClusterName {
-    "blue".parse().expect("a name")
-}
 
 fn failed<T>(result: Result<T, ProviderError>) -> String {
     match result {
@@ -24,15 +20,15 @@ fn failed<T>(result: Result<T, ProviderError>) -> String {
     }
 }
 
-/// Looks until the list fails.
+/// How the list fails, as soon as it does.
 async fn until_it_fails(provider: &Kubernetes) -> String {
-    let mut looks = tokio::time::interval(Duration::from_millis(5));
-    loop {
-        looks.tick().await;
-        if let Err(error) = provider.list().await {
-            return failed::<()>(Err(error));
-        }
-    }
+    let mut why = None;
+    until(async || {
+        why = provider.list().await.err();
+        why.is_some()
+    })
+    .await;
+    failed::<()>(why.map_or(Ok(()), Err))
 }
 
 #[tokio::test]
@@ -44,18 +40,15 @@ async fn a_watch_that_the_server_forgot_or_cut_is_begun_again() {
         standin.cluster.rule(|rules| rules.is_gone_a_status = is_gone_a_status);
         // What happens while nothing is heard is known afterwards, whether it is still told or has to be read.
         for is_forgotten in [false, true] {
-            standin.cluster.rule(|rules| {
-                rules.faults.insert("watch", Fault::Refuse(503, "ServiceUnavailable", "no leader"));
-            });
+            standin.cluster.fail_once("watch", Fault::Refuse(503, "ServiceUnavailable", "no leader"));
             standin.cluster.cut_watches();
             let host = spec(&cluster(), "exec tail -f /dev/null");
             there.start(&host).await.expect("a start");
             if is_forgotten {
                 standin.cluster.forget();
             }
-            let is_running =
-                |listed: &[Listed]| listed.len() == 1 && listed.iter().all(|host| host.state == HostState::Running);
-            conformance::until(&here, is_running).await;
+            let listed = conformance::until(&here, is_running).await;
+            assert_eq!(listed.len(), 1);
             there.stop(&host.name).await.expect("a stop");
             conformance::until(&here, <[Listed]>::is_empty).await;
         }
@@ -68,15 +61,12 @@ async fn bookmarks_keep_quiet_watches_from_being_forgotten() {
     standin.cluster.rule(|rules| rules.watch_limit = Duration::from_millis(20));
     let provider = provider(&standin, options(&cluster()));
     assert_eq!(provider.list().await, Ok(vec![]));
-    let mut looks = tokio::time::interval(Duration::from_millis(5));
     for at in 0..5 {
         // Of somebody else: no event of ours tells how far the server is.
         let metadata = json!({"name": format!("other-{at}"), "uid": format!("other-{at}")});
         standin.cluster.put(serde_json::from_value(json!({ "metadata": metadata })).expect("a pod"));
         let watches = standin.cluster.requests("watch");
-        while standin.cluster.requests("watch") < watches + 2 {
-            looks.tick().await;
-        }
+        until(async || standin.cluster.requests("watch") >= watches + 2).await;
         standin.cluster.forget();
     }
     assert_eq!(standin.cluster.requests("list"), 1);
@@ -87,41 +77,36 @@ async fn a_list_is_never_older_than_a_broken_watch_may_be() {
     let standin = Standin::start(None).await;
     let provider = provider(&standin, KubernetesOptions { timeout: SHORT, ..options(&cluster()) });
     assert_eq!(provider.list().await, Ok(vec![]));
-    standin.cluster.rule(|rules| {
-        rules.is_lasting = true;
-        rules.faults.insert("list", Fault::Refuse(500, "InternalError", "etcdserver: no leader"));
-        rules.faults.insert("watch", Fault::Refuse(500, "InternalError", "etcdserver: no leader"));
-    });
+    for verb in ["list", "watch"] {
+        standin.cluster.fail(verb, Fault::Refuse(500, "InternalError", "etcdserver: no leader"));
+    }
     standin.cluster.cut_watches();
     let why = until_it_fails(&provider).await;
     assert_eq!(why, "cannot list pods in namespace `queries`: etcdserver: no leader");
-    standin.cluster.rule(|rules| rules.faults.clear());
-    let mut looks = tokio::time::interval(Duration::from_millis(5));
-    while provider.list().await.is_err() {
-        looks.tick().await;
-    }
+    standin.cluster.heal();
+    until(async || provider.list().await.is_ok()).await;
 }
 
 #[tokio::test]
 async fn what_was_started_is_waited_for_when_the_watch_is_late() {
     let standin = Standin::start(None).await;
     let provider = provider(&standin, KubernetesOptions { timeout: SHORT, ..options(&cluster()) });
-    standin.cluster.rule(|rules| drop(rules.faults.insert("watch", Fault::Hang)));
+    standin.cluster.fail_once("watch", Fault::Hang);
     assert_eq!(provider.list().await, Ok(vec![]));
     let host = spec(&cluster(), "exit 0");
     provider.start(&host).await.expect("a start");
     // Either it is there, or nothing is known.
-    let mut looks = tokio::time::interval(Duration::from_millis(5));
-    loop {
-        looks.tick().await;
-        match provider.list().await {
-            Ok(listed) => {
-                assert_eq!(listed.len(), 1);
-                break;
-            }
-            Err(error) => assert!(failed::<()>(Err(error)).contains("watch"), "it says what is late"),
+    until(async || match provider.list().await {
+        Ok(listed) => {
+            assert_eq!(listed.len(), 1);
+            true
         }
-    }
+        Err(error) => {
+            assert!(failed::<()>(Err(error)).contains("watch"), "it says what is late");
+            false
+        }
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -129,17 +114,30 @@ async fn a_start_whose_answer_is_lost_is_listed_and_may_be_repeated() {
     let standin = Standin::start(None).await;
     let provider = provider(&standin, options(&cluster()));
     let host = spec(&cluster(), "exec tail -f /dev/null");
-    standin.cluster.rule(|rules| drop(rules.faults.insert("create", Fault::LoseAnswer)));
+    standin.cluster.fail_once("create", Fault::LoseAnswer);
     let why = failed(provider.start(&host).await);
     assert!(why.starts_with("cannot create pods in namespace `queries`: "), "{why}");
     conformance::until(&provider, |listed| listed.iter().any(|listed| listed.name == host.name)).await;
     provider.start(&host).await.expect("it is there");
     assert_eq!(provider.list().await.expect("a list").len(), 1);
-    standin.cluster.rule(|rules| drop(rules.faults.insert("delete", Fault::LoseAnswer)));
+    standin.cluster.fail_once("delete", Fault::LoseAnswer);
     let why = failed(provider.stop(&host.name).await);
     assert!(why.starts_with("cannot delete pods in namespace `queries`: "), "{why}");
     provider.stop(&host.name).await.expect("a stop");
     conformance::until(&provider, <[Listed]>::is_empty).await;
+}
+
+#[tokio::test]
+async fn who_is_second_to_start_a_host_leaves_it_alone() {
+    let standin = Standin::start(None).await;
+    let (here, there) = (provider(&standin, options(&cluster())), provider(&standin, options(&cluster())));
+    let host = spec(&cluster(), "exec tail -f /dev/null");
+    assert_eq!(tokio::join!(here.start(&host), there.start(&host)), (Ok(()), Ok(())));
+    for provider in [&here, &there] {
+        assert_eq!(provider.list().await.expect("a list").len(), 1, "the one that there is");
+    }
+    here.stop(&host.name).await.expect("a stop");
+    conformance::until(&there, <[Listed]>::is_empty).await;
 }
 
 #[tokio::test]
@@ -153,14 +151,12 @@ async fn a_quota_or_rate_that_is_used_up_is_no_room() {
         (409, "Conflict", quota),
         (403, "Forbidden", "pods \"x\" is forbidden: exceeded quota: hosts, requested: pods=1"),
     ] {
-        standin.cluster.rule(|rules| drop(rules.faults.insert("create", Fault::Refuse(code, reason, message))));
+        standin.cluster.fail_once("create", Fault::Refuse(code, reason, message));
         let full = ProviderError::Full(format!("cannot create pods in namespace `queries`: {message}"));
         assert_eq!(provider.start(&host).await, Err(full));
     }
     assert_eq!(standin.cluster.requests("create"), 3, "nothing is tried again behind the scaler's back");
-    standin.cluster.rule(|rules| {
-        rules.faults.insert("create", Fault::Refuse(500, "InternalError", "etcdserver: request timed out"));
-    });
+    standin.cluster.fail_once("create", Fault::Refuse(500, "InternalError", "etcdserver: request timed out"));
     let why = failed(provider.start(&host).await);
     assert_eq!(why, "cannot create pods in namespace `queries`: etcdserver: request timed out");
 }
@@ -190,7 +186,7 @@ async fn what_a_role_lacks_is_said() {
         assert!(why.contains("User \"system:serviceaccount:queries:onward\" cannot"), "{why}");
     }
     standin.cluster.rule(|rules| rules.denied = ["watch"].into());
-    while !until_it_fails(&provider).await.ends_with(&advice("watch", "pods")) {}
+    until(async || until_it_fails(&provider).await.ends_with(&advice("watch", "pods"))).await;
 }
 
 #[tokio::test]
@@ -221,10 +217,9 @@ async fn a_server_that_hangs_or_is_not_there_has_failed() {
     let standin = Standin::start(None).await;
     let options = KubernetesOptions { timeout: SHORT, ..options(&cluster()) };
     let hanging = provider(&standin, options.clone());
-    standin.cluster.rule(|rules| {
-        rules.is_lasting = true;
-        rules.faults = ["create", "list", "delete"].map(|verb| (verb, Fault::Hang)).into();
-    });
+    for verb in ["create", "list", "delete"] {
+        standin.cluster.fail(verb, Fault::Hang);
+    }
     let host = spec(&cluster(), "exit 0");
     for why in
         [failed(hanging.start(&host).await), failed(hanging.stop(&host.name).await), until_it_fails(&hanging).await]

@@ -6,8 +6,8 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 
-use super::standin::{Cluster, Standin};
-use super::{options, provider, spec};
+use super::standin::Standin;
+use super::{cluster, is_running, options, provider, spec, until};
 use crate::conformance::{self, Bench};
 use crate::kubernetes::{KubernetesOptions, Owner, PodTemplate};
 use crate::{ClusterName, HostName, HostState, Listed, Provider, ProviderError};
@@ -26,15 +26,8 @@ impl Bench for Standin {
     }
 }
 
-fn cluster() -> ClusterName {
-    "blue".parse().expect("a name")
-}
-
-async fn until_there_are_no_processes(cluster: &Cluster) {
-    let mut looks = tokio::time::interval(Duration::from_millis(5));
-    while cluster.processes() > 0 {
-        looks.tick().await;
-    }
+async fn until_there_are_no_processes(standin: &Standin) {
+    until(async || standin.cluster.processes() == 0).await;
 }
 
 #[tokio::test]
@@ -126,7 +119,7 @@ spec:
     is("/spec/containers/0/env/1/valueFrom/fieldRef/fieldPath", json!("status.podIP"));
     is("/spec/volumes/0/emptyDir", json!({"medium": "Memory", "sizeLimit": "67108864"}));
     provider.stop(&host.name).await.expect("a stop");
-    until_there_are_no_processes(&standin.cluster).await;
+    until_there_are_no_processes(&standin).await;
 }
 
 #[tokio::test]
@@ -145,7 +138,6 @@ async fn what_ends_a_host_is_said_and_its_name_is_free_again() {
     let provider = provider(&standin, options(&cluster()));
     let host = spec(&cluster(), "exec tail -f /dev/null");
     provider.start(&host).await.expect("a start");
-    let is_running = |listed: &[Listed]| listed.iter().any(|host| host.state == HostState::Running);
     conformance::until(&provider, is_running).await;
     standin.cluster.evict(host.name.as_str());
     let over = HostState::Over { reason: "Evicted: The node was low on resource: memory.".to_owned() };
@@ -154,10 +146,9 @@ async fn what_ends_a_host_is_said_and_its_name_is_free_again() {
     provider.start(&host).await.expect("a start");
     conformance::until(&provider, is_running).await;
     provider.stop(&host.name).await.expect("a stop");
-    // One that is leaving does not, and is there until it is gone.
     conformance::until(&provider, <[Listed]>::is_empty).await;
     assert_eq!(standin.cluster.requests("create"), 3, "the second start was refused once");
-    until_there_are_no_processes(&standin.cluster).await;
+    until_there_are_no_processes(&standin).await;
 }
 
 #[tokio::test]
@@ -166,13 +157,13 @@ async fn a_host_that_does_not_leave_is_killed() {
     let provider = provider(&standin, KubernetesOptions { grace: Duration::from_millis(20), ..options(&cluster()) });
     let host = spec(&cluster(), "trap '' TERM; while :; do sleep 0.02; done");
     provider.start(&host).await.expect("a start");
-    conformance::until(&provider, |listed| listed.iter().any(|host| host.state == HostState::Running)).await;
+    conformance::until(&provider, is_running).await;
     provider.stop(&host.name).await.expect("a stop");
     // The same name: it is there, and is left alone.
     provider.start(&host).await.expect("a start");
     assert_eq!(standin.cluster.requests("get"), 1);
     conformance::until(&provider, <[Listed]>::is_empty).await;
-    until_there_are_no_processes(&standin.cluster).await;
+    until_there_are_no_processes(&standin).await;
 }
 
 #[tokio::test]
@@ -198,7 +189,6 @@ async fn a_host_whose_node_is_lost_is_given_up() {
     let provider = provider(&standin, options(&cluster()));
     let host = spec(&cluster(), "exec tail -f /dev/null");
     provider.start(&host).await.expect("a start");
-    let is_running = |listed: &[Listed]| listed.iter().any(|host| host.state == HostState::Running);
     conformance::until(&provider, is_running).await;
     standin.cluster.rule(|rules| rules.is_node_there = false);
     for _ in 0..2 {
@@ -207,12 +197,12 @@ async fn a_host_whose_node_is_lost_is_given_up() {
     }
     let long_ago = |pod: &mut Pod| {
         let at = pod.metadata.deletion_timestamp.as_mut().expect("it is to leave");
-        at.0 = at.0 - Duration::from_secs(120);
+        at.0 -= Duration::from_secs(120);
     };
     standin.cluster.edit(host.name.as_str(), long_ago);
     provider.stop(&host.name).await.expect("a stop");
     conformance::until(&provider, <[Listed]>::is_empty).await;
-    until_there_are_no_processes(&standin.cluster).await;
+    until_there_are_no_processes(&standin).await;
 }
 
 #[tokio::test]
@@ -247,5 +237,5 @@ async fn a_thousand_hosts_are_read_once() {
     assert!((3..=4).contains(&lists), "three pages, and one of the instance before: {lists}");
     conformance::until(&provider, |listed| listed.len() == 1_201).await;
     provider.stop(&host.name).await.expect("a stop");
-    until_there_are_no_processes(&standin.cluster).await;
+    until_there_are_no_processes(&standin).await;
 }

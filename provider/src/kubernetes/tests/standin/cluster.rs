@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use super::kubelet::{self, Process};
 
-/// What goes wrong with the next request of a kind.
+/// What goes wrong with a request.
 #[derive(Clone, Debug)]
 pub(in crate::kubernetes::tests) enum Fault {
     /// It is refused.
@@ -32,10 +32,6 @@ pub(in crate::kubernetes::tests) struct Rules {
     pub(in crate::kubernetes::tests) token: Option<String>,
     /// Verbs that no role allows.
     pub(in crate::kubernetes::tests) denied: BTreeSet<&'static str>,
-    /// By verb.
-    pub(in crate::kubernetes::tests) faults: BTreeMap<&'static str, Fault>,
-    /// Verbs whose fault stays.
-    pub(in crate::kubernetes::tests) is_lasting: bool,
     /// A watch from before what is remembered is refused with a status, or begins and says so.
     pub(in crate::kubernetes::tests) is_gone_a_status: bool,
     /// Watches end after this long at the latest.
@@ -54,8 +50,6 @@ impl Default for Rules {
             quota: usize::MAX,
             token: None,
             denied: BTreeSet::new(),
-            faults: BTreeMap::new(),
-            is_lasting: false,
             is_gone_a_status: false,
             watch_limit: Duration::from_secs(300),
             has_nodes: true,
@@ -83,6 +77,8 @@ struct Objects {
     /// By uid.
     processes: BTreeMap<String, Process>,
     rules: Rules,
+    /// By verb, and whether only its next request meets it.
+    faults: BTreeMap<&'static str, (Fault, bool)>,
     /// Requests, by verb.
     requests: BTreeMap<&'static str, usize>,
 }
@@ -115,9 +111,9 @@ impl Objects {
         pod.metadata.resource_version = Some(self.version.to_string());
         let name = pod.metadata.name.clone().expect("a name");
         match kind {
-            "DELETED" => drop(self.pods.remove(&name)),
-            _ => drop(self.pods.insert(name, pod.clone())),
-        }
+            "DELETED" => self.pods.remove(&name),
+            _ => self.pods.insert(name, pod.clone()),
+        };
         self.changes.push(Change { version: self.version, kind, pod: pod.clone() });
         pod
     }
@@ -137,6 +133,20 @@ impl Cluster {
 
     pub(in crate::kubernetes::tests) fn rule(&self, change: impl FnOnce(&mut Rules)) {
         change(&mut self.objects.lock().rules);
+    }
+
+    /// Something goes wrong with the next request of a verb.
+    pub(in crate::kubernetes::tests) fn fail_once(&self, verb: &'static str, fault: Fault) {
+        self.objects.lock().faults.insert(verb, (fault, true));
+    }
+
+    /// And with all of them, until it is healed.
+    pub(in crate::kubernetes::tests) fn fail(&self, verb: &'static str, fault: Fault) {
+        self.objects.lock().faults.insert(verb, (fault, false));
+    }
+
+    pub(in crate::kubernetes::tests) fn heal(&self) {
+        self.objects.lock().faults.clear();
     }
 
     pub(in crate::kubernetes::tests) fn requests(&self, verb: &str) -> usize {
@@ -257,10 +267,11 @@ impl Cluster {
     pub(super) fn fault(&self, verb: &'static str) -> Option<Fault> {
         let mut objects = self.objects.lock();
         *objects.requests.entry(verb).or_default() += 1;
-        match objects.rules.is_lasting {
-            true => objects.rules.faults.get(verb).cloned(),
-            false => objects.rules.faults.remove(verb),
+        let (fault, is_once) = objects.faults.get(verb).cloned()?;
+        if is_once {
+            objects.faults.remove(verb);
         }
+        Some(fault)
     }
 
     pub(super) fn rules<T>(&self, look: impl FnOnce(&Rules) -> T) -> T {
