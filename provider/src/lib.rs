@@ -11,6 +11,8 @@
 //! lost leaves nothing behind that nobody knows of. Everything is idempotent, and nothing is kept in memory that
 //! [`Provider::list`] does not tell again: a coordinator that restarts goes on with the hosts that are there.
 //!
+//! [`Process`] starts processes of this machine, [`Kubernetes`] pods, and [`Command`] whatever the commands of another launcher start.
+//!
 //! It is not: a place for functions. They are forked by hosts, in milliseconds.
 
 mod command;

@@ -1,6 +1,5 @@
 //! What hosts belong to.
 
-use std::fmt;
 use std::str::FromStr;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
@@ -40,12 +39,6 @@ impl FromStr for Owner {
     }
 }
 
-impl fmt::Display for Owner {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}/{}", self.kind.api_version(), self.kind.kind, self.name)
-    }
-}
-
 impl Owner {
     /// What roles call its kind: `statefulsets.apps`.
     pub(super) fn resource(&self) -> String {
@@ -56,7 +49,7 @@ impl Owner {
         }
     }
 
-    /// As it is now: one that was deleted and made again is another one, to which no earlier host belongs.
+    /// As it is now, asked anew for each host: one that was deleted and made again is another one, and hosts of the one before are deleted.
     pub(super) async fn find(&self, client: Client, namespace: &str) -> kube::Result<OwnerReference> {
         let api: Api<DynamicObject> = Api::namespaced_with(client, namespace, &ApiResource::from_gvk(&self.kind));
         let found = api.get_metadata(&self.name).await?;
@@ -69,5 +62,22 @@ impl Owner {
             controller: None,
             block_owner_deletion: None,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_owner_has_a_version_a_kind_and_a_name() {
+        for (text, resource) in
+            [("apps/v1/StatefulSet/onward", "statefulsets.apps"), ("v1/ConfigMap/onward", "configmaps")]
+        {
+            assert_eq!(text.parse::<Owner>().map(|owner| owner.resource()), Ok(resource.to_owned()));
+        }
+        for text in ["", "onward", "StatefulSet/onward", "apps/v1//onward", "/v1/ConfigMap/onward", "a/b/c/d/e"] {
+            assert_eq!(text.parse::<Owner>(), Err(OwnerError(text.to_owned())));
+        }
     }
 }

@@ -10,7 +10,7 @@ use crate::conformance;
 use crate::kubernetes::{Kubernetes, KubernetesOptions, Owner};
 use crate::{Listed, Provider, ProviderError};
 
-const SHORT: Duration = Duration::from_millis(200);
+const SHORT: Duration = Duration::from_millis(500);
 
 fn failed<T>(result: Result<T, ProviderError>) -> String {
     match result {
@@ -76,7 +76,7 @@ async fn bookmarks_keep_quiet_watches_from_being_forgotten() {
 async fn a_list_is_never_older_than_a_broken_watch_may_be() {
     let standin = Standin::start(None).await;
     let provider = provider(&standin, KubernetesOptions { timeout: SHORT, ..options(&cluster()) });
-    assert_eq!(provider.list().await, Ok(vec![]));
+    until(async || provider.list().await == Ok(vec![])).await;
     for verb in ["list", "watch"] {
         standin.cluster.fail(verb, Fault::Refuse(500, "InternalError", "etcdserver: no leader"));
     }
@@ -92,7 +92,7 @@ async fn what_was_started_is_waited_for_when_the_watch_is_late() {
     let standin = Standin::start(None).await;
     let provider = provider(&standin, KubernetesOptions { timeout: SHORT, ..options(&cluster()) });
     standin.cluster.fail_once("watch", Fault::Hang);
-    assert_eq!(provider.list().await, Ok(vec![]));
+    until(async || provider.list().await == Ok(vec![])).await;
     let host = spec(&cluster(), "exit 0");
     provider.start(&host).await.expect("a start");
     // Either it is there, or nothing is known.
@@ -208,6 +208,9 @@ async fn a_pod_that_the_server_does_not_take_says_why() {
         start("sh", "spec: {containers: [{name: host, resources: {requests: {cpu: 3Q}}}, {name: x, image: other}]}")
             .await;
     assert!(why.contains("violates PodSecurity"), "what hosts have wins, and the other has no security: {why}");
+    let disk = "{requests: {ephemeral-storage: 2Gi}, limits: {ephemeral-storage: 1500Mi}}";
+    let why = start("sh", &format!("spec: {{containers: [{{name: host, resources: {disk}}}]}}")).await;
+    assert!(why.contains("must be less than or equal to ephemeral-storage limit"), "{why}");
     let why = start("sh", "spec: {securityContext: {runAsNonRoot: false}}").await;
     assert!(why.contains("violates PodSecurity \"restricted:latest\": runAsNonRoot != true"), "{why}");
 }
@@ -224,7 +227,7 @@ async fn a_server_that_hangs_or_is_not_there_has_failed() {
     for why in
         [failed(hanging.start(&host).await), failed(hanging.stop(&host.name).await), until_it_fails(&hanging).await]
     {
-        assert!(why.contains("200 ms"), "{why}");
+        assert!(why.contains("500 ms"), "{why}");
     }
     let missing = {
         let gone = Standin::start(None).await;
