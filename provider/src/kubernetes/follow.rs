@@ -119,22 +119,17 @@ impl Watch {
         let (mut is_listed, mut quick_ends) = (false, 0);
         loop {
             let (begun, from) = (Instant::now(), self.view.borrow().version);
-            let mut is_quick = true;
-            match self.follow(is_listed).await {
-                Ok(()) => {
-                    is_listed = true;
-                    is_quick = self.view.borrow().version == from;
-                }
-                Err(why) => {
-                    tracing::debug!(%why, "the watch of pods begins again");
-                    self.view.send_modify(|view| {
-                        let since = view.broken.as_ref().map_or_else(Instant::now, |(since, _)| *since);
-                        view.broken = Some((since, why));
-                    });
-                    is_listed = false;
-                }
+            let ended = self.follow(is_listed).await;
+            is_listed = ended.is_ok();
+            let has_news = is_listed && self.view.borrow().version != from;
+            if let Err(why) = ended {
+                tracing::debug!(%why, "the watch of pods begins again");
+                self.view.send_modify(|view| {
+                    let since = view.broken.as_ref().map_or_else(Instant::now, |(since, _)| *since);
+                    view.broken = Some((since, why));
+                });
             }
-            quick_ends = if is_quick && begun.elapsed() < SETTLED { quick_ends + 1 } else { 0 };
+            quick_ends = if has_news || begun.elapsed() >= SETTLED { 0 } else { quick_ends + 1 };
             tokio::time::sleep(FIRST_PAUSE * 2_u32.pow(MOST_DOUBLINGS.min(quick_ends))).await;
         }
     }
