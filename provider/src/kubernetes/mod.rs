@@ -95,8 +95,8 @@ impl Kubernetes {
         failure::answer(self.options.timeout, asked).await
     }
 
-    /// Lists have to show what is in this pod.
-    fn has_seen(&self, pod: &Pod) -> Result<(), ProviderError> {
+    /// From now on lists are not older than this pod.
+    fn remember(&self, pod: &Pod) -> Result<(), ProviderError> {
         let version = follow::version(pod.metadata.resource_version.as_deref())?;
         self.written.fetch_max(version, Ordering::Relaxed);
         Ok(())
@@ -120,7 +120,7 @@ impl Kubernetes {
             return Err(ProviderError::Failed(format!("the pod `{name}` in namespace `{namespace}` is no host")));
         }
         if !matches!(state::of(&found), HostState::Over { .. }) {
-            self.has_seen(&found)?;
+            self.remember(&found)?;
             return Ok(false);
         }
         // That one, and not one that another instance made meanwhile.
@@ -185,7 +185,7 @@ impl Provider for Kubernetes {
             },
             made => made,
         };
-        self.has_seen(&made.map_err(|failure| failure.of(connection.request("create", "pods")))?)
+        self.remember(&made.map_err(|failure| failure.of(connection.request("create", "pods")))?)
     }
 
     /// The API server knows best how much time a pod needs: all of its grace period, or none when it never ran or is over. One whose node

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use kube::Config;
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use tokio::process::Command;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -70,8 +70,14 @@ async fn a_server_that_is_not_the_one_is_told_nothing() {
     assert_eq!(standin.cluster.requests("create"), 0);
 }
 
+/// The environment is of a whole process: this test runs itself in another one.
 #[tokio::test]
-async fn a_kubeconfig_is_taken() {
+async fn the_kubeconfig_of_the_environment_is_taken() {
+    const IS_OTHER: &str = "ONWARD_TEST_LOOKS_FOR_A_KUBECONFIG";
+    if std::env::var_os(IS_OTHER).is_some() {
+        assert_eq!(Kubernetes::new(without_namespace()).list().await, Ok(vec![]));
+        return;
+    }
     let (standin, files) = secured().await;
     let (address, dir) = (standin.address, files.path().display());
     let text = format!(
@@ -85,8 +91,9 @@ current-context: test
     );
     let path = files.path().join("config");
     std::fs::write(&path, text).expect("a file");
-    let kubeconfig = Kubeconfig::read_from(&path).expect("a kubeconfig");
-    let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await;
-    let provider = connected(without_namespace(), config.expect("a context"));
-    assert_eq!(provider.list().await, Ok(vec![]));
+    let mut other = Command::new(std::env::current_exe().expect("this program"));
+    other.args(["--exact", "kubernetes::tests::access::the_kubeconfig_of_the_environment_is_taken"]);
+    let output = other.env("KUBECONFIG", &path).env(IS_OTHER, "").kill_on_drop(true).output().await.expect("it runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    assert_eq!(standin.cluster.requests("list"), 1);
 }
