@@ -11,11 +11,14 @@
 //! lost leaves nothing behind that nobody knows of. Everything is idempotent, and nothing is kept in memory that
 //! [`Provider::list`] does not tell again: a coordinator that restarts goes on with the hosts that are there.
 //!
+//! [`Process`] starts processes of this machine, [`Kubernetes`] pods, and [`Command`] whatever the commands of another launcher start.
+//!
 //! It is not: a place for functions. They are forked by hosts, in milliseconds.
 
 mod command;
 #[cfg(test)]
 mod conformance;
+mod kubernetes;
 mod name;
 mod process;
 mod scaler;
@@ -26,6 +29,7 @@ use std::fmt;
 use async_trait::async_trait;
 
 pub use self::command::{Command, CommandOptions};
+pub use self::kubernetes::{Kubernetes, KubernetesOptions, Owner, OwnerError, PodTemplate, PodTemplateError};
 pub use self::name::{ClusterName, HostName, NameError};
 pub use self::process::{Process, ProcessOptions};
 pub use self::scaler::{Observed, Order, Scaler, ScalerLimits};
