@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use onward_provider::{
-    ClusterName, Command, CommandOptions, HostName, HostSpec, Listed, Observed, Order, Process, ProcessOptions,
-    Provider, ProviderError, Scaler, ScalerLimits, Template,
+    ClusterName, Command, CommandOptions, HostName, HostSpec, Kubernetes, KubernetesOptions, Listed, Observed, Order,
+    PodTemplate, Process, ProcessOptions, Provider, ProviderError, Scaler, ScalerLimits, Template,
 };
 use onward_wire::{Config, ErrorKind, WireError};
 use tokio::time::Instant;
@@ -246,8 +246,35 @@ fn provider(config: &Config, cluster: &ClusterName, program: &Path) -> Result<Ar
                 timeout: Duration::from_millis(config.provider_timeout_ms.max(1)),
             })))
         }
-        other => Err(invalid(format!("provider: `{other}` is none; there are `process` and `command`"))),
+        "kubernetes" => Ok(Arc::new(Kubernetes::new(kubernetes(config, cluster).map_err(invalid)?))),
+        other => Err(invalid(format!("provider: `{other}` is none; there are `process`, `command` and `kubernetes`"))),
     }
+}
+
+fn kubernetes(config: &Config, cluster: &ClusterName) -> Result<KubernetesOptions, String> {
+    if config.provider_image.is_empty() {
+        return Err("provider_image: it is empty; name the image of hosts".to_owned());
+    }
+    let template = match config.provider_pod_template.as_str() {
+        "" => PodTemplate::default(),
+        path => {
+            let text = std::fs::read_to_string(path).map_err(|error| format!("provider_pod_template: {path}: {error}"))?;
+            text.parse().map_err(|error| format!("provider_pod_template: {error}"))?
+        }
+    };
+    let owner = match config.provider_owner.as_str() {
+        "" => None,
+        owner => Some(owner.parse().map_err(|error| format!("provider_owner: {error}"))?),
+    };
+    Ok(KubernetesOptions {
+        cluster: cluster.clone(),
+        namespace: Some(config.provider_namespace.clone()).filter(|namespace| !namespace.is_empty()),
+        image: config.provider_image.clone(),
+        template,
+        owner,
+        grace: Duration::from_millis(config.host_leave_timeout_ms.saturating_add(LEAVE_GRACE_MS)),
+        timeout: Duration::from_millis(config.provider_timeout_ms.max(1)),
+    })
 }
 
 /// What a host is run with, but for its name. Settings that all hosts of a cluster share go with it.
@@ -255,7 +282,8 @@ fn arguments(config: &Config, join: &str, more: Vec<String>) -> Vec<String> {
     let mut arguments = vec!["host".to_owned(), "--join".to_owned(), join.to_owned()];
     let mut set = |name: &str, value: String| arguments.extend(["--set".to_owned(), format!("{name}={value}")]);
     set("vcpus", config.host_vcpus.max(1).to_string());
-    set("memory_bytes", config.host_memory_bytes.to_string());
+    // Launchers end a host that takes more than it was given.
+    set("memory_bytes", (config.host_memory_bytes / 5 * 4).to_string());
     set("host_orphan_timeout_ms", ORPHAN_TIMEOUT_MS.to_string());
     set("host_leave_timeout_ms", config.host_leave_timeout_ms.to_string());
     set("function_lifetime_ms", config.function_lifetime_ms.to_string());

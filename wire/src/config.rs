@@ -286,8 +286,8 @@ settings! {
     leader_lease_ms: u64 = 2_000;
     /// Of several coordinators: a call waits for this long while none leads.
     failover_wait_ms: u64 = 10_000;
-    /// What starts hosts when queries want them and stops them when they have nothing to do: `process` (on this machine) or `command`
-    /// (by the three commands below). Empty: nobody; who joins is there. Needs --cluster-listen.
+    /// What starts hosts when queries want them and stops them when they have nothing to do: `process` (on this machine), `command` (by
+    /// the three commands below) or `kubernetes` (as pods). Empty: nobody; who joins is there. Needs --cluster-listen.
     provider: String = String::new();
     /// Hosts that a provider started have names that begin with `onward-`, this and a hyphen. No two clusters of one launcher have the same.
     cluster_name: String = "default".to_owned();
@@ -297,7 +297,7 @@ settings! {
     max_hosts: u32 = 4;
     /// vCPUs of a host that is started; one is started for so many functions of one vCPU that have work.
     host_vcpus: u32 = 2;
-    /// Memory of a host that is started, in bytes: its `memory_bytes`.
+    /// Memory that a host which is started is given, in bytes. It counts on four fifths (its `memory_bytes`): the rest is for its processes.
     host_memory_bytes: u64 = 4 * GIB;
     /// A host that was started, and had nothing to do for this long, is stopped.
     host_idle_timeout_ms: u64 = 60_000;
@@ -314,7 +314,17 @@ settings! {
     provider_list: String = String::new();
     /// The program `onward` where hosts run; empty: this one's path.
     provider_program: String = String::new();
-    /// A command that takes longer is killed.
+    /// `kubernetes`: the image of hosts; its entry point is the program `onward`.
+    provider_image: String = String::new();
+    /// `kubernetes`: where pods are made. Empty: where the coordinator runs, or what the kubeconfig's context says.
+    provider_namespace: String = String::new();
+    /// `kubernetes`: a file with a part of a pod, in YAML or JSON, that hosts have besides: node selectors, tolerations, a service
+    /// account, volumes. The container is called `host`. Empty: none.
+    provider_pod_template: String = String::new();
+    /// `kubernetes`: what runs coordinators, such as `apps/v1/StatefulSet/onward`: hosts are deleted with it. Empty: hosts stay until they
+    /// are stopped.
+    provider_owner: String = String::new();
+    /// A command that takes longer is killed; a request to an API server that takes longer has failed.
     provider_timeout_ms: u64 = 30_000;
     /// How often the launcher is asked what is there, while anything is there or wanted.
     provider_interval_ms: u64 = 1_000;
