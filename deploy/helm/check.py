@@ -9,6 +9,7 @@ Prometheus operator: it has the fields that the chart uses. With a program `onwa
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -84,8 +85,13 @@ def pod_templates(objects):
             yield f"{kind}/{name}", document["spec"]["template"], document
         if kind == "ConfigMap" and "host-pod.json" in document["data"]:
             template = json.loads(document["data"]["host-pod.json"])
-            cluster = tomllib.loads(document["data"]["coordinator.toml"])["cluster_name"]
+            settings = tomllib.loads(document["data"]["coordinator.toml"])
+            cluster = settings["cluster_name"]
             # What the provider makes of it.
+            (container,) = template["spec"]["containers"]
+            require(container["name"] == "host", "host-pod.json: the provider looks for a container `host`")
+            require("args" not in container, "host-pod.json: arguments are the coordinator's business")
+            container["args"] = ["host", "--join", "URL", *shlex.split(settings["provider_arguments"]), "--name", "NAME"]
             template["metadata"]["labels"] |= {"app.kubernetes.io/name": "onward", "app.kubernetes.io/component": "host",
                                                "app.kubernetes.io/instance": cluster, "app.kubernetes.io/managed-by": "onward"}
             pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "onward-x-00000000"} | template["metadata"],
@@ -127,7 +133,9 @@ def check_pod(where, template, workload, objects):
     shm = next(volume["emptyDir"] for volume in spec["volumes"] if volume["name"] == "shared-memory")
     require(shm["medium"] == "Memory", f"{where}: /dev/shm is on disk")
     memory = container["resources"]["limits"]["memory"]
-    require(mib(memory) * 3 // 8 <= mib(shm["sizeLimit"]) < mib(memory), f"{where}: /dev/shm of {shm['sizeLimit']} with {memory}")
+    # Half of memory_bytes: 3/4 of the limit, or 4/5 where the coordinator says it.
+    least = mib(memory) * 2 // 5 if where == "host-pod.json" else mib(memory) * 3 // 8
+    require(least <= mib(shm["sizeLimit"]) < mib(memory), f"{where}: /dev/shm of {shm['sizeLimit']} with {memory}")
     for label, value in template["metadata"]["labels"].items():
         require(LABEL_VALUE.fullmatch(value), f"{where}: label {label}={value}")
 
@@ -139,11 +147,9 @@ def mib(quantity):
 def check_names(objects):
     """What an object names is there."""
     pods = [(where, template) for where, template, _ in pod_templates(objects)]
-    leader = {"onward.dev/role": "leader"}
 
     def selected(selector):
-        # A pod that leads has one label more.
-        return [t for _, t in pods if selector.items() <= (t["metadata"]["labels"] | leader).items()]
+        return [template for _, template in pods if selector.items() <= template["metadata"]["labels"].items()]
 
     for (kind, name), document in objects.items():
         where, spec = f"{kind}/{name}", document.get("spec", {})
@@ -174,6 +180,59 @@ def check_names(objects):
             require(("Role", document["roleRef"]["name"]) in objects, f"{where}: no role")
             (subject,) = document["subjects"]
             require((subject["kind"], subject["name"]) in objects, f"{where}: no subject")
+
+
+def option(arguments, name):
+    """The value of an argument; nothing if it is not there."""
+    return arguments[arguments.index(name) + 1] if name in arguments else None
+
+
+def check_coordinators(objects):
+    """Each of several coordinators is found by a name of its own, by hosts and by the others, and its certificate has that name."""
+    (workload,) = [document for (kind, _), document in objects.items() if kind == "StatefulSet"]
+    name, spec = workload["metadata"]["name"], workload["spec"]
+    (container,) = spec["template"]["spec"]["containers"]
+    arguments = container["args"]
+    settings = tomllib.loads(objects[("ConfigMap", name)]["data"]["coordinator.toml"])
+    is_shared = "etcd_endpoints" in settings
+    require(is_shared or spec["replicas"] == 1, "several coordinators, which do not know of each other")
+    require(is_shared == ("--advertise" in arguments), "--advertise is there without need, or is missing")
+    headless = f"{spec['serviceName']}.{NAMESPACE}.svc."
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    require(option(arguments, "--cluster-listen") == f"0.0.0.0:{ports['cluster']}", "hosts find nobody at the port `cluster`")
+    where = {}
+    for flag, port in [("--advertise", "grpc"), ("--cluster-advertise", "cluster")]:
+        url = option(arguments, flag)
+        if url is None:
+            continue
+        where[flag] = [url.replace("$(POD_NAME)", f"{name}-{number}") for number in range(spec["replicas"])]
+        require(is_shared == (len(set(where[flag])) == spec["replicas"] and "$(POD_NAME)" in url), f"{flag} {url}: whose address is that?")
+        for number, own in enumerate(where[flag]):
+            host, _, own_port = own.split("://")[1].rpartition(":")
+            require(int(own_port) == ports[port], f"{flag} {own}: nobody listens there")
+            require(host.startswith((f"{name}-{number}." if is_shared else "") + headless), f"{flag} {own}: the headless service has no such name")
+            for (kind, _), document in objects.items():
+                if kind == "Certificate" and flag == "--advertise":
+                    require(f"*.{host.split('.', 1)[1]}" in document["spec"]["dnsNames"], f"{flag} {own}: the certificate has no such name")
+    require(any(variable["name"] == "POD_NAME" for variable in container["env"]), "nothing takes the place of $(POD_NAME)")
+    if ("Deployment", f"{name}-host") in objects:
+        join = option(objects[("Deployment", f"{name}-host")]["spec"]["template"]["spec"]["containers"][0]["args"], "--join")
+        wanted = where["--cluster-advertise"] if is_shared else where["--cluster-advertise"][:1]
+        require(join.split(",") == wanted, f"hosts join at {join}, coordinators are at {wanted}")
+    data = [v for v in spec["template"]["spec"]["volumes"] if v["name"] == "data" and "persistentVolumeClaim" in v]
+    require(spec["replicas"] == 1 or data, "several coordinators have one data directory: a claim that exists")
+    # Files that settings name lie in a volume.
+    paths = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
+    secrets = {volume["name"]: volume["secret"] for volume in spec["template"]["spec"]["volumes"] if "secret" in volume}
+    for setting in ["etcd_password_file", "etcd_ca", "etcd_cert", "etcd_key"]:
+        if setting in settings:
+            directory, _, file = settings[setting].rpartition("/")
+            require(directory in paths, f"{setting}: {settings[setting]} is in no volume")
+            items = [item["path"] for item in secrets[paths[directory]]["items"]]
+            require(file in items, f"{setting}: {file} is none of {items}")
+    probe = container["livenessProbe"]
+    if "--metrics-listen" in arguments:
+        require(option(arguments, "--metrics-listen") == f"0.0.0.0:{ports[probe['httpGet']['port']]}", "the kubelet asks elsewhere for /healthz")
 
 
 def check_program(program, objects):
@@ -214,6 +273,7 @@ def check_case(chart, name, case, program):
         require(wanted in text, f"`{wanted}` was not rendered")
     validate(name, objects)
     check_names(objects)
+    check_coordinators(objects)
     for where, template, workload in pod_templates(objects):
         check_pod(where, template, workload, objects)
     for (kind, _), document in objects.items():
@@ -261,6 +321,9 @@ def check_restarts(chart):
     require(template("Deployment") != template("Deployment", **hosts), "hosts go on with old settings")
     provider = {"hosts": {"mode": "provider"}}, {"hosts": {"mode": "provider", "nodeSelector": {"disk": "ssd"}}}
     require(template("StatefulSet", **provider[0]) != template("StatefulSet", **provider[1]), "the template of hosts is read once")
+    shared = [{"hosts": {"mode": "provider"}, "etcd": {"endpoints": ["http://etcd:2379"]}, "coordinator": {
+        "replicas": replicas, "persistence": {"existingClaim": "tables", "accessModes": ["ReadWriteMany"]}}} for replicas in (2, 3)]
+    require(template("StatefulSet", **shared[0]) == template("StatefulSet", **shared[1]), "one coordinator more starts the others again")
 
 
 def check_guide(chart, program):

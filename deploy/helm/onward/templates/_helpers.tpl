@@ -57,14 +57,6 @@ app.kubernetes.io/component: coordinator
 app.kubernetes.io/component: host
 {{- end -}}
 
-{{/* What services select: all coordinators, or the one that leads. */}}
-{{- define "onward.coordinator.reached" -}}
-{{ include "onward.coordinator.selector" . }}
-{{- if include "onward.leaderLabel" . }}
-onward.dev/role: leader
-{{- end }}
-{{- end -}}
-
 {{- define "onward.image" -}}
 {{- if .Values.image.digest -}}
 {{- printf "%s@%s" .Values.image.repository .Values.image.digest -}}
@@ -87,12 +79,13 @@ onward.dev/role: leader
 {{- if gt (int .Values.coordinator.replicas) 1 }}true{{ end -}}
 {{- end -}}
 
-{{- define "onward.leaderLabel" -}}
-{{- if and .Values.coordinator.leaderLabel (include "onward.isReplicated" .) }}true{{ end -}}
+{{/* What coordinators share is in etcd. One alone may do so, too: others can come, or have gone. */}}
+{{- define "onward.isShared" -}}
+{{- if .Values.etcd.endpoints }}true{{ end -}}
 {{- end -}}
 
-{{- define "onward.usesApi" -}}
-{{- if or (include "onward.isProvider" .) (include "onward.leaderLabel" .) }}true{{ end -}}
+{{- define "onward.etcdIsTls" -}}
+{{- range .Values.etcd.endpoints }}{{ if hasPrefix "https://" . }}true{{ end }}{{ end -}}
 {{- end -}}
 
 {{- define "onward.hasClientTls" -}}
@@ -103,10 +96,42 @@ onward.dev/role: leader
 {{- default (printf "%s-tls" (include "onward.fullname" .)) .Values.tls.client.existingSecret -}}
 {{- end -}}
 
-{{/* Where hosts join, whoever leads: the headless service has the addresses of all coordinators, and only the one that leads listens there. */}}
+{{/* Key of the secret of client TLS with the authorities by which coordinators know each other; nothing: the certificate itself. */}}
+{{- define "onward.clientCaKey" -}}
+{{- default (ternary "ca.crt" "" .Values.tls.client.certManager.enabled) .Values.tls.client.caKey -}}
+{{- end -}}
+
+{{/* The name of the headless service. A coordinator's pod has one below it, which certificates of client TLS must have. */}}
+{{- define "onward.clusterDomainName" -}}
+{{- printf "%s-cluster.%s.svc.%s" (include "onward.fullname" .) .Release.Namespace .Values.clusterDomain -}}
+{{- end -}}
+
+{{- define "onward.clusterScheme" -}}
+{{- ternary "grpc+tls" "grpc" (not (empty .Values.tls.cluster.existingSecret)) -}}
+{{- end -}}
+
+{{/* What a coordinator says of itself. Where one of several leads, hosts and calls are sent to that one, so each has an address of its own. */}}
+{{- define "onward.advertise" -}}
+{{- $scheme := ternary "grpc+tls" "grpc" (eq (include "onward.hasClientTls" .) "true") -}}
+{{- printf "%s://$(POD_NAME).%s:50051" $scheme (include "onward.clusterDomainName" .) -}}
+{{- end -}}
+
+{{- define "onward.clusterAdvertise" -}}
+{{- $pod := ternary "$(POD_NAME)." "" (eq (include "onward.isShared" .) "true") -}}
+{{- printf "%s://%s%s:%v" (include "onward.clusterScheme" .) $pod (include "onward.clusterDomainName" .) .Values.coordinator.clusterPort -}}
+{{- end -}}
+
+{{/* Where hosts join: at any coordinator, which tells them who leads. */}}
 {{- define "onward.join" -}}
-{{- $scheme := ternary "grpc+tls" "grpc" (not (empty .Values.tls.cluster.existingSecret)) -}}
-{{- printf "%s://%s-cluster.%s.svc.%s:%v" $scheme (include "onward.fullname" .) .Release.Namespace .Values.clusterDomain .Values.coordinator.clusterPort -}}
+{{- if include "onward.isShared" . -}}
+{{- $urls := list -}}
+{{- range $number := until (int .Values.coordinator.replicas) -}}
+{{- $urls = append $urls (printf "%s://%s-%d.%s:%v" (include "onward.clusterScheme" $) (include "onward.fullname" $) $number (include "onward.clusterDomainName" $) $.Values.coordinator.clusterPort) -}}
+{{- end -}}
+{{- join "," $urls -}}
+{{- else -}}
+{{- include "onward.clusterAdvertise" . -}}
+{{- end -}}
 {{- end -}}
 
 {{/* Numbers. */}}
@@ -115,11 +140,6 @@ onward.dev/role: leader
 {{- define "onward.mib" -}}
 {{- $number := trimSuffix "Gi" . | trimSuffix "Mi" | int64 -}}
 {{- ternary (mul $number 1024) $number (hasSuffix "Gi" .) -}}
-{{- end -}}
-
-{{/* `memory_bytes` in a pod of so much memory. The rest is for what no budget counts; the program takes the same share by itself. */}}
-{{- define "onward.memoryBytes" -}}
-{{- printf "%dMiB" (div (mul (include "onward.mib" . | int64) 3) 4) -}}
 {{- end -}}
 
 {{/* Seconds that a pod gets from SIGTERM on: milliseconds, rounded up, and what closing takes. */}}
@@ -167,23 +187,35 @@ cluster_dir: /etc/onward/cluster
 {{- $_ := set $set "provider_owner" (printf "apps/v1/StatefulSet/%s" (include "onward.fullname" .)) -}}
 {{- $_ := set $set "provider_pod_template" "/etc/onward/config/host-pod.json" -}}
 {{- $words := list -}}
-{{- $memory := list "--set" (printf "memory_bytes=%s" (include "onward.memoryBytes" .Values.hosts.memory)) -}}
-{{- range concat (include "onward.host.arguments" . | fromJsonArray) $memory -}}
+{{- range include "onward.host.arguments" . | fromJsonArray -}}
 {{- $words = append $words (ternary . (squote .) (regexMatch "^[a-zA-Z0-9_./:=@%+,$()\\[\\]-]+$" .)) -}}
 {{- end -}}
 {{- $_ := set $set "provider_arguments" (join " " $words) -}}
 {{- $_ := set $set "min_hosts" $provider.minHosts -}}
 {{- $_ := set $set "max_hosts" $provider.maxHosts -}}
 {{- $_ := set $set "host_vcpus" .Values.hosts.vcpus -}}
-{{/* The pod's: provider_arguments tell the host that it has less. */}}
+{{/* The pod's: the coordinator has the host count on four fifths. */}}
 {{- $_ := set $set "host_memory_bytes" (printf "%sMiB" (include "onward.mib" .Values.hosts.memory)) -}}
 {{- $_ := set $set "host_idle_timeout_ms" $provider.idleTimeoutMs -}}
 {{- $_ := set $set "host_start_timeout_ms" $provider.startTimeoutMs -}}
 {{- end -}}
-{{- if include "onward.isReplicated" . -}}
-{{- $_ := set $set "etcd_endpoints" (join "," .Values.etcd.endpoints) -}}
-{{- with .Values.etcd.prefix -}}
-{{- $_ := set $set "etcd_prefix" . -}}
+{{- if include "onward.isShared" . -}}
+{{- $etcd := .Values.etcd -}}
+{{- $_ := set $set "etcd_endpoints" (join "," $etcd.endpoints) -}}
+{{/* With the namespace: another one may have a release of this name, and the same etcd. */}}
+{{- $_ := set $set "etcd_prefix" (default (printf "/onward/%s/%s" .Release.Namespace (include "onward.clusterName" .)) $etcd.prefix) -}}
+{{- $_ := set $set "leader_lease_ms" $etcd.leaderLeaseMs -}}
+{{- $_ := set $set "failover_wait_ms" $etcd.failoverWaitMs -}}
+{{- if $etcd.user -}}
+{{- $_ := set $set "etcd_user" $etcd.user -}}
+{{- $_ := set $set "etcd_password_file" (printf "/etc/onward/etcd-password/%s" $etcd.passwordKey) -}}
+{{- end -}}
+{{- if include "onward.etcdIsTls" . -}}
+{{- $_ := set $set "etcd_ca" "/etc/onward/etcd-tls/ca.crt" -}}
+{{- if $etcd.tls.clientCertificate -}}
+{{- $_ := set $set "etcd_cert" "/etc/onward/etcd-tls/tls.crt" -}}
+{{- $_ := set $set "etcd_key" "/etc/onward/etcd-tls/tls.key" -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 {{- merge (deepCopy .Values.coordinator.settings) (deepCopy .Values.settings) $set | toJson -}}
@@ -277,8 +309,15 @@ limits:
 {{- if and (include "onward.isReplicated" .) (not .Values.etcd.endpoints) -}}
 {{- fail "coordinator.replicas is more than 1: etcd.endpoints says where they agree on a leader" -}}
 {{- end -}}
-{{- if and (include "onward.isReplicated" .) .Values.coordinator.persistence.existingClaim (not (has "ReadWriteMany" .Values.coordinator.persistence.accessModes)) -}}
-{{- fail "coordinator.persistence.existingClaim is shared by all replicas: it must be ReadWriteMany, and accessModes must say so" -}}
+{{- $persistence := .Values.coordinator.persistence -}}
+{{- if and (include "onward.isReplicated" .) (not (and $persistence.enabled $persistence.existingClaim (has "ReadWriteMany" $persistence.accessModes))) -}}
+{{- fail "coordinator.replicas is more than 1: all of them have one data directory, so coordinator.persistence must be enabled, existingClaim name a ReadWriteMany claim, and accessModes be [ReadWriteMany]" -}}
+{{- end -}}
+{{- if and .Values.etcd.user (not .Values.etcd.passwordSecret) -}}
+{{- fail "etcd.user is set: etcd.passwordSecret names the secret with its password" -}}
+{{- end -}}
+{{- if and (include "onward.etcdIsTls" .) (not .Values.etcd.tls.existingSecret) -}}
+{{- fail "etcd.endpoints has https: etcd.tls.existingSecret names the secret with ca.crt" -}}
 {{- end -}}
 {{- $scaling := .Values.hosts.deployment.autoscaling -}}
 {{- if eq .Values.hosts.mode "deployment" -}}

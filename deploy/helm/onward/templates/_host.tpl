@@ -45,11 +45,13 @@ spec:
     - name: host
       image: {{ include "onward.image" . }}
       imagePullPolicy: {{ .Values.image.pullPolicy }}
+      {{- if not (include "onward.isProvider" .) }}
       args:
         - host
         - --join
         - {{ include "onward.join" . }}
         {{- include "onward.host.arguments" . | fromJsonArray | toYaml | nindent 8 }}
+      {{- end }}
       env:
         - name: POD_IP
           valueFrom:
