@@ -16,6 +16,7 @@
 mod command;
 #[cfg(test)]
 mod conformance;
+mod lambda;
 mod name;
 mod process;
 mod scaler;
@@ -26,6 +27,7 @@ use std::fmt;
 use async_trait::async_trait;
 
 pub use self::command::{Command, CommandOptions};
+pub use self::lambda::{Lambda, LambdaOptions, Members};
 pub use self::name::{ClusterName, HostName, NameError};
 pub use self::process::{Process, ProcessOptions};
 pub use self::scaler::{Observed, Order, Scaler, ScalerLimits};
