@@ -2,6 +2,7 @@
 
 mod global;
 mod host;
+mod lambda;
 mod serve;
 mod settings;
 mod sql;
@@ -42,6 +43,9 @@ enum Command {
     Serve(serve::ServeArgs),
     /// Join a coordinator and run functions for it
     Host(host::HostArgs),
+    /// Run as a function of AWS Lambda: each invocation is a host
+    #[command(after_help = lambda::AFTER_HELP)]
+    Lambda,
     /// Make the certificates of a cluster
     #[command(subcommand)]
     Tls(tls::TlsCommand),
@@ -84,6 +88,7 @@ pub fn main() -> ExitCode {
         Command::Sql(args) => sql::run(&global, args),
         Command::Serve(args) => serve::run(&global, args),
         Command::Host(args) => host::run(&global, args),
+        Command::Lambda => lambda::run(&global),
         Command::Tls(command) => tls::run(command),
         Command::Tpch(command) => tpch::run(&global, command),
         Command::Config => settings::run(&global),
