@@ -1,5 +1,6 @@
 //! What tests and benches stand on: parts of the world outside Onward.
 
+pub mod lambda;
 pub mod network;
 pub mod s3_proxy;
 pub mod slurm;
