@@ -29,14 +29,23 @@ impl Answer {
                 Self::Refused(if is_full(error.err()) { ProviderError::Full(why) } else { ProviderError::Failed(why) })
             }
             Err(error) => {
-                let mut sending =
-                    causes(&error).filter_map(|cause| cause.downcast_ref::<hyper_util::client::legacy::Error>());
-                let was_sent =
-                    !matches!(error, SdkError::ConstructionFailure(_)) && !sending.any(|cause| cause.is_connect());
                 let why = causes(&error).map(ToString::to_string).collect::<Vec<_>>().join(": ");
-                if was_sent { Self::Lost(why) } else { Self::Refused(ProviderError::Failed(why)) }
+                if was_sent(&error) { Self::Lost(why) } else { Self::Refused(ProviderError::Failed(why)) }
             }
         }
+    }
+}
+
+/// Of a request without an answer: it may have come to Lambda. Not when there were no credentials, or no connection.
+fn was_sent(error: &SdkError<InvokeError>) -> bool {
+    match error {
+        SdkError::ConstructionFailure(_) => false,
+        SdkError::DispatchFailure(failure) => {
+            let mut sending =
+                causes(error).filter_map(|cause| cause.downcast_ref::<hyper_util::client::legacy::Error>());
+            sending.next().map_or(failure.is_timeout(), |error| !error.is_connect())
+        }
+        _ => true,
     }
 }
 
@@ -89,4 +98,25 @@ fn causes<'a>(
     error: &'a (dyn std::error::Error + 'static),
 ) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
     std::iter::successors(Some(error), |error| error.source())
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_sdk_lambda::error::ConnectorError;
+
+    use super::*;
+
+    #[test]
+    fn what_was_not_sent_is_refused_and_what_was_is_lost() {
+        let without_credentials = SdkError::dispatch_failure(ConnectorError::other("no credentials".into(), None));
+        let why = "dispatch failure: other: no credentials".to_owned();
+        assert_eq!(Answer::of(Err(without_credentials)), Answer::Refused(ProviderError::Failed(why)));
+        let why = |answer| match answer {
+            Answer::Lost(why) => why,
+            other => panic!("{other:?}"),
+        };
+        let silent = SdkError::dispatch_failure(ConnectorError::timeout("no answer".into()));
+        assert!(why(Answer::of(Err(silent))).ends_with("no answer"));
+        assert!(why(Answer::of(Err(SdkError::timeout_error("too long")))).ends_with("too long"));
+    }
 }
