@@ -26,7 +26,7 @@ use crate::HostName;
 /// Of the path, around the function's name.
 const PATH: (&str, &str) = ("/2015-03-31/functions/", "/invocations");
 
-/// A region of AWS with room for some invocations. Ends when it is dropped; what it runs is left.
+/// A region of AWS with room for some invocations. Ends when it is dropped; what it runs ends with the test.
 #[derive(Debug)]
 pub(super) struct StandIn {
     pub(super) address: SocketAddr,
@@ -83,7 +83,9 @@ impl Region {
         if processes.len() >= self.room {
             return None;
         }
-        let mut child = tokio::process::Command::new("/bin/sh").args(arguments).spawn().expect("a shell");
+        let mut command = tokio::process::Command::new("/bin/sh");
+        // A test that fails leaves none.
+        let mut child = command.args(arguments).kill_on_drop(true).spawn().expect("a shell");
         let pid = child.id().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?)).expect("it runs");
         processes.insert(name.clone(), pidfd_open(pid, PidfdFlags::empty()).expect("it was not waited for"));
         let (end, ended) = oneshot::channel();
