@@ -6,6 +6,7 @@ mod hosts;
 mod lambda;
 mod provided;
 mod results;
+mod upgrade;
 
 use std::path::PathBuf;
 use std::sync::Arc;
