@@ -19,6 +19,7 @@ use onward_state::Fenced;
 use onward_wire::{Config, ErrorKind, FunctionId, QueryId, WireError};
 use parking_lot::Mutex;
 use tokio::sync::{OnceCell, watch};
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::accounting::{Prices, QueryCost};
 use crate::api::{CoordinatorOptions, QueryError, Result, SessionOptions};
@@ -58,6 +59,8 @@ pub struct Coordinator {
     capacity: watch::Sender<Capacity>,
     /// The listener that hosts join at, and who waits for its end.
     cluster: Mutex<Option<ClusterServer>>,
+    /// Who keeps which hosts there are, for the next coordinator.
+    membership: Mutex<Option<AbortOnDropHandle<()>>>,
     /// Who starts hosts, if anybody.
     started: Mutex<Option<Hosts>>,
     /// The host's cached columns, once there is a host.
@@ -124,6 +127,7 @@ impl Coordinator {
             hosts,
             capacity: watch::Sender::new(Capacity::of(&config)),
             cluster: Mutex::default(),
+            membership: Mutex::default(),
             started: Mutex::default(),
             config,
             history,
@@ -186,6 +190,8 @@ impl Coordinator {
                 WireError::new(ErrorKind::Cancelled, format!("query {query} ended: the server shuts down")),
             );
         }
+        // Hosts that leave with this coordinator are there for the next one.
+        drop(self.membership.lock().take());
         let started = self.started.lock().take();
         if let Some(started) = started
             && !self.term.is_shared()
@@ -271,6 +277,11 @@ impl Coordinator {
     pub async fn serve_cluster_on(&self, listener: &ClusterListener) -> Result<()> {
         let engine = self.engine().await?;
         let server = ClusterServer::start(&engine, listener)?;
+        if let Some(state) = self.state.clone() {
+            let wait = Duration::from_millis(self.config.host_silence_timeout_ms);
+            let keeping = tokio::spawn(system::membership::keep(state, Arc::clone(&self.hosts), wait));
+            *self.membership.lock() = Some(AbortOnDropHandle::new(keeping));
+        }
         *self.started.lock() = Hosts::start(&engine, &self.config, listener.url(), &self.program)?;
         *self.cluster.lock() = Some(server);
         Ok(())

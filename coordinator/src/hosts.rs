@@ -2,14 +2,16 @@
 //! carry out what [`Scaler`] makes of it.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use futures::StreamExt;
 use onward_provider::{
-    ClusterName, Command, CommandOptions, HostName, HostSpec, Kubernetes, KubernetesOptions, Listed, Observed, Order,
-    PodTemplate, Process, ProcessOptions, Provider, ProviderError, Scaler, ScalerLimits, Template,
+    ClusterName, Command, CommandOptions, HostName, HostSpec, Kubernetes, KubernetesOptions, Lambda, LambdaOptions,
+    Listed, Members, Observed, Order, PodTemplate, Process, ProcessOptions, Provider, ProviderError, Scaler, ScalerLimits, Template,
 };
 use onward_wire::{Config, ErrorKind, WireError};
 use tokio::time::Instant;
@@ -24,6 +26,8 @@ const AT_ONCE: usize = 16;
 const LEAST_BETWEEN: Duration = Duration::from_millis(50);
 /// A host that lost its coordinator ends after this long, unless another one is there.
 const ORPHAN_TIMEOUT_MS: u64 = 120_000;
+/// An invocation is paid for meanwhile.
+const LAMBDA_ORPHAN_TIMEOUT_MS: u64 = 30_000;
 /// Past `host_leave_timeout_ms`, for a process to end.
 const LEAVE_GRACE_MS: u64 = 5_000;
 
@@ -81,7 +85,7 @@ impl Keeper {
         }
         let cluster: ClusterName =
             config.cluster_name.parse().map_err(|error| invalid("cluster_name", format!("{error}")))?;
-        let provider = provider(config, &cluster, program)?;
+        let provider = provider(engine, config, &cluster, program)?;
         let more = Template::parse(&config.provider_arguments);
         let more = more.map_err(|error| invalid("provider_arguments", error.to_string()))?;
         if config.max_hosts == 0 || config.min_hosts > config.max_hosts {
@@ -220,7 +224,7 @@ impl Keeper {
     }
 }
 
-fn provider(config: &Config, cluster: &ClusterName, program: &Path) -> Result<Arc<dyn Provider>, WireError> {
+fn provider(engine: &Engine, config: &Config, cluster: &ClusterName, program: &Path) -> Result<Arc<dyn Provider>, WireError> {
     let program = match config.provider_program.as_str() {
         "" => program.to_owned(),
         program => program.into(),
@@ -246,9 +250,54 @@ fn provider(config: &Config, cluster: &ClusterName, program: &Path) -> Result<Ar
                 timeout: Duration::from_millis(config.provider_timeout_ms.max(1)),
             })))
         }
+        "lambda" => Ok(Arc::new(Lambda::new(lambda(engine, config, cluster).map_err(invalid)?))),
         "kubernetes" => Ok(Arc::new(Kubernetes::new(kubernetes(config, cluster).map_err(invalid)?))),
-        other => Err(invalid(format!("provider: `{other}` is none; there are `process`, `command` and `kubernetes`"))),
+        other => Err(invalid(format!("provider: `{other}` is none; there are `process`, `command`, `kubernetes` and `lambda`"))),
     }
+}
+
+/// Hosts that joined: invocations cannot be listed or ended by anybody but the host itself.
+struct Joined(Engine);
+
+impl fmt::Debug for Joined {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Joined").finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl Members for Joined {
+    async fn joined(&self) -> Vec<String> {
+        self.0.wanted().await.unwrap_or_default().joined.into_keys().collect()
+    }
+
+    async fn leave(&self, name: &HostName) {
+        self.0.tell_to_leave(name.as_str()).await;
+    }
+}
+
+fn lambda(engine: &Engine, config: &Config, cluster: &ClusterName) -> Result<LambdaOptions, String> {
+    let set = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
+    if config.lambda_function.is_empty() {
+        return Err("lambda_function: it is empty; name the function whose invocations are hosts".to_owned());
+    }
+    let lifetime = Duration::from_millis(config.lambda_lifetime_ms);
+    if lifetime > Lambda::MOST_LIFETIME {
+        let most = Lambda::MOST_LIFETIME.as_millis();
+        return Err(format!("lambda_lifetime_ms: {} is more than {most}: AWS ends invocations then", lifetime.as_millis()));
+    }
+    Ok(LambdaOptions {
+        cluster: cluster.clone(),
+        function: config.lambda_function.clone(),
+        qualifier: set(&config.lambda_qualifier),
+        endpoint: set(&config.lambda_endpoint),
+        region: set(&config.lambda_region),
+        most_hosts: config.max_hosts as usize,
+        connect_timeout: Duration::from_millis(config.provider_timeout_ms.max(1)),
+        accept_wait: Duration::from_millis(config.lambda_accept_wait_ms),
+        lifetime,
+        members: Arc::new(Joined(engine.clone())),
+    })
 }
 
 fn kubernetes(config: &Config, cluster: &ClusterName) -> Result<KubernetesOptions, String> {
@@ -284,15 +333,23 @@ fn arguments(config: &Config, join: &str, more: Vec<String>) -> Vec<String> {
     set("vcpus", config.host_vcpus.max(1).to_string());
     // Launchers end a host that takes more than it was given.
     set("memory_bytes", (config.host_memory_bytes / 5 * 4).to_string());
-    set("host_orphan_timeout_ms", ORPHAN_TIMEOUT_MS.to_string());
+    let is_lambda = config.provider == "lambda";
+    let orphan_timeout_ms = if is_lambda { LAMBDA_ORPHAN_TIMEOUT_MS } else { ORPHAN_TIMEOUT_MS };
+    set("host_orphan_timeout_ms", orphan_timeout_ms.to_string());
     set("host_leave_timeout_ms", config.host_leave_timeout_ms.to_string());
     set("function_lifetime_ms", config.function_lifetime_ms.to_string());
     for (name, value) in
         [("cluster_dir", &config.cluster_dir), ("spill_dir", &config.spill_dir), ("segment_dir", &config.segment_dir)]
     {
-        if !value.is_empty() {
+        // Directories of this machine mean nothing in an invocation.
+        if !value.is_empty() && !is_lambda {
             set(name, value.clone());
         }
+    }
+    if is_lambda {
+        arguments.push("--outbound".to_owned());
+    } else if more.is_empty() {
+        arguments.extend(["--advertise".to_owned(), "auto".to_owned()]);
     }
     arguments.extend(more);
     arguments

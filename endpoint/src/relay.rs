@@ -4,11 +4,13 @@
 //! end with a retryable error, a moment later, so that what it still sends arrives.
 
 use std::future::Future;
+use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http_body::{Body as HttpBody, Frame, SizeHint};
+use http_body_util::{BodyExt, Full, Limited};
 use onward_shuffle::flight::parse_address;
 use onward_wire::{ErrorKind, WireError};
 use tokio::sync::OnceCell;
@@ -30,6 +32,8 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// What the server itself takes at once: see `server`.
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
+/// Calls whose clients go on sending.
+const STREAMING: [&str; 3] = ["/DoPut", "/DoExchange", "/Handshake"];
 /// What a leader sends after another one was heard of is handed on for this long.
 const GRACE: Duration = Duration::from_secs(1);
 
@@ -41,12 +45,65 @@ pub(crate) struct Peer {
     replaced: CancellationToken,
 }
 
+/// A call that is handed on.
+pub(crate) enum Call {
+    /// It is all there: it can be sent again where it was not sent.
+    Whole(Request<Bytes>),
+    /// The client still sends; `None`: it went out once, and cannot again.
+    Streaming(Option<Request<Body>>),
+}
+
 /// Why a call was not answered.
 pub(crate) enum Relayed {
     /// It never left: it can be sent elsewhere.
-    NotSent(Box<Request<Body>>),
+    NotSent,
     /// It may have been carried out.
     Lost(Status),
+}
+
+impl Call {
+    /// Takes what the client sends, but for what has no end, or is more than `most_bytes`.
+    pub(crate) async fn of(request: Request<Body>, most_bytes: usize) -> Result<Self, Status> {
+        if STREAMING.iter().any(|call| request.uri().path().ends_with(call)) {
+            return Ok(Self::Streaming(Some(request)));
+        }
+        let (parts, body) = request.into_parts();
+        let body = Limited::new(body, most_bytes).collect().await;
+        let body = body.map_err(|error| Status::resource_exhausted(format!("the call is cut off or too large: {error}")))?;
+        Ok(Self::Whole(Request::from_parts(parts, body.to_bytes())))
+    }
+
+    /// What is sent now.
+    pub(crate) fn next(&mut self) -> Option<Request<Body>> {
+        match self {
+            Self::Whole(call) => {
+                let mut request = Request::new(Body::new(Full::new(call.body().clone())));
+                *request.method_mut() = call.method().clone();
+                *request.uri_mut() = call.uri().clone();
+                *request.version_mut() = call.version();
+                *request.headers_mut() = call.headers().clone();
+                Some(request)
+            }
+            Self::Streaming(request) => {
+                let mut request = request.take()?;
+                // What was known of the client's connection means nothing there.
+                request.extensions_mut().clear();
+                Some(request)
+            }
+        }
+    }
+}
+
+/// Nothing of a call has left.
+fn is_unsent(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut causes = std::iter::successors(Some(error), |error| error.source());
+    causes.any(|cause| {
+        let is_unreachable = cause.downcast_ref::<io::Error>().is_some_and(|error| {
+            use io::ErrorKind::{ConnectionRefused, HostUnreachable, NetworkUnreachable};
+            matches!(error.kind(), ConnectionRefused | HostUnreachable | NetworkUnreachable)
+        });
+        is_unreachable || cause.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_canceled)
+    })
 }
 
 impl Peer {
@@ -84,23 +141,26 @@ impl Peer {
     }
 
     /// Has the leader answer a call.
-    pub(crate) async fn relay(&self, mut request: Request<Body>) -> Result<Response<Body>, Relayed> {
-        let connect = async || tokio::time::timeout(CONNECT_TIMEOUT, self.endpoint.connect()).await.map_err(drop)?.map_err(drop);
-        let Ok(channel) = self.channel.get_or_try_init(connect).await else {
-            return Err(Relayed::NotSent(Box::new(request)));
+    pub(crate) async fn relay(&self, call: &mut Call) -> Result<Response<Body>, Relayed> {
+        let connect = async || {
+            let connected = tokio::time::timeout(CONNECT_TIMEOUT, self.endpoint.connect()).await;
+            connected.map_err(|_| Relayed::NotSent)?.map_err(|_| Relayed::NotSent)
         };
-        // What was known of the client's connection means nothing there.
-        request.extensions_mut().clear();
-        let mut channel = channel.clone();
+        let mut channel = self.channel.get_or_try_init(connect).await?.clone();
+        let again = || self.lost("it does not answer any more");
+        let request = call.next().ok_or_else(|| Relayed::Lost(again()))?;
         let answered = async {
             std::future::poll_fn(|context| channel.poll_ready(context)).await?;
             channel.call(request).await
         };
         let answered = tokio::select! {
-            answered = answered => answered.map_err(|error| self.lost(&error.to_string())),
-            () = self.replaced.cancelled() => Err(self.lost("another coordinator leads now")),
+            answered = answered => answered.map_err(|error| match is_unsent(&error) {
+                true => Relayed::NotSent,
+                false => Relayed::Lost(self.lost(&error.to_string())),
+            }),
+            () = self.replaced.cancelled() => Err(Relayed::Lost(self.lost("another coordinator leads now"))),
         };
-        let response = answered.map_err(Relayed::Lost)?;
+        let response = answered?;
         let lost = self.lost("its answer was cut off");
         Ok(response.map(|body| Body::new(Cut { body, replaced: Box::pin(self.replaced.clone().cancelled_owned()), lost: Some(lost) })))
     }

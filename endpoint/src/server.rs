@@ -131,7 +131,7 @@ impl FlightServer {
         let address = listener.local_addr().map_err(listen)?;
         let (auth, config) = (Arc::new(auth), options.config);
         let role = Role {
-            switch: Switch::new(Arc::clone(&auth), is_shared, Duration::from_millis(config.failover_wait_ms)),
+            switch: Switch::new(Arc::clone(&auth), is_shared, &config),
             auth,
             session_options: SessionOptions { allowed_paths: Some(options.allow_paths), ..SessionOptions::default() },
             config: config.clone(),

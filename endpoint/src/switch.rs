@@ -17,21 +17,21 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use arrow_flight::flight_service_server::FlightServiceServer;
-use onward_wire::ErrorKind;
+use onward_wire::{Config, ErrorKind};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tonic::body::Body;
 use tonic::codegen::http::{HeaderMap, HeaderValue, Request, Response};
 use tonic::Status;
-use tonic::codegen::{BoxFuture, Service as Call};
+use tonic::codegen::{BoxFuture, Service as Tower};
 use tonic::metadata::MetadataMap;
 
 use crate::auth::{Auth, basic_user_of};
 use crate::connection::{ConnectionId, connection_of, peer_of, secret_of};
 use crate::front::Front;
 use crate::handle::Handle;
-use crate::relay::{Peer, Relayed};
+use crate::relay::{Call, Peer, Relayed};
 use crate::service::Service;
 use crate::session::{SESSION_COOKIE, SESSION_HEADER, USER_HEADER, connection_session};
 use crate::status;
@@ -68,14 +68,18 @@ pub(crate) struct Switch {
     /// There are several coordinators.
     is_shared: bool,
     wait: Duration,
+    /// Of a message.
+    most_bytes: usize,
     /// Connections with calls that went elsewhere, and what those were allowed by.
     relayed: Arc<Mutex<HashMap<ConnectionId, Option<HeaderValue>>>>,
 }
 
 impl Switch {
-    /// Calls wait up to `wait` for somebody who leads.
-    pub(crate) fn new(auth: Arc<Auth>, is_shared: bool, wait: Duration) -> Self {
-        Self { route: watch::Sender::new(Route::Nowhere), auth, is_shared, wait, relayed: Arc::default() }
+    /// Calls wait up to `failover_wait_ms` for somebody who leads.
+    pub(crate) fn new(auth: Arc<Auth>, is_shared: bool, config: &Config) -> Self {
+        let wait = Duration::from_millis(config.failover_wait_ms);
+        let most_bytes = usize::try_from(config.max_message_bytes).unwrap_or(usize::MAX);
+        Self { route: watch::Sender::new(Route::Nowhere), auth, is_shared, wait, most_bytes, relayed: Arc::default() }
     }
 
     /// From now on calls go there.
@@ -135,26 +139,51 @@ impl Switch {
                     if let Some(connection) = connection_of(request.extensions()) {
                         self.relayed.lock().insert(connection, request.headers().get(AUTHORIZATION).cloned());
                     }
-                    match peer.relay(request).await {
-                        Ok(response) => return Ok(response),
-                        Err(Relayed::Lost(status)) => return Err(status),
-                        Err(Relayed::NotSent(unsent)) => request = *unsent,
-                    }
+                    return self.relay(request, peer, until).await;
                 }
                 Route::HandsOver(_) | Route::Nowhere => {}
             }
-            let next = async {
-                tokio::select! {
-                    // An error: the server ends, and this call with it.
-                    _ = route.changed() => {}
-                    () = tokio::time::sleep(BETWEEN_TRIES) => {}
-                }
-            };
-            if tokio::time::timeout_at(until, next).await.is_err() {
-                let message = format!("no coordinator leads, after {} ms (failover_wait_ms): try again", self.wait.as_millis());
-                return Err(status::new(ErrorKind::Unavailable, message, None));
-            }
+            self.changed(&mut route, until).await?;
         }
+    }
+
+    /// A call that goes to another coordinator, or to the one after that, as long as none got it.
+    async fn relay(&self, request: Request<Body>, first: Arc<Peer>, until: Instant) -> Result<Response<Body>, Status> {
+        let mut call = Call::of(request, self.most_bytes).await?;
+        let mut route = self.route.subscribe();
+        let mut now = Route::Elsewhere(first);
+        loop {
+            match now {
+                Route::Elsewhere(peer) => match peer.relay(&mut call).await {
+                    Ok(response) => return Ok(response),
+                    Err(Relayed::Lost(status)) => return Err(status),
+                    Err(Relayed::NotSent) => {}
+                },
+                Route::Here(answers) => {
+                    let again = || status::new(ErrorKind::Unavailable, "another coordinator leads now: try again", None);
+                    return answer(answers, call.next().ok_or_else(again)?).await;
+                }
+                Route::HandsOver(_) | Route::Nowhere => {}
+            }
+            self.changed(&mut route, until).await?;
+            now = route.borrow_and_update().clone();
+        }
+    }
+
+    /// Waits for another leader, or until it is worth another try.
+    async fn changed(&self, route: &mut watch::Receiver<Route>, until: Instant) -> Result<(), Status> {
+        let next = async {
+            tokio::select! {
+                // An error: the server ends, and this call with it.
+                _ = route.changed() => {}
+                () = tokio::time::sleep(BETWEEN_TRIES) => {}
+            }
+        };
+        tokio::time::timeout_at(until, next).await.map_err(|_| {
+            let ms = self.wait.as_millis();
+            let message = format!("no coordinator leads, after {ms} ms (failover_wait_ms): try again");
+            status::new(ErrorKind::Unavailable, message, None)
+        })
     }
 }
 
@@ -190,7 +219,7 @@ fn insert(headers: &mut HeaderMap, name: &'static str, value: &str) {
     }
 }
 
-impl Call<Request<Body>> for Switch {
+impl Tower<Request<Body>> for Switch {
     type Response = Response<Body>;
     type Error = Infallible;
     type Future = BoxFuture<Self::Response, Self::Error>;

@@ -19,6 +19,7 @@ mod command;
 #[cfg(test)]
 mod conformance;
 mod kubernetes;
+mod lambda;
 mod name;
 mod process;
 mod scaler;
@@ -30,6 +31,7 @@ use async_trait::async_trait;
 
 pub use self::command::{Command, CommandOptions};
 pub use self::kubernetes::{Kubernetes, KubernetesOptions, Owner, OwnerError, PodTemplate, PodTemplateError};
+pub use self::lambda::{Lambda, LambdaOptions, Members};
 pub use self::name::{ClusterName, HostName, NameError};
 pub use self::process::{Process, ProcessOptions};
 pub use self::scaler::{Observed, Order, Scaler, ScalerLimits};

@@ -1,5 +1,6 @@
 //! `onward host`.
 
+use std::future::Future;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -42,7 +43,7 @@ pub(super) struct HostArgs {
     name: Option<String>,
     /// Listen on nothing: give all output to a host that can be reached, and read from such hosts only
     #[arg(long, conflicts_with_all = ["advertise", "listen"])]
-    outbound: bool,
+    pub(super) outbound: bool,
     /// Address to listen on [default: the advertised one]
     #[arg(long, value_name = "ADDR")]
     listen: Option<SocketAddr>,
@@ -55,14 +56,32 @@ pub(super) fn run(global: &GlobalArgs, args: HostArgs) -> Result<(), Failure> {
     global.start_log("info")?;
     let config = global.config()?;
     let runtime = runtime()?;
-    let done = runtime.block_on(serve(config, args));
+    let done = runtime.block_on(serve_until_signal(config, args));
     runtime.shutdown_timeout(Duration::from_secs(1));
     done
 }
 
-async fn serve(config: Config, args: HostArgs) -> Result<(), Failure> {
+async fn serve_until_signal(config: Config, args: HostArgs) -> Result<(), Failure> {
     // Before anything is started: a signal in between would leave things behind.
     let mut signals = Signals::listen()?;
+    let leaving = CancellationToken::new();
+    let twice = async {
+        signals.next().await;
+        tracing::info!("leaving when nothing of this host is needed; a second signal ends it at once");
+        leaving.cancel();
+        signals.next().await;
+    };
+    serve(config, args, leaving.clone(), twice).await
+}
+
+/// Runs a host until the coordinator refuses it, or lets it go once `leaving` is cancelled; when `at_once` is over, it ends at once. Nothing
+/// of it is left then.
+pub(super) async fn serve(
+    config: Config,
+    args: HostArgs,
+    leaving: CancellationToken,
+    at_once: impl Future<Output = ()>,
+) -> Result<(), Failure> {
     for coordinator in &args.join {
         parse_address(coordinator)?;
     }
@@ -100,17 +119,10 @@ async fn serve(config: Config, args: HostArgs) -> Result<(), Failure> {
             None => std::future::pending().await,
         }
     };
-    let leaving = CancellationToken::new();
-    let twice = async {
-        signals.next().await;
-        tracing::info!("leaving when nothing of this host is needed; a second signal ends it at once");
-        leaving.cancel();
-        signals.next().await;
-    };
     let served = tokio::select! {
-        refused = member.run(leaving.clone(), joined) => refused.map_err(Failure::from),
+        refused = member.run(leaving, joined) => refused.map_err(Failure::from),
         served = serving => served.map_err(Failure::from),
-        () = twice => Ok(()),
+        () = at_once => Ok(()),
     };
     host.shutdown().await;
     served

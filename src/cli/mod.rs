@@ -3,6 +3,7 @@
 mod available;
 mod global;
 mod host;
+mod lambda;
 mod metrics;
 mod serve;
 mod settings;
@@ -44,6 +45,9 @@ enum Command {
     Serve(serve::ServeArgs),
     /// Join a coordinator and run functions for it
     Host(host::HostArgs),
+    /// Run as a function of AWS Lambda: each invocation is a host
+    #[command(after_help = lambda::AFTER_HELP)]
+    Lambda,
     /// Make the certificates of a cluster
     #[command(subcommand)]
     Tls(tls::TlsCommand),
@@ -86,6 +90,7 @@ pub fn main() -> ExitCode {
         Command::Sql(args) => sql::run(&global, args),
         Command::Serve(args) => serve::run(&global, args),
         Command::Host(args) => host::run(&global, args),
+        Command::Lambda => lambda::run(&global),
         Command::Tls(command) => tls::run(command),
         Command::Tpch(command) => tpch::run(&global, command),
         Command::Config => settings::run(&global),

@@ -1,6 +1,7 @@
 //! Several coordinators: one leads, another one takes over, and nobody is told anything wrong meanwhile.
 
 use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -9,7 +10,9 @@ use arrow_flight::error::FlightError;
 use arrow_flight::sql::client::FlightSqlServiceClient;
 use datafusion::arrow::array::RecordBatch;
 use futures::TryStreamExt;
+use parking_lot::Mutex;
 use rustix::process::Signal;
+use tokio::net::{TcpListener, TcpStream};
 use tonic::Code;
 use tonic::transport::{Channel, Endpoint};
 
@@ -272,4 +275,101 @@ async fn a_leader_that_was_stopped_is_deposed_when_it_goes_on() {
     .await;
     check_log(&old, &seen).await;
     check_log(&other, &seen).await;
+}
+
+/// One address for all coordinators, as a load balancer gives it: a connection goes to the first one that takes it.
+async fn balance(targets: Arc<Mutex<Vec<String>>>) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let url = format!("grpc://{}", listener.local_addr().expect("an address"));
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            let targets = targets.lock().clone();
+            tokio::spawn(async move {
+                for target in targets {
+                    if let Ok(mut server) = TcpStream::connect(target.trim_start_matches("grpc://")).await {
+                        // Whichever end is gone.
+                        let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    url
+}
+
+/// Hosts and coordinators are replaced, one by one, each told to end: no query fails.
+#[tokio::test(flavor = "multi_thread")]
+async fn everything_is_restarted_and_no_query_fails() {
+    let Some(mut coordinators) = start(2, &["coordinator_functions=false", "heartbeat_ms=50"]) else { return };
+    let mut hosts = vec![host(&coordinators), host(&coordinators)];
+    define(&coordinators).await;
+    let targets = Arc::new(Mutex::new(coordinators.processes.iter().map(|process| process.url.clone()).collect()));
+    let url = balance(Arc::clone(&targets)).await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let urls = Arc::new(vec![url.clone()]);
+    let working: Vec<_> = (0..8).map(|number| tokio::spawn(work(Arc::clone(&urls), number, Arc::clone(&stop)))).collect();
+    for _ in 0..2 {
+        hosts.push(host(&coordinators));
+        joined(&url, 3).await;
+        hosts.remove(0).terminate();
+    }
+    for _ in 0..2 {
+        let first = coordinators.processes.remove(0);
+        coordinators.add();
+        *targets.lock() = coordinators.processes.iter().map(|process| process.url.clone()).collect();
+        first.signal(Signal::TERM);
+        let mut first = first;
+        assert!(tokio::task::block_in_place(|| first.wait()), "{}", coordinators.logs());
+        joined(&url, 2).await;
+    }
+    stop.store(true, Ordering::Relaxed);
+    let mut seen = Vec::new();
+    for client in working {
+        seen.push(tokio::time::timeout(PATIENCE, client).await.expect("it hangs").expect("no panic"));
+    }
+    assert_eq!(seen.iter().map(|seen| seen.failures).sum::<u64>(), 0, "{}", coordinators.logs());
+    check_log(&url, &seen).await;
+}
+
+/// Resolves when so many hosts have joined.
+async fn joined(url: &str, count: usize) {
+    let mut looks = tokio::time::interval(Duration::from_millis(20));
+    let looking = async {
+        let mut client = client(url).await;
+        loop {
+            looks.tick().await;
+            match client.query("SELECT count(*) FROM system.hosts WHERE host <> 'h-0'").await {
+                Ok(rows) if text(&rows) == [count.to_string()] => return,
+                Ok(_) => {}
+                Err(_) => client = Client::connect(url).await.expect("somebody takes it"),
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, looking).await.expect("they join in time");
+}
+
+/// A host of the coordinators.
+struct HostProcess(Child);
+
+fn host(coordinators: &Coordinators) -> HostProcess {
+    let mut command = Command::new(BINARY);
+    command.args(["host", "--join", &coordinators.join(), "--advertise", "127.0.0.1:0", "--log", "warn"]);
+    command.arg("--spill-dir").arg(coordinators.root.path()).stdin(Stdio::null()).stdout(Stdio::null());
+    HostProcess(command.spawn().expect("the binary starts"))
+}
+
+impl HostProcess {
+    fn terminate(mut self) {
+        rustix::process::kill_process(rustix::process::Pid::from_child(&self.0), Signal::TERM).expect("a child");
+        assert!(tokio::task::block_in_place(|| self.0.wait()).expect("it ends").success());
+    }
+}
+
+impl Drop for HostProcess {
+    fn drop(&mut self) {
+        // An error says that it was waited for.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }

@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use crate::oracle::single::Engine;
 use crate::support::network::Network;
 
-const BINARY: &str = env!("CARGO_BIN_EXE_onward");
+pub const BINARY: &str = env!("CARGO_BIN_EXE_onward");
 
 /// A host process; killed when dropped.
 pub struct HostProcess {

@@ -3,8 +3,10 @@
 mod available;
 mod fencing;
 mod hosts;
+mod lambda;
 mod provided;
 mod results;
+mod upgrade;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -257,13 +259,13 @@ async fn over_namespaces(network: &Network) {
 
     let defaults = Config { vcpus: 1, memory_bytes: 4 << 30, ..crate::support::config() };
     let hosts = Hosts::start(Some(network), 4, Config { cluster_dir: config.cluster_dir, ..defaults }).await;
-    verify_tpch(&hosts).await;
+    verify_tpch(&hosts, 1.0).await;
     hosts.stop().await;
 }
 
-/// The queries of TPC-H at scale 1, on four functions, all with the right answers.
-async fn verify_tpch(hosts: &Hosts) {
-    let dataset = GenerateOptions::new(1.0, Dataset::default_dir(1.0));
+/// The queries of TPC-H, on four functions, all with the right answers.
+async fn verify_tpch(hosts: &Hosts, scale: f64) {
+    let dataset = GenerateOptions::new(scale, Dataset::default_dir(scale));
     let dataset = tokio::task::spawn_blocking(move || Dataset::open_or_generate(&dataset)).await;
     let dataset = dataset.expect("no panic").expect("data");
     let server = onward_endpoint::ServerOptions {

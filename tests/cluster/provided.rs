@@ -7,10 +7,10 @@ use super::{JOIN, define, expected, rows, small, verify_tpch};
 use crate::support::slurm::Slurm;
 
 /// Of hosts that were started: names, and what they have done.
-const STARTED: &str = "SELECT name FROM system.hosts WHERE name LIKE 'onward-test-%' ORDER BY 1";
-const WORKED: &str = "SELECT count(*) FROM system.hosts WHERE name LIKE 'onward-test-%' AND functions > 0";
+pub const STARTED: &str = "SELECT name FROM system.hosts WHERE name LIKE 'onward-test-%' ORDER BY 1";
+pub const WORKED: &str = "SELECT count(*) FROM system.hosts WHERE name LIKE 'onward-test-%' AND functions > 0";
 
-fn provided(config: Config) -> Config {
+pub fn provided(config: Config) -> Config {
     Config {
         provider: "process".to_owned(),
         cluster_name: format!("test-{:08x}", fastrand::u32(..)),
@@ -124,7 +124,7 @@ async fn over_slurm(slurm: &Slurm) {
     while rows(&session, STARTED).await.len() < 2 {
         tokio::task::yield_now().await;
     }
-    verify_tpch(&hosts).await;
+    verify_tpch(&hosts, 1.0).await;
 
     // One job is killed; what it held is made again, and another host comes.
     let sql = "SELECT l_returnflag, count(*), sum(l_quantity) FROM lineitem GROUP BY 1 ORDER BY 1";

@@ -2,6 +2,7 @@
 
 pub mod coordinators;
 pub mod etcd;
+pub mod lambda;
 pub mod network;
 pub mod s3_proxy;
 pub mod slurm;

@@ -240,6 +240,10 @@ pub struct Refused {
 #[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
 pub struct Leaving {}
 
+/// Leave, as if a signal said so. Answered by [`Leaving`].
+#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
+pub struct Leave {}
+
 /// A function takes work.
 #[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
 pub struct FunctionReady {
@@ -374,7 +378,7 @@ pub mod to_coordinator {
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct ToMember {
     /// The message.
-    #[prost(oneof = "to_member::Body", tags = "1,2,3,4,5,6,7,8,9,10,11,12")]
+    #[prost(oneof = "to_member::Body", tags = "1,2,3,4,5,6,7,8,9,10,11,12,13")]
     pub body: Option<to_member::Body>,
     /// Of the leader that says it. A host refuses it when it has heard of a later one.
     #[prost(uint64, tag = "100")]
@@ -422,6 +426,9 @@ pub mod to_member {
         /// See [`super::Leader`].
         #[prost(message, tag = "12")]
         Leader(super::Leader),
+        /// See [`super::Leave`].
+        #[prost(message, tag = "13")]
+        Leave(super::Leave),
     }
 }
 
@@ -436,5 +443,5 @@ enveloped! {
 
 enveloped! {
     ToMember, to_member:
-    Joined Refused Peers StartFunction StopFunction Order ForgetQuery RemoveSegments AwaitQueryEnd Shutdown Alive Leader
+    Joined Refused Peers StartFunction StopFunction Order ForgetQuery RemoveSegments AwaitQueryEnd Shutdown Alive Leader Leave
 }

@@ -287,7 +287,7 @@ settings! {
     /// Of several coordinators: a call waits for this long while none leads.
     failover_wait_ms: u64 = 10_000;
     /// What starts hosts when queries want them and stops them when they have nothing to do: `process` (on this machine), `command` (by
-    /// the three commands below) or `kubernetes` (as pods). Empty: nobody; who joins is there. Needs --cluster-listen.
+    /// the three commands below), `kubernetes` (as pods) or `lambda` (as invocations of a function of AWS Lambda). Empty: nobody; who joins is there. Needs --cluster-listen.
     provider: String = String::new();
     /// Hosts that a provider started have names that begin with `onward-`, this and a hyphen. No two clusters of one launcher have the same.
     cluster_name: String = "default".to_owned();
@@ -303,8 +303,9 @@ settings! {
     host_idle_timeout_ms: u64 = 60_000;
     /// A host that was started, and has not joined after this long, or is away for so long, is stopped.
     host_start_timeout_ms: u64 = 120_000;
-    /// Arguments of hosts that are started, such as `--advertise auto --config /etc/onward.toml`; words as in a shell.
-    provider_arguments: String = "--advertise auto".to_owned();
+    /// Arguments of hosts that are started, such as `--advertise auto --config /etc/onward.toml`; words as in a shell. Empty: `--advertise
+    /// auto`, or for `lambda` none besides its own `--outbound`.
+    provider_arguments: String = String::new();
     /// `command`: submits a host and returns. It has `{command}` (what to run), `{name}`, `{vcpus}`, `{memory_mib}`; words as in a
     /// shell. Exit code 75: there is no room now.
     provider_start: String = String::new();
@@ -324,7 +325,19 @@ settings! {
     /// `kubernetes`: what runs coordinators, such as `apps/v1/StatefulSet/onward`: hosts are deleted with it. Empty: hosts stay until they
     /// are stopped.
     provider_owner: String = String::new();
-    /// A command that takes longer is killed; a request to an API server that takes longer has failed.
+    /// `lambda`: the function whose invocations are hosts, its name or ARN. See deploy/lambda.
+    lambda_function: String = String::new();
+    /// `lambda`: the function's version or alias; empty: what the ARN says, else $LATEST.
+    lambda_qualifier: String = String::new();
+    /// `lambda`: the region; empty: that of the ARN, else what the environment says.
+    lambda_region: String = String::new();
+    /// `lambda`: where Lambda is reached, such as an endpoint in a VPC; empty: at its public address. Over http:// requests are not signed.
+    lambda_endpoint: String = String::new();
+    /// `lambda`: an invocation lasts no longer, at most 900000; not more than the function's timeout. Its host leaves before.
+    lambda_lifetime_ms: u64 = 900_000;
+    /// `lambda`: an invocation that was not refused after this long is taken for accepted.
+    lambda_accept_wait_ms: u64 = 300;
+    /// A command that takes longer is killed; a launcher that does not answer for so long has failed.
     provider_timeout_ms: u64 = 30_000;
     /// How often the launcher is asked what is there, while anything is there or wanted.
     provider_interval_ms: u64 = 1_000;

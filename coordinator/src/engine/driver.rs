@@ -256,6 +256,10 @@ impl Driver {
                 // Who asked may have ended.
                 let _ = reply.send(Wanted { demand, joined: joined.collect() });
             }
+            Request::TellToLeave(name, told) => {
+                self.fleet.tell_to_leave(&name);
+                drop(told);
+            }
             Request::SetAddress(address) => self.fleet.set_address(address),
             Request::ShutDown(told) => {
                 self.fleet.shut_down();

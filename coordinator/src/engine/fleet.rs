@@ -7,7 +7,7 @@ use arrow_flight::FlightData;
 use onward_executor::host::Host;
 use onward_shuffle::flight::GrantKey;
 use onward_wire::cluster::{
-    Alive, AwaitQueryEnd, Heartbeat, Join, Joined, Leader, Order, Peer, Peers, RemoveSegments, StartFunction, StopFunction,
+    Alive, AwaitQueryEnd, Heartbeat, Join, Joined, Leader, Leave, Order, Peer, Peers, RemoveSegments, StartFunction, StopFunction,
     ToMember, order,
 };
 use onward_wire::exchange::MoreInputs;
@@ -192,6 +192,15 @@ impl Fleet {
         if let Some(member) = self.members.get_mut(&host) {
             member.is_leaving = true;
             self.tell_peers();
+        }
+    }
+
+    /// Has members of this name leave, as a signal would.
+    pub(super) fn tell_to_leave(&mut self, name: &str) {
+        let named = |(id, member): (&HostId, &Member)| (member.join.name == name).then_some(*id);
+        let ids: Vec<HostId> = self.members.iter().filter_map(named).collect();
+        for id in ids {
+            self.say(id, Leave {});
         }
     }
 

@@ -103,6 +103,8 @@ enum Request {
     ReleaseResult(QueryId),
     /// A host wants in.
     Join(Box<door::Joining>),
+    /// Hosts of this name shall leave; the sender is dropped once they were told.
+    TellToLeave(String, oneshot::Sender<()>),
     /// What hosts are wanted for.
     Wanted(oneshot::Sender<Wanted>),
     /// Others reach the coordinator's own segments here.
@@ -162,6 +164,14 @@ impl Engine {
     pub async fn shut_down_members(&self) {
         let (told, is_told) = oneshot::channel();
         let _ = self.requests.send(Request::ShutDown(told));
+        // It is dropped, never sent.
+        let _: Result<(), _> = is_told.await;
+    }
+
+    /// Has hosts of this name leave, as a signal would.
+    pub async fn tell_to_leave(&self, name: &str) {
+        let (told, is_told) = oneshot::channel();
+        let _ = self.requests.send(Request::TellToLeave(name.to_owned(), told));
         // It is dropped, never sent.
         let _: Result<(), _> = is_told.await;
     }

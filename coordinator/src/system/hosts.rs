@@ -9,13 +9,17 @@ use datafusion::common::Result;
 use onward_wire::cluster::{Heartbeat, Join};
 use onward_wire::{Config, ENGINE_VERSION, HostId};
 use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
 use super::snapshot::Snapshot;
 
 /// A host, as it introduced itself.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct HostRecord {
-    host: HostId,
+    /// `None`: the coordinator before this one had it, and it has not joined this one.
+    #[serde(skip)]
+    host: Option<HostId>,
     name: String,
     address: Option<String>,
     version: String,
@@ -27,7 +31,7 @@ impl HostRecord {
     /// One that joined.
     pub fn new(host: HostId, join: &Join) -> Self {
         Self {
-            host,
+            host: Some(host),
             name: join.name.clone(),
             address: (!join.is_outbound).then(|| join.address.clone()),
             version: join.engine_version.clone(),
@@ -39,7 +43,7 @@ impl HostRecord {
     /// The coordinator's own.
     pub fn of_coordinator(config: &Config, address: Option<String>) -> Self {
         Self {
-            host: HostId::EMBEDDED,
+            host: Some(HostId::EMBEDDED),
             name: "coordinator".to_owned(),
             address,
             version: ENGINE_VERSION.to_owned(),
@@ -49,18 +53,57 @@ impl HostRecord {
     }
 }
 
+impl HostRecord {
+    /// What it is known by, whichever coordinator it joined.
+    pub(super) fn place(&self) -> &str {
+        self.address.as_ref().unwrap_or(&self.name)
+    }
+}
+
 /// The hosts there are.
 #[derive(Debug, Default)]
 pub struct HostTable {
     hosts: Mutex<BTreeMap<HostId, (HostRecord, Heartbeat)>>,
+    /// Those that the coordinator before this one had, by place.
+    expected: Mutex<BTreeMap<String, HostRecord>>,
+    /// A host joined or left.
+    changed: watch::Sender<()>,
 }
 
 impl HostTable {
     /// A host is there; `None` keeps what it said last that it holds.
     pub fn record(&self, record: HostRecord, heartbeat: Option<Heartbeat>) {
+        let Some(host) = record.host else { return };
+        self.expected.lock().remove(record.place());
         let mut hosts = self.hosts.lock();
-        let before = hosts.get(&record.host).map(|(_, heartbeat)| *heartbeat).unwrap_or_default();
-        hosts.insert(record.host, (record, heartbeat.unwrap_or(before)));
+        let before = hosts.get(&host).map(|(_, heartbeat)| *heartbeat);
+        hosts.insert(host, (record, heartbeat.or(before).unwrap_or_default()));
+        drop(hosts);
+        if before.is_none() {
+            self.changed.send_replace(());
+        }
+    }
+
+    /// From now on only these are expected.
+    pub(super) fn expect(&self, records: impl Iterator<Item = HostRecord>) {
+        let mut expected: BTreeMap<String, HostRecord> =
+            records.map(|record| (record.place().to_owned(), record)).collect();
+        for (record, _) in self.hosts.lock().values() {
+            expected.remove(record.place());
+        }
+        *self.expected.lock() = expected;
+    }
+
+    /// Those that joined, without the coordinator's own.
+    pub(super) fn members(&self) -> Vec<HostRecord> {
+        let hosts = self.hosts.lock();
+        let joined = hosts.iter().filter(|(host, _)| **host != HostId::EMBEDDED);
+        joined.map(|(_, (record, _))| record.clone()).collect()
+    }
+
+    /// Told whenever a host joined or left.
+    pub(super) fn changed(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
     }
 
     /// Where others reach a host.
@@ -70,7 +113,9 @@ impl HostTable {
 
     /// A host is gone.
     pub fn remove(&self, host: HostId) {
-        self.hosts.lock().remove(&host);
+        if self.hosts.lock().remove(&host).is_some() {
+            self.changed.send_replace(());
+        }
     }
 }
 
@@ -85,7 +130,7 @@ impl HostsTable {
         let text = |name, is_nullable| Field::new(name, DataType::Utf8, is_nullable);
         let number = |name| Field::new(name, DataType::UInt64, false);
         let schema = Schema::new(vec![
-            text("host", false),
+            text("host", true),
             text("name", false),
             text("address", true),
             number("vcpus"),
@@ -98,6 +143,7 @@ impl HostsTable {
             number("fetched_bytes"),
             number("served_bytes"),
             text("version", false),
+            text("state", false),
         ]);
         Self { hosts, schema: Arc::new(schema) }
     }
@@ -109,7 +155,8 @@ impl Snapshot for HostsTable {
     }
 
     fn batch(&self) -> Result<RecordBatch> {
-        let hosts: Vec<_> = self.hosts.hosts.lock().values().cloned().collect();
+        let mut hosts: Vec<_> = self.hosts.hosts.lock().values().cloned().collect();
+        hosts.extend(self.hosts.expected.lock().values().map(|record| (record.clone(), Heartbeat::default())));
         let text = |of: fn(&HostRecord) -> Option<String>| {
             Arc::new(hosts.iter().map(|(record, _)| of(record)).collect::<StringArray>()) as ArrayRef
         };
@@ -117,7 +164,7 @@ impl Snapshot for HostsTable {
             Arc::new(hosts.iter().map(|(record, beat)| of(record, beat)).collect::<UInt64Array>()) as ArrayRef
         };
         let columns = vec![
-            text(|record| Some(record.host.to_string())),
+            text(|record| record.host.map(|host| host.to_string())),
             text(|record| Some(record.name.clone())),
             text(|record| record.address.clone()),
             number(|record, _| record.vcpus),
@@ -130,6 +177,7 @@ impl Snapshot for HostsTable {
             number(|_, beat| beat.fetched_bytes),
             number(|_, beat| beat.served_bytes),
             text(|record| Some(record.version.clone())),
+            text(|record| Some(if record.host.is_some() { "joined" } else { "expected" }.to_owned())),
         ];
         Ok(RecordBatch::try_new(Arc::clone(&self.schema), columns)?)
     }

@@ -14,6 +14,7 @@ mod coordinators;
 mod hosts;
 mod kept;
 mod log;
+pub(crate) mod membership;
 mod queries;
 mod snapshot;
 

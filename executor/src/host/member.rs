@@ -288,6 +288,10 @@ impl Member {
                             coordinators.hear(leader);
                             None
                         }
+                        to_member::Body::Leave(_) => {
+                            leaving.cancel();
+                            None
+                        }
                         to_member::Body::Shutdown(_) => return Left::Lost(ended(&coordinator)),
                         command => {
                             carry_out(&self.host, command);
