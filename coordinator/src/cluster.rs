@@ -136,20 +136,22 @@ struct Standby(watch::Receiver<Leader>);
 impl Exchange for Standby {
     fn exchange(
         &self,
-        _: Streaming<FlightData>,
+        messages: Streaming<FlightData>,
         is_known: bool,
     ) -> Pin<Box<dyn Future<Output = Result<MemberStream, WireError>> + Send + '_>> {
         let answer = match is_known {
-            true => Ok(announce(self.0.clone())),
+            true => Ok(announce(self.0.clone(), messages)),
             false => Err(WireError::new(ErrorKind::Denied, UNKNOWN)),
         };
         Box::pin(std::future::ready(answer))
     }
 }
 
-/// Says who leads, at once and whenever that changes.
-pub(crate) fn announce(leader: watch::Receiver<Leader>) -> MemberStream {
-    let say = |leader: Leader| {
+/// Says who leads, at once and whenever that changes. A host that hears that has said all it has to say; what it said is held, since a
+/// stream of which one half is dropped ends.
+pub(crate) fn announce(leader: watch::Receiver<Leader>, said: Streaming<FlightData>) -> MemberStream {
+    let say = move |leader: Leader| {
+        let _held = &said;
         let message = ToMember { epoch: leader.epoch, ..leader.into() };
         Ok(FlightData { app_metadata: message.encode_to_vec().into(), ..FlightData::default() })
     };

@@ -28,12 +28,12 @@ pub(crate) struct SessionRecord {
     /// The name that its client made up.
     pub(crate) name: Option<String>,
     pub(crate) user: String,
-    settings: BTreeMap<String, Option<String>>,
-    named: Vec<String>,
+    pub(crate) settings: BTreeMap<String, Option<String>>,
+    pub(crate) named: Vec<String>,
 }
 
 /// All sessions that a coordinator before this one kept.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Found {
     /// By cookie.
     pub(crate) sessions: HashMap<Handle, SessionRecord>,

@@ -13,6 +13,7 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::{BodyExt, Full, Limited};
 use onward_shuffle::flight::parse_address;
 use onward_wire::{ErrorKind, WireError};
+use parking_lot::Mutex;
 use tokio::sync::OnceCell;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::Status;
@@ -42,6 +43,8 @@ pub(crate) struct Peer {
     url: String,
     endpoint: Endpoint,
     channel: OnceCell<Channel>,
+    /// Why it could not be reached, the last time.
+    failure: Mutex<Option<String>>,
     replaced: CancellationToken,
 }
 
@@ -94,6 +97,14 @@ impl Call {
     }
 }
 
+/// An error with what caused it.
+fn causes(error: &(dyn std::error::Error + 'static)) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    let mut texts: Vec<String> = causes.map(ToString::to_string).collect();
+    texts.dedup();
+    texts.join(": ")
+}
+
 /// Nothing of a call has left.
 fn is_unsent(error: &(dyn std::error::Error + 'static)) -> bool {
     let mut causes = std::iter::successors(Some(error), |error| error.source());
@@ -128,7 +139,8 @@ impl Peer {
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
             .keep_alive_timeout(KEEPALIVE_TIMEOUT);
-        Ok(Self { url: url.to_owned(), endpoint, channel: OnceCell::new(), replaced: CancellationToken::new() })
+        let (channel, failure, replaced) = (OnceCell::new(), Mutex::default(), CancellationToken::new());
+        Ok(Self { url: url.to_owned(), endpoint, channel, failure, replaced })
     }
 
     /// Another one leads now.
@@ -140,13 +152,22 @@ impl Peer {
         });
     }
 
+    /// Why it could not be reached, if so.
+    pub(crate) fn failure(&self) -> Option<String> {
+        self.failure.lock().clone()
+    }
+
     /// Has the leader answer a call.
     pub(crate) async fn relay(&self, call: &mut Call) -> Result<Response<Body>, Relayed> {
         let connect = async || {
             let connected = tokio::time::timeout(CONNECT_TIMEOUT, self.endpoint.connect()).await;
-            connected.map_err(|_| Relayed::NotSent)?.map_err(|_| Relayed::NotSent)
+            connected.map_err(|_| "it does not answer".to_owned())?.map_err(|error| causes(&error))
         };
-        let mut channel = self.channel.get_or_try_init(connect).await?.clone();
+        let unreached = |why: String| {
+            *self.failure.lock() = Some(format!("{}: {why}", self.url));
+            Relayed::NotSent
+        };
+        let mut channel = self.channel.get_or_try_init(connect).await.map_err(unreached)?.clone();
         let again = || self.lost("it does not answer any more");
         let request = call.next().ok_or_else(|| Relayed::Lost(again()))?;
         let answered = async {
@@ -155,7 +176,7 @@ impl Peer {
         };
         let answered = tokio::select! {
             answered = answered => answered.map_err(|error| match is_unsent(&error) {
-                true => Relayed::NotSent,
+                true => unreached(causes(&error)),
                 false => Relayed::Lost(self.lost(&error.to_string())),
             }),
             () = self.replaced.cancelled() => Err(Relayed::Lost(self.lost("another coordinator leads now"))),

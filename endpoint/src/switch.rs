@@ -118,7 +118,7 @@ impl Switch {
         if self.is_shared {
             name_session(&mut request);
         }
-        let until = Instant::now() + self.wait;
+        let mut until = Instant::now() + self.wait;
         let mut route = self.route.subscribe();
         let mut is_checked = false;
         loop {
@@ -141,7 +141,9 @@ impl Switch {
                     }
                     return self.relay(request, peer, until).await;
                 }
-                Route::HandsOver(_) | Route::Nowhere => {}
+                // What runs may take its time.
+                Route::HandsOver(_) => until = until.max(Instant::now() + self.wait),
+                Route::Nowhere => {}
             }
             self.changed(&mut route, until).await?;
         }
@@ -181,7 +183,11 @@ impl Switch {
         };
         tokio::time::timeout_at(until, next).await.map_err(|_| {
             let ms = self.wait.as_millis();
-            let message = format!("no coordinator leads, after {ms} ms (failover_wait_ms): try again");
+            let why = match &*self.route.borrow() {
+                Route::Elsewhere(peer) => peer.failure().map_or_else(String::new, |why| format!(" ({why})")),
+                _ => String::new(),
+            };
+            let message = format!("no coordinator that leads was reached in {ms} ms (failover_wait_ms){why}: try again");
             status::new(ErrorKind::Unavailable, message, None)
         })
     }

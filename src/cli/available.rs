@@ -131,7 +131,7 @@ impl TakingTurns {
                 standby.stop().await;
             }
             let epoch = leadership.epoch();
-            match self.lead(Arc::new(leadership)).await? {
+            match self.lead(leadership).await? {
                 Ended::Deposed => tracing::warn!(epoch, "this coordinator leads no longer"),
                 Ended::Told => {
                     // Calls that waited meanwhile go to the next leader, if there is one.
@@ -179,13 +179,12 @@ impl TakingTurns {
         }
     }
 
-    async fn lead(&self, leadership: Arc<Leadership>) -> Result<Ended, Failure> {
-        let epoch = leadership.epoch();
-        let is_valid = Arc::clone(&leadership);
+    async fn lead(&self, leadership: Leadership) -> Result<Ended, Failure> {
+        let (epoch, validity) = (leadership.epoch(), leadership.validity());
         let term = Term {
             name: self.client_url.clone(),
             epoch,
-            is_valid: Arc::new(move || is_valid.is_valid()),
+            is_valid: Arc::new(move || validity.is_valid()),
             leader: self.leader.clone(),
             coordinators: self.candidate.coordinators(),
             deposed: CancellationToken::new(),
@@ -270,7 +269,8 @@ fn state_options(config: &Config) -> Result<StateOptions, Failure> {
         }
     };
     let path = |path: &String| Some(PathBuf::from(path)).filter(|path| !path.as_os_str().is_empty());
-    let tls = path(&config.etcd_ca).map(|ca| Tls { ca, cert: path(&config.etcd_cert), key: path(&config.etcd_key) });
+    let identity = path(&config.etcd_cert).zip(path(&config.etcd_key));
+    let tls = path(&config.etcd_ca).map(|ca| Tls { ca, identity });
     Ok(StateOptions {
         endpoints: endpoints.collect(),
         prefix,

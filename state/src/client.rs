@@ -59,10 +59,8 @@ impl fmt::Debug for StateOptions {
 pub struct Tls {
     /// Certificates of the authorities that servers' certificates come from.
     pub ca: PathBuf,
-    /// Our certificate.
-    pub cert: PathBuf,
-    /// Its private key.
-    pub key: PathBuf,
+    /// Our certificate and its private key, where etcd asks for one.
+    pub identity: Option<(PathBuf, PathBuf)>,
 }
 
 /// etcd, and where in it. Clones share connections.
@@ -342,6 +340,7 @@ fn client_tls(tls: &Tls) -> Result<ClientTlsConfig, StateError> {
     let read = |path: &PathBuf| {
         std::fs::read(path).map_err(|error| StateError::Invalid(format!("{}: {error}", path.display())))
     };
-    let identity = Identity::from_pem(read(&tls.cert)?, read(&tls.key)?);
-    Ok(ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read(&tls.ca)?)).identity(identity))
+    let client = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read(&tls.ca)?));
+    let Some((cert, key)) = &tls.identity else { return Ok(client) };
+    Ok(client.identity(Identity::from_pem(read(cert)?, read(key)?)))
 }

@@ -9,7 +9,7 @@ use crate::candidate::encode;
 use crate::error::Fault;
 use crate::fenced::{WRITE, first_turn};
 use crate::follow::{LEADER, View, epoch_of};
-use crate::lease::Lease;
+use crate::lease::{Lease, Term};
 use crate::message::{Compare, Operation, PutRequest, TxnRequest};
 use crate::range::only;
 use crate::{Announcement, Etcd, Fenced, StateError};
@@ -21,6 +21,17 @@ pub struct Leadership {
     epoch: u64,
     state: Fenced,
     _watching: DropGuard,
+}
+
+/// Whether a leadership is valid, for those who ask from elsewhere. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Validity(Arc<Term>);
+
+impl Validity {
+    /// See [`Leadership::is_valid`].
+    pub fn is_valid(&self) -> bool {
+        self.0.is_valid()
+    }
 }
 
 /// How a candidacy ended.
@@ -91,6 +102,11 @@ impl Leadership {
         self.lease.term().over().await;
     }
 
+    /// See [`Validity`].
+    pub fn validity(&self) -> Validity {
+        Validity(Arc::clone(self.lease.term()))
+    }
+
     /// What only this leadership reads and writes.
     pub fn state(&self) -> Fenced {
         self.state.clone()
@@ -100,7 +116,7 @@ impl Leadership {
     ///
     /// # Errors
     /// [`StateError::Unavailable`]: etcd was not reached, and the next one leads when the lease is over.
-    pub async fn resign(&self) -> Result<(), StateError> {
+    pub async fn resign(self) -> Result<(), StateError> {
         self.lease.revoke().await
     }
 }

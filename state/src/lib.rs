@@ -41,5 +41,5 @@ pub use self::client::{Etcd, StateOptions, Tls};
 pub use self::error::StateError;
 pub use self::fenced::{Change, Fenced};
 pub use self::follow::{Announcement, LeaderInfo};
-pub use self::leadership::Leadership;
+pub use self::leadership::{Leadership, Validity};
 pub use self::limits::{MAX_CHANGES, MAX_WRITE_BYTES};

@@ -54,7 +54,8 @@ impl Exchange for Stage {
         Box::pin(async move {
             let first = messages.message().await.expect("a stream").expect("a message");
             if let to_coordinator::Body::Follow(_) = read(&first) {
-                let told = WatchStream::new(self.leader.clone()).map(|leader| {
+                let told = WatchStream::new(self.leader.clone()).map(move |leader| {
+                    let _held = &messages;
                     Ok(frame(&ToMember { epoch: leader.epoch, ..leader.into() }))
                 });
                 return Ok(told.boxed());

@@ -7,6 +7,7 @@ use onward_wire::cluster::{Join, ToCoordinator, ToMember, to_member};
 use prost::Message;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Endpoint;
 
 use super::hosts::Hosts;
 use super::{JOIN, define, expected, rows, small};
@@ -27,7 +28,8 @@ async fn a_host_of_another_version_waits_for_a_coordinator_of_its_own() {
     };
     let frame = FlightData { app_metadata: ToCoordinator::from(join).encode_to_vec().into(), ..FlightData::default() };
     say.send(frame).await.expect("a stream");
-    let mut client = FlightServiceClient::connect(hosts.join.replace("grpc://", "http://")).await.expect("it listens");
+    let endpoint = Endpoint::from_shared(hosts.join.replace("grpc://", "http://")).expect("an address");
+    let mut client = FlightServiceClient::new(endpoint.connect().await.expect("it listens"));
     let mut told = client.do_exchange(ReceiverStream::new(said)).await.expect("it is let in").into_inner();
     let mut next = async || {
         let message = told.message().await.expect("a stream").expect("a message");

@@ -70,7 +70,7 @@ async fn tls_is_served() {
     let (cert, key) = (dir.path().join("cert.pem"), dir.path().join("key.pem"));
     std::fs::write(&cert, certified.cert.pem()).expect("a file");
     std::fs::write(&key, certified.signing_key.serialize_pem()).expect("a file");
-    let files = TlsFiles { cert: cert.clone(), key };
+    let files = TlsFiles { cert: cert.clone(), key, ca: None };
     let server = TestServer::start_with(|options| options.tls = Some(files)).await;
 
     let url = format!("https://localhost:{}", server.address.port());
@@ -96,7 +96,7 @@ async fn broken_tls_files_are_refused_at_start() {
     for file in [broken, dir.path().join("missing.pem")] {
         let options = ServerOptions {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
-            tls: Some(TlsFiles { cert: file.clone(), key: file.clone() }),
+            tls: Some(TlsFiles { cert: file.clone(), key: file.clone(), ca: None }),
             ..ServerOptions::default()
         };
         let refused = FlightServer::bind(options, coordinator.clone()).await.err().expect("refused").to_string();

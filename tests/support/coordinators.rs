@@ -105,6 +105,6 @@ impl Coordinators {
     /// What they logged.
     pub fn logs(&self) -> String {
         let files = (0..self.processes.len() + 8).map(|number| self.root.path().join(format!("coordinator-{number}.log")));
-        files.filter_map(|path| Some(format!("== {}\n{}", path.display(), std::fs::read_to_string(path).ok()?))).collect()
+        files.filter_map(|path| Some(format!("== {}\n{}", path.display(), std::fs::read_to_string(&path).ok()?))).collect()
     }
 }

@@ -79,7 +79,7 @@ impl Door {
         let first = tokio::time::timeout(JOIN_TIMEOUT, messages.message()).await;
         let join = match first.ok().and_then(Result::ok).flatten().map(|first| parse(&first)) {
             Some(Ok(to_coordinator::Body::Join(join))) => join,
-            Some(Ok(to_coordinator::Body::Follow(_))) => return Ok(announce(self.leader.clone())),
+            Some(Ok(to_coordinator::Body::Follow(_))) => return Ok(announce(self.leader.clone(), messages)),
             _ => return Err(denied("a host's first message must be Join or Follow".to_owned())),
         };
         if !join.is_outbound {

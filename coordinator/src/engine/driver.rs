@@ -524,9 +524,9 @@ mod tests {
             ranges: None,
             key: key.clone(),
         };
-        let fleet = Fleet::new(Host::start(options, events).unwrap(), Arc::clone(&config), key, Arc::default());
+        let fleet = Fleet::new(Host::start(options, events).unwrap(), Arc::clone(&config), key, Arc::default(), &Term::default());
         let capacity = watch::Sender::new(Capacity::of(&config));
-        (Driver::new(fleet, &config, uploads, capacity, Arc::default()), root)
+        (Driver::new(fleet, &config, uploads, capacity, Arc::default(), Term::default()), root)
     }
 
     /// A query of one task: who hears of its end, and how far it is.

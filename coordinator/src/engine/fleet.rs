@@ -182,9 +182,9 @@ impl Fleet {
         id
     }
 
-    /// Members by the names they gave.
+    /// Members that can work, by the names they gave.
     pub(super) fn names(&self) -> impl Iterator<Item = (HostId, String)> + '_ {
-        self.members.iter().map(|(id, member)| (*id, member.join.name.clone()))
+        self.members.iter().filter(|(_, member)| member.is_ours()).map(|(id, member)| (*id, member.join.name.clone()))
     }
 
     /// A host wants to leave: nobody gives it output any more, if there is another one.

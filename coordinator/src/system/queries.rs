@@ -85,13 +85,13 @@ pub struct QueryRecord {
     /// Its place there, from 1; 0 when it does not wait.
     pub position: u64,
     /// Since when it waits.
-    queued: Option<Instant>,
+    pub(super) queued: Option<Instant>,
     /// How long it waited.
     pub(super) queued_us: u64,
     /// When it arrived, by the calendar.
     pub(super) arrived: DateTime<Utc>,
     /// Plans of it that the engine has not settled yet.
-    open: u32,
+    pub(super) open: u32,
 }
 
 impl QueryRecord {
