@@ -270,7 +270,9 @@ impl<'a> World<'a> {
             Some(to_coordinator::Body::FunctionReady(ready)) => {
                 self.handle(Event::FunctionReady { function: FunctionId(ready.function) })
             }
-            Some(to_coordinator::Body::Report(Report { function, body: Some(report::Body::Prepared(done)), .. })) => {
+            Some(to_coordinator::Body::Report(Report {
+                function, body: Some(report::Body::Prepared(done)), ..
+            })) => {
                 let function = FunctionId(function);
                 let (host, attempt) = (self.places[&function], AttemptId::from(done.attempt));
                 self.handle(Event::Prepared { function, host, attempt, output: done.output })

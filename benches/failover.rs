@@ -58,7 +58,9 @@ async fn main() -> Result<(), BoxError> {
     let options = Options::parse();
     println!("{}\n", conditions());
     println!("{} clients, {} rounds each; seconds from the signal\n", options.clients, options.rounds);
-    println!("| the leader is | first answer of the new leader: median, all | answers | retryable errors | other errors | lost or doubled rows |");
+    println!(
+        "| the leader is | first answer of the new leader: median, all | answers | retryable errors | other errors | lost or doubled rows |"
+    );
     println!("| --- | --- | --- | --- | --- | --- |");
     for (name, signal) in [("killed", Signal::KILL), ("stopped", Signal::STOP), ("told to end", Signal::TERM)] {
         let mut all = Vec::new();
@@ -184,7 +186,9 @@ async fn work(shared: Arc<Shared>, number: usize) -> Worked {
                 worked.answers += 1;
                 if is_write {
                     worked.inserted.push(id);
-                } else if rows.iter().map(|batch| batch.column(0).as_primitive::<Int64Type>().value(0)).sum::<i64>() != 166_833 {
+                } else if rows.iter().map(|batch| batch.column(0).as_primitive::<Int64Type>().value(0)).sum::<i64>()
+                    != 166_833
+                {
                     *worked.other.entry("wrong answer".to_owned()).or_default() += 1;
                 }
             }
@@ -193,7 +197,9 @@ async fn work(shared: Arc<Shared>, number: usize) -> Worked {
                 match &error {
                     FlightError::Tonic(status) if status.code() == tonic::Code::Unavailable => worked.retryable += 1,
                     // The connection ended: what every client of gRPC takes for retryable.
-                    FlightError::Tonic(status) if std::error::Error::source(&**status).is_some() => worked.retryable += 1,
+                    FlightError::Tonic(status) if std::error::Error::source(&**status).is_some() => {
+                        worked.retryable += 1
+                    }
                     other => *worked.other.entry(other.to_string()).or_default() += 1,
                 }
             }
@@ -246,7 +252,8 @@ async fn round(clients: usize, signal: Signal) -> Result<Seen, BoxError> {
         inserted.extend(worked.inserted);
     }
     let rows = query(&mut connect(&other).await?, "SELECT id FROM log").await?;
-    let mut ids: Vec<i64> = rows.iter().flat_map(|rows| rows.column(0).as_primitive::<Int64Type>().values().to_vec()).collect();
+    let mut ids: Vec<i64> =
+        rows.iter().flat_map(|rows| rows.column(0).as_primitive::<Int64Type>().values().to_vec()).collect();
     ids.sort_unstable();
     let doubled = ids.windows(2).filter(|pair| pair[0] == pair[1]).count();
     seen.lost = doubled + inserted.iter().filter(|id| ids.binary_search(id).is_err()).count();

@@ -45,13 +45,12 @@ impl Server {
         // Functions stay between the queries of a bench: their start is measured by benches/startup.rs.
         let config = Config { function_idle_timeout_ms: 600_000, ..Config::default() };
         let function_program = Some(PathBuf::from(env!("CARGO_BIN_EXE_onward")));
-        let options =
-            CoordinatorOptions {
-                config: config.clone(),
-                data_dir: data_dir.map(Path::to_owned),
-                function_program,
-                ..CoordinatorOptions::default()
-            };
+        let options = CoordinatorOptions {
+            config: config.clone(),
+            data_dir: data_dir.map(Path::to_owned),
+            function_program,
+            ..CoordinatorOptions::default()
+        };
         let coordinator = Coordinator::start(options).await?;
         let listen = SocketAddr::from(([127, 0, 0, 1], 0));
         let options =

@@ -165,7 +165,8 @@ impl ClusterServer {
         engine.set_address(listener.url.clone());
         let (accepted, tls, stop) = (listener.listen()?, listener.tls.clone(), CancellationToken::new());
         let (data_plane, door, until) = (engine.host().data_plane().clone(), engine.door(), stop.clone());
-        let serving = async move { data_plane.serve(accepted, tls.as_ref(), Some(door), until.cancelled_owned()).await };
+        let serving =
+            async move { data_plane.serve(accepted, tls.as_ref(), Some(door), until.cancelled_owned()).await };
         Ok(Self::run(listener.address, stop, serving))
     }
 

@@ -11,7 +11,8 @@ use async_trait::async_trait;
 use futures::StreamExt;
 use onward_provider::{
     ClusterName, Command, CommandOptions, HostName, HostSpec, Kubernetes, KubernetesOptions, Lambda, LambdaOptions,
-    Listed, Members, Observed, Order, PodTemplate, Process, ProcessOptions, Provider, ProviderError, Scaler, ScalerLimits, Template,
+    Listed, Members, Observed, Order, PodTemplate, Process, ProcessOptions, Provider, ProviderError, Scaler,
+    ScalerLimits, Template,
 };
 use onward_wire::{Config, ErrorKind, WireError};
 use tokio::time::Instant;
@@ -224,7 +225,12 @@ impl Keeper {
     }
 }
 
-fn provider(engine: &Engine, config: &Config, cluster: &ClusterName, program: &Path) -> Result<Arc<dyn Provider>, WireError> {
+fn provider(
+    engine: &Engine,
+    config: &Config,
+    cluster: &ClusterName,
+    program: &Path,
+) -> Result<Arc<dyn Provider>, WireError> {
     let program = match config.provider_program.as_str() {
         "" => program.to_owned(),
         program => program.into(),
@@ -252,7 +258,9 @@ fn provider(engine: &Engine, config: &Config, cluster: &ClusterName, program: &P
         }
         "lambda" => Ok(Arc::new(Lambda::new(lambda(engine, config, cluster).map_err(invalid)?))),
         "kubernetes" => Ok(Arc::new(Kubernetes::new(kubernetes(config, cluster).map_err(invalid)?))),
-        other => Err(invalid(format!("provider: `{other}` is none; there are `process`, `command`, `kubernetes` and `lambda`"))),
+        other => Err(invalid(format!(
+            "provider: `{other}` is none; there are `process`, `command`, `kubernetes` and `lambda`"
+        ))),
     }
 }
 
@@ -284,7 +292,10 @@ fn lambda(engine: &Engine, config: &Config, cluster: &ClusterName) -> Result<Lam
     let lifetime = Duration::from_millis(config.lambda_lifetime_ms);
     if lifetime > Lambda::MOST_LIFETIME {
         let most = Lambda::MOST_LIFETIME.as_millis();
-        return Err(format!("lambda_lifetime_ms: {} is more than {most}: AWS ends invocations then", lifetime.as_millis()));
+        return Err(format!(
+            "lambda_lifetime_ms: {} is more than {most}: AWS ends invocations then",
+            lifetime.as_millis()
+        ));
     }
     Ok(LambdaOptions {
         cluster: cluster.clone(),
@@ -307,7 +318,8 @@ fn kubernetes(config: &Config, cluster: &ClusterName) -> Result<KubernetesOption
     let template = match config.provider_pod_template.as_str() {
         "" => PodTemplate::default(),
         path => {
-            let text = std::fs::read_to_string(path).map_err(|error| format!("provider_pod_template: {path}: {error}"))?;
+            let text =
+                std::fs::read_to_string(path).map_err(|error| format!("provider_pod_template: {path}: {error}"))?;
             text.parse().map_err(|error| format!("provider_pod_template: {error}"))?
         }
     };

@@ -37,7 +37,14 @@ impl Default for Term {
     fn default() -> Self {
         let (_, leader) = watch::channel(Leader::default());
         let (_, coordinators) = watch::channel(Vec::new());
-        Self { name: String::new(), epoch: 0, is_valid: Arc::new(|| true), leader, coordinators, deposed: CancellationToken::new() }
+        Self {
+            name: String::new(),
+            epoch: 0,
+            is_valid: Arc::new(|| true),
+            leader,
+            coordinators,
+            deposed: CancellationToken::new(),
+        }
     }
 }
 

@@ -19,7 +19,7 @@ use onward_shuffle::flight::{flight_data, unpack};
 use onward_wire::ErrorKind;
 use tonic::Status;
 
-use crate::results::{Reading, Running, no_such_result};
+use crate::results::{Reading, Running};
 use crate::service::Service;
 use crate::statement::failure;
 use crate::status;
@@ -99,11 +99,13 @@ impl Service {
         let Some(ticket) = unpack(ticket) else {
             return Err(status::new(ErrorKind::InvalidQuery, "the ticket is none of this server's", None));
         };
-        let running = self.results.get(ticket.result.as_bytes()).ok_or_else(no_such_result)?;
+        let running = self.results.find(ticket.result.as_bytes())?;
         if let Some(why) = running.ended() {
             return Err(why);
         }
-        let located: &Arc<LocatedResult> = running.located.as_ref().ok_or_else(no_such_result)?;
+        let located: &Arc<LocatedResult> = running.located.as_ref().ok_or_else(|| {
+            status::new(ErrorKind::InvalidQuery, "the ticket is of no part of this result", Some(running.query))
+        })?;
         let reading = Reading::new(&self.results, &running);
         let rows = located.read(ticket.part as usize).map_err(|error| failure(&error, None));
         let rows = flight_data(&running.schema, rows).map(move |message| {

@@ -120,6 +120,8 @@ async fn change(state: &Fenced, changes: Vec<Change>) -> Result<(), Status> {
         StateError::TooLarge { .. } => {
             status::new(ErrorKind::ResourceExhausted, format!("the session cannot be kept: {error}"), None)
         }
-        error => status::new(ErrorKind::Unavailable, format!("the session could not be kept: {error}: try again"), None),
+        error => {
+            status::new(ErrorKind::Unavailable, format!("the session could not be kept: {error}: try again"), None)
+        }
     })
 }

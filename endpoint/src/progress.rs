@@ -17,7 +17,7 @@ use prost::Message;
 use tonic::{Request, Status};
 
 use crate::actions::handle_of;
-use crate::results::{Running, no_such_result};
+use crate::results::Running;
 use crate::service::Service;
 
 /// The longest that a poll waits for news.
@@ -88,7 +88,7 @@ impl Service {
         ticket: &TicketStatementQuery,
         descriptor: FlightDescriptor,
     ) -> Result<PollInfo, Status> {
-        let running = self.results.get(&ticket.statement_handle).ok_or_else(no_such_result)?;
+        let running = self.results.find(&ticket.statement_handle)?;
         running.news(POLL_WAIT).await?;
         Ok(poll_info(&running, self.flight_info(&running, descriptor)?))
     }

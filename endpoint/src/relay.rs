@@ -72,7 +72,8 @@ impl Call {
         }
         let (parts, body) = request.into_parts();
         let body = Limited::new(body, most_bytes).collect().await;
-        let body = body.map_err(|error| Status::resource_exhausted(format!("the call is cut off or too large: {error}")))?;
+        let body =
+            body.map_err(|error| Status::resource_exhausted(format!("the call is cut off or too large: {error}")))?;
         Ok(Self::Whole(Request::from_parts(parts, body.to_bytes())))
     }
 
@@ -126,7 +127,8 @@ impl Peer {
         let malformed = |why: String| WireError::new(ErrorKind::InvalidQuery, format!("{url}: {why}"));
         let (place, is_tls) = parse_address(url)?;
         let scheme = if is_tls { "https" } else { "http" };
-        let endpoint = Endpoint::from_shared(format!("{scheme}://{place}")).map_err(|error| malformed(error.to_string()))?;
+        let endpoint =
+            Endpoint::from_shared(format!("{scheme}://{place}")).map_err(|error| malformed(error.to_string()))?;
         let endpoint = match (is_tls, tls) {
             (false, _) => endpoint,
             (true, Some(tls)) => endpoint.tls_config(tls.clone()).map_err(|error| malformed(error.to_string()))?,
@@ -183,7 +185,9 @@ impl Peer {
         };
         let response = answered?;
         let lost = self.lost("its answer was cut off");
-        Ok(response.map(|body| Body::new(Cut { body, replaced: Box::pin(self.replaced.clone().cancelled_owned()), lost: Some(lost) })))
+        Ok(response.map(|body| {
+            Body::new(Cut { body, replaced: Box::pin(self.replaced.clone().cancelled_owned()), lost: Some(lost) })
+        }))
     }
 
     /// A client's connection is gone, and its session with it.
@@ -203,7 +207,8 @@ impl Peer {
     }
 
     fn lost(&self, why: &str) -> Status {
-        let message = format!("the coordinator that leads, {}, was lost while it answered: {why}. Run it again", self.url);
+        let message =
+            format!("the coordinator that leads, {}, was lost while it answered: {why}. Run it again", self.url);
         status::new(ErrorKind::Unavailable, message, None)
     }
 }

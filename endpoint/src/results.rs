@@ -78,6 +78,8 @@ enum State {
 pub(crate) struct Results {
     coordinator: Arc<Coordinator>,
     retention: Duration,
+    /// Since when there are results here.
+    since: Instant,
     running: Mutex<HashMap<Handle, Arc<Running>>>,
     /// Told when a result has ended or was sent.
     freed: Notify,
@@ -86,7 +88,8 @@ pub(crate) struct Results {
 impl Results {
     /// No result yet; unfetched ones will be kept for `retention`.
     pub(crate) fn new(coordinator: Arc<Coordinator>, retention: Duration) -> Arc<Self> {
-        Arc::new(Self { coordinator, retention, running: Mutex::default(), freed: Notify::new() })
+        let (since, running, freed) = (Instant::now(), Mutex::default(), Notify::new());
+        Arc::new(Self { coordinator, retention, since, running, freed })
     }
 
     /// What a query took and cost; `None` when it is forgotten.
@@ -222,6 +225,22 @@ impl Results {
         Some(expires)
     }
 
+    /// The result of a ticket.
+    ///
+    /// # Errors
+    /// It is gone, or went with the coordinator that led before this one: Unavailable.
+    pub(crate) fn find(&self, ticket: &[u8]) -> Result<Arc<Running>, Status> {
+        self.get(ticket).ok_or_else(|| {
+            let may_be_of_another = self.coordinator.state().is_some() && self.since.elapsed() < self.retention;
+            if !may_be_of_another {
+                return no_such_result();
+            }
+            let message = "there is no such result: it was fetched, or another coordinator leads since. Run the statement \
+                           again; a write may have been carried out";
+            status::new(ErrorKind::Unavailable, message, None)
+        })
+    }
+
     /// Ends results that nobody fetched within `result_retention_ms`, and forgets those that ended before.
     pub(crate) fn expire(&self) {
         let now = Instant::now();
@@ -242,15 +261,25 @@ impl Results {
 
     /// Waits until no result waits or is being sent.
     pub(crate) async fn drained(&self) {
+        // Clients need not fetch what a write answers.
+        self.gone(|running| running.is_query).await;
+    }
+
+    /// Waits until what writes answered was fetched, too.
+    pub(crate) async fn fetched(&self) {
+        self.gone(|_| true).await;
+    }
+
+    async fn gone(&self, counts: impl Fn(&Running) -> bool) {
         loop {
             let freed = self.freed.notified();
-            let is_drained = self.running.lock().values().all(|running| match *running.state.lock() {
+            let is_gone = self.running.lock().values().all(|running| match *running.state.lock() {
                 State::Ended(_) => true,
                 // What hosts hold is over; who reads it still is not waited for, since nobody knows.
-                State::Waiting(_) => !running.is_query || running.located.is_some(),
+                State::Waiting(_) => !counts(running) || running.located.is_some(),
                 State::Sending => false,
             });
-            if is_drained {
+            if is_gone {
                 return;
             }
             freed.await;
@@ -301,7 +330,7 @@ impl Drop for Reading {
 }
 
 /// What a ticket that nothing belongs to is answered with.
-pub(crate) fn no_such_result() -> Status {
+fn no_such_result() -> Status {
     status::new(ErrorKind::NotFound, "there is no such result: it was fetched, cancelled or has expired", None)
 }
 

@@ -20,8 +20,8 @@ use crate::front::Front;
 use crate::kept;
 use crate::metadata::Metadata;
 use crate::prepared::PreparedStatements;
-use crate::results::Results;
 use crate::relay::Peer;
+use crate::results::Results;
 use crate::service::Service;
 use crate::session::Sessions;
 use crate::switch::{Answers, Route, Switch};
@@ -78,6 +78,8 @@ const MAX_CALLS_PER_CONNECTION: u32 = 1_000;
 /// A peer that does not answer a ping in time is gone: its statements are cancelled.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+/// What writes answered is kept so long for clients, when a coordinator hands over.
+const FETCH_TIMEOUT: Duration = Duration::from_secs(1);
 /// After a drain, what is left of calls gets this long to end.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -211,7 +213,8 @@ impl Role {
         }
         let service = Arc::new(Service {
             sessions: Arc::new(sessions),
-            results: Results::new(coordinator, Duration::from_millis(config.result_retention_ms)),
+            results: Results::new(coordinator.clone(), Duration::from_millis(config.result_retention_ms)),
+            coordinator,
             prepared: PreparedStatements::new(config.max_prepared_statements as usize),
             metadata,
             draining: CancellationToken::new(),
@@ -228,8 +231,20 @@ impl Role {
     /// New statements wait for the next leader; resolves when what runs here is over, or after `drain_timeout_ms`.
     pub async fn hand_over(&self) {
         let Some(answers) = self.switch.answers() else { return };
+        answers.1.draining.cancel();
         self.switch.set(Route::HandsOver(answers.clone()));
-        drain(&answers.1, self.config.drain_timeout_ms).await;
+        let (coordinator, results) = (Arc::clone(&answers.1.coordinator), Arc::clone(&answers.1.results));
+        let quiet = async {
+            self.switch.answered().await;
+            coordinator.idle().await;
+            results.drained().await;
+        };
+        let drain_timeout_ms = self.config.drain_timeout_ms;
+        if tokio::time::timeout(Duration::from_millis(drain_timeout_ms), quiet).await.is_err() {
+            tracing::warn!(drain_timeout_ms, "statements still run: they end with this leadership");
+        }
+        // A client that was told of a write asks for what it answered, or does not.
+        let _ = tokio::time::timeout(FETCH_TIMEOUT, results.fetched()).await;
     }
 
     /// Calls go to the coordinator at `leader`, or wait while nobody is known to lead.

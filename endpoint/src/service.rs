@@ -8,6 +8,7 @@ use arrow_flight::sql::*;
 use arrow_flight::{Action, ActionType, FlightDescriptor, FlightInfo, PutResult, Result as FlightResult, Ticket};
 use futures::StreamExt;
 use futures::stream::BoxStream;
+use onward_coordinator::Coordinator;
 use onward_shuffle::flight::flight_data;
 use prost::Message;
 use tokio_util::sync::CancellationToken;
@@ -17,7 +18,7 @@ use crate::handle::Handle;
 use crate::metadata::Metadata;
 use crate::prepared::{PreparedStatements, Statement};
 use crate::progress::is_polled;
-use crate::results::{Results, Running, Timeout, no_such_result};
+use crate::results::{Results, Running, Timeout};
 use crate::session::{ClientSession, Sessions};
 use crate::statement::{deadline, deadline_of, timeout_of};
 use crate::{actions, parameters};
@@ -26,6 +27,7 @@ use crate::{actions, parameters};
 pub(crate) struct Service {
     pub(crate) sessions: Arc<Sessions>,
     pub(crate) results: Arc<Results>,
+    pub(crate) coordinator: Arc<Coordinator>,
     pub(crate) prepared: PreparedStatements,
     pub(crate) metadata: Metadata,
     /// Cancelled when the server was told to end.
@@ -97,7 +99,7 @@ impl FlightSqlService for Service {
     }
 
     async fn do_get_statement(&self, ticket: TicketStatementQuery, request: Request<Ticket>) -> Result<DoGet, Status> {
-        let running = self.results.get(&ticket.statement_handle).ok_or_else(no_such_result)?;
+        let running = self.results.find(&ticket.statement_handle)?;
         self.send(running, deadline_of(request.metadata()))
     }
 

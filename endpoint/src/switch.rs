@@ -21,9 +21,9 @@ use onward_wire::{Config, ErrorKind};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
+use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::http::{HeaderMap, HeaderValue, Request, Response};
-use tonic::Status;
 use tonic::codegen::{BoxFuture, Service as Tower};
 use tonic::metadata::MetadataMap;
 
@@ -56,6 +56,22 @@ pub(crate) enum Route {
     Nowhere,
 }
 
+/// A call that is being answered.
+struct Answering(watch::Sender<usize>);
+
+impl Answering {
+    fn begin(count: &watch::Sender<usize>) -> Self {
+        count.send_modify(|count| *count += 1);
+        Self(count.clone())
+    }
+}
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        self.0.send_modify(|count| *count -= 1);
+    }
+}
+
 /// Who answers calls here.
 #[derive(Clone)]
 pub(crate) struct Answers(pub(crate) FlightServiceServer<Front>, pub(crate) Arc<Service>);
@@ -70,6 +86,8 @@ pub(crate) struct Switch {
     wait: Duration,
     /// Of a message.
     most_bytes: usize,
+    /// Calls that are being answered here.
+    answering: watch::Sender<usize>,
     /// Connections with calls that went elsewhere, and what those were allowed by.
     relayed: Arc<Mutex<HashMap<ConnectionId, Option<HeaderValue>>>>,
 }
@@ -79,7 +97,8 @@ impl Switch {
     pub(crate) fn new(auth: Arc<Auth>, is_shared: bool, config: &Config) -> Self {
         let wait = Duration::from_millis(config.failover_wait_ms);
         let most_bytes = usize::try_from(config.max_message_bytes).unwrap_or(usize::MAX);
-        Self { route: watch::Sender::new(Route::Nowhere), auth, is_shared, wait, most_bytes, relayed: Arc::default() }
+        let (route, answering, relayed) = (watch::Sender::new(Route::Nowhere), watch::Sender::new(0), Arc::default());
+        Self { route, auth, is_shared, wait, most_bytes, answering, relayed }
     }
 
     /// From now on calls go there.
@@ -125,9 +144,9 @@ impl Switch {
             let now = route.borrow_and_update().clone();
             let path = request.uri().path();
             match now {
-                Route::Here(answers) => return answer(answers, request).await,
+                Route::Here(answers) => return self.answer(answers, request).await,
                 Route::HandsOver(answers) if OF_RUNNING.iter().any(|call| path.ends_with(call)) => {
-                    return answer(answers, request).await;
+                    return self.answer(answers, request).await;
                 }
                 // A handshake brings its token in the first message.
                 _ if !is_checked && !path.ends_with(HANDSHAKE) => {
@@ -162,14 +181,30 @@ impl Switch {
                     Err(Relayed::NotSent) => {}
                 },
                 Route::Here(answers) => {
-                    let again = || status::new(ErrorKind::Unavailable, "another coordinator leads now: try again", None);
-                    return answer(answers, call.next().ok_or_else(again)?).await;
+                    let again =
+                        || status::new(ErrorKind::Unavailable, "another coordinator leads now: try again", None);
+                    return self.answer(answers, call.next().ok_or_else(again)?).await;
                 }
                 Route::HandsOver(_) | Route::Nowhere => {}
             }
             self.changed(&mut route, until).await?;
             now = route.borrow_and_update().clone();
         }
+    }
+
+    async fn answer(&self, answers: Answers, request: Request<Body>) -> Result<Response<Body>, Status> {
+        let _answering = Answering::begin(&self.answering);
+        let mut front = answers.0;
+        match front.call(request).await {
+            Ok(response) => Ok(response),
+            Err(never) => match never {},
+        }
+    }
+
+    /// Resolves when no call is being answered. Rows that are being sent are not waited for.
+    pub(crate) async fn answered(&self) {
+        // An error: there is no sender, so nothing is answered.
+        let _ = self.answering.subscribe().wait_for(|count| *count == 0).await;
     }
 
     /// Waits for another leader, or until it is worth another try.
@@ -187,17 +222,10 @@ impl Switch {
                 Route::Elsewhere(peer) => peer.failure().map_or_else(String::new, |why| format!(" ({why})")),
                 _ => String::new(),
             };
-            let message = format!("no coordinator that leads was reached in {ms} ms (failover_wait_ms){why}: try again");
+            let message =
+                format!("no coordinator that leads was reached in {ms} ms (failover_wait_ms){why}: try again");
             status::new(ErrorKind::Unavailable, message, None)
         })
-    }
-}
-
-async fn answer(answers: Answers, request: Request<Body>) -> Result<Response<Body>, Status> {
-    let mut front = answers.0;
-    match front.call(request).await {
-        Ok(response) => Ok(response),
-        Err(never) => match never {},
     }
 }
 

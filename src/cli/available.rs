@@ -61,7 +61,8 @@ pub(super) async fn serve(shared: Shared, mut signals: Signals) -> Result<(), Fa
     };
     let candidate = Candidate::start(Etcd::new(state_options(&config)?).map_err(failed)?, announcement);
     let (leader, _telling) = tell(&candidate);
-    let joining = cluster.as_ref().map(|cluster| format!("onward {ENGINE_VERSION} hosts may join on {}\n", cluster.address()));
+    let joining =
+        cluster.as_ref().map(|cluster| format!("onward {ENGINE_VERSION} hosts may join on {}\n", cluster.address()));
     let data = data_dir.display();
     let ready = format!("onward {ENGINE_VERSION} ready on {client_url}, one of several coordinators (data: {data})\n");
     let line = joining.unwrap_or_default() + &ready;

@@ -92,7 +92,11 @@ async fn metrics(coordinator: Option<&Coordinator>) -> String {
         None => Default::default(),
     };
     let gauges = [
-        ("functions_wanted", "Functions that would all have work now, if hosts had room for them.", demand.wanted_functions),
+        (
+            "functions_wanted",
+            "Functions that would all have work now, if hosts had room for them.",
+            demand.wanted_functions,
+        ),
         ("functions", "Functions that are alive or starting.", demand.functions),
         ("idle_functions", "Functions that have nothing to do.", demand.idle_functions),
         ("queued_tasks", "Tasks that could start and wait for a function.", demand.waiting_tasks),

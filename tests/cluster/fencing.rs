@@ -181,7 +181,7 @@ async fn a_host_that_heard_of_a_later_leader_joins_no_earlier_one() {
     say.send(ToMember { epoch: 7, ..told.into() }).expect("it listens");
     drop(say);
     // The first one has lost it, and answers as what it was before.
-    let (_, mut refused) = first.take_in(5).await;
+    let (_say, mut refused) = first.take_in(5).await;
     let by = until(&mut refused, |said| match said {
         to_coordinator::Body::Deposed(deposed) => Some(deposed.by),
         _ => None,

@@ -28,6 +28,17 @@ async fn a_host_of_another_version_waits_for_a_coordinator_of_its_own() {
     };
     let frame = FlightData { app_metadata: ToCoordinator::from(join).encode_to_vec().into(), ..FlightData::default() };
     say.send(frame).await.expect("a stream");
+    let living = say.clone();
+    let living = tokio::spawn(async move {
+        let mut beats = tokio::time::interval(std::time::Duration::from_millis(50));
+        let beat = || ToCoordinator::from(onward_wire::cluster::Heartbeat::default()).encode_to_vec().into();
+        loop {
+            beats.tick().await;
+            if living.send(FlightData { app_metadata: beat(), ..FlightData::default() }).await.is_err() {
+                return;
+            }
+        }
+    });
     let endpoint = Endpoint::from_shared(hosts.join.replace("grpc://", "http://")).expect("an address");
     let mut client = FlightServiceClient::new(endpoint.connect().await.expect("it listens"));
     let mut told = client.do_exchange(ReceiverStream::new(said)).await.expect("it is let in").into_inner();
@@ -51,10 +62,13 @@ async fn a_host_of_another_version_waits_for_a_coordinator_of_its_own() {
         match next().await {
             to_member::Body::Alive(_) => heard_alive += 1,
             to_member::Body::Peers(_) => {}
-            to_member::Body::ForgetQuery(_) | to_member::Body::RemoveSegments(_) => panic!("it has nothing of any query"),
+            to_member::Body::ForgetQuery(_) | to_member::Body::RemoveSegments(_) => {
+                panic!("it has nothing of any query")
+            }
             other => panic!("{other:?}"),
         }
     }
+    living.abort();
     drop(say);
     hosts.stop().await;
 }

@@ -83,7 +83,9 @@ impl Coordinators {
         let (mut url, mut cluster_url) = (None, None);
         for line in stdout.lines() {
             let line = line.expect("text");
-            let word = |before: &str| line.split_once(before).and_then(|(_, rest)| rest.split([',', ' ']).next()).map(str::to_owned);
+            let word = |before: &str| {
+                line.split_once(before).and_then(|(_, rest)| rest.split([',', ' ']).next()).map(str::to_owned)
+            };
             cluster_url = cluster_url.or_else(|| word("hosts may join on "));
             url = url.or_else(|| word("ready on "));
             if url.is_some() {
@@ -104,7 +106,10 @@ impl Coordinators {
 
     /// What they logged.
     pub fn logs(&self) -> String {
-        let files = (0..self.processes.len() + 8).map(|number| self.root.path().join(format!("coordinator-{number}.log")));
-        files.filter_map(|path| Some(format!("== {}\n{}", path.display(), std::fs::read_to_string(&path).ok()?))).collect()
+        let files =
+            (0..self.processes.len() + 8).map(|number| self.root.path().join(format!("coordinator-{number}.log")));
+        files
+            .filter_map(|path| Some(format!("== {}\n{}", path.display(), std::fs::read_to_string(&path).ok()?)))
+            .collect()
     }
 }

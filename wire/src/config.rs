@@ -287,7 +287,8 @@ settings! {
     /// Of several coordinators: a call waits for this long while none leads.
     failover_wait_ms: u64 = 10_000;
     /// What starts hosts when queries want them and stops them when they have nothing to do: `process` (on this machine), `command` (by
-    /// the three commands below), `kubernetes` (as pods) or `lambda` (as invocations of a function of AWS Lambda). Empty: nobody; who joins is there. Needs --cluster-listen.
+    /// the three commands below), `kubernetes` (as pods) or `lambda` (as invocations of a function of AWS Lambda).
+    /// Empty: nobody; who joins is there. Needs --cluster-listen.
     provider: String = String::new();
     /// Hosts that a provider started have names that begin with `onward-`, this and a hyphen. No two clusters of one launcher have the same.
     cluster_name: String = "default".to_owned();

@@ -55,7 +55,8 @@ impl SharedCatalog {
     /// All there is; `None`: no coordinator has kept anything yet.
     pub(super) fn load(&self) -> Result<Option<Schemas>> {
         let found = self.wait(async || self.state.list(PREFIX).await)?;
-        let corrupt = |key: &str, why: &dyn std::fmt::Display| CatalogError::Shared(format!("`{key}` cannot be read: {why}"));
+        let corrupt =
+            |key: &str, why: &dyn std::fmt::Display| CatalogError::Shared(format!("`{key}` cannot be read: {why}"));
         let Some(version) = found.get(VERSION) else { return Ok(None) };
         let version: u32 = serde_json::from_slice(version).map_err(|error| corrupt(VERSION, &error))?;
         if version > FILE_VERSION {

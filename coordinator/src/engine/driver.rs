@@ -1,17 +1,18 @@
 //! The task that owns the scheduler.
 
+mod members;
+
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use onward_cache::OpenUploads;
-use onward_cache::paths::store_path;
 use onward_executor::host::HostEvent;
 use onward_planner::error::classify;
 use onward_wire::exchange::MoreInputs;
 use onward_wire::filters::RuntimeFilters;
 use onward_wire::message::{AttemptDone, RunAttempt};
-use onward_wire::{AttemptId, Config, ENGINE_VERSION, ErrorKind, FunctionId, HostId, QueryId, SegmentId, StageId, WireError};
+use onward_wire::{AttemptId, Config, FunctionId, HostId, QueryId, SegmentId, StageId};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 
@@ -136,76 +137,6 @@ impl Driver {
         }
     }
 
-    fn on_member_event(&mut self, host: HostId, event: MemberEvent) {
-        if !self.fleet.heard(host) {
-            // What it said before it was given up.
-            return;
-        }
-        match event {
-            MemberEvent::Host(event) if self.fleet.place_of(event.function()) == host => {
-                self.on_host_event(host, event)
-            }
-            // Of a function that this coordinator did not start there.
-            MemberEvent::Host(_) => {}
-            MemberEvent::Given(function, home, done) if self.fleet.is_there(home) => {
-                self.on_prepared(function, home, *done);
-            }
-            MemberEvent::Given(function, home, done) => {
-                let message = format!("host {home}, which the output was given to, is gone");
-                let (attempt, error) = (done.attempt.into(), WireError::new(ErrorKind::Unavailable, message));
-                self.on_host_event(host, HostEvent::AttemptFailed { function, attempt, error, has_ended: true });
-            }
-            MemberEvent::Heartbeat(heartbeat) => self.fleet.record_heartbeat(host, heartbeat),
-            MemberEvent::Upload(query, path, upload) => match store_path(&path) {
-                Ok(path) => self.uploads.note(query, path, upload),
-                Err(error) => tracing::warn!(%host, %query, %error, "an upload to no object"),
-            },
-            MemberEvent::QueryEnded(request) => self.ended(request),
-            MemberEvent::Leaving => {
-                tracing::info!(%host, "a host wants to leave");
-                self.fleet.leaves(host);
-                self.capacity.send_replace(self.fleet.capacity());
-                self.handle(Event::HostLeaves { host });
-            }
-            MemberEvent::Deposed(by) => {
-                tracing::warn!(%host, epoch = self.term.epoch, by, "a host refused a command: another coordinator leads");
-                if by > self.term.epoch {
-                    self.term.deposed.cancel();
-                }
-            }
-            MemberEvent::Left(reason) => self.lose_host(host, reason),
-        }
-    }
-
-    /// A host is gone, and with it its functions and what it held.
-    fn lose_host(&mut self, host: HostId, reason: String) {
-        let was_let_go = self.fleet.was_let_go(host);
-        let Some(functions) = self.fleet.leave(host) else { return };
-        match was_let_go {
-            true => tracing::info!(%host, "a host left"),
-            false => tracing::warn!(%host, reason, functions = functions.len(), "a host was lost"),
-        }
-        for function in functions {
-            self.forget_function(function);
-        }
-        self.capacity.send_replace(self.fleet.capacity());
-        let there = |(request, (_, on)): (&u64, &(QueryId, HostId))| (*on == host).then_some(*request);
-        let requests: Vec<u64> = self.end_requests.iter().filter_map(there).collect();
-        requests.into_iter().for_each(|request| self.ended(request));
-        self.handle(Event::HostLost { host, reason });
-    }
-
-    /// A host has nothing more to do for a query that is over.
-    fn ended(&mut self, request: u64) {
-        let Some((query, _)) = self.end_requests.remove(&request) else { return };
-        if let Some(ending) = self.ending.get_mut(&query) {
-            ending.open -= 1;
-            if ending.open == 0 {
-                self.ending.remove(&query);
-            }
-        }
-    }
-
     fn forget_function(&mut self, function: FunctionId) {
         self.defined.remove(&function);
         self.unused.remove(&function);
@@ -243,12 +174,13 @@ impl Driver {
                 let version = join.engine_version.clone();
                 let host = self.fleet.join(join, say);
                 tracing::info!(%host, name, address, vcpus, version, "a host joined");
-                // One of another version runs no plan of this one: it waits for a coordinator of its own.
-                let max_functions = if version == ENGINE_VERSION { max_functions } else { 0 };
                 self.capacity.send_replace(self.fleet.capacity());
                 // A host whose stream ended meanwhile says so.
                 let _ = reply.send(host);
-                self.handle(Event::HostJoined { host, vcpus, max_functions, classes });
+                // One of another version runs no plan of this one: it waits for a coordinator of its own.
+                if self.fleet.is_ours(host) {
+                    self.handle(Event::HostJoined { host, vcpus, max_functions, classes });
+                }
             }
             Request::Wanted(reply) => {
                 let joined = self.fleet.names().map(|(host, name)| (name, self.scheduler.functions_on(host) > 0));
@@ -524,7 +456,13 @@ mod tests {
             ranges: None,
             key: key.clone(),
         };
-        let fleet = Fleet::new(Host::start(options, events).unwrap(), Arc::clone(&config), key, Arc::default(), &Term::default());
+        let fleet = Fleet::new(
+            Host::start(options, events).unwrap(),
+            Arc::clone(&config),
+            key,
+            Arc::default(),
+            &Term::default(),
+        );
         let capacity = watch::Sender::new(Capacity::of(&config));
         (Driver::new(fleet, &config, uploads, capacity, Arc::default(), Term::default()), root)
     }
@@ -637,7 +575,10 @@ mod tests {
         let (waiting, mut over) = oneshot::channel();
         driver.on_request(Request::AwaitEnd(QueryId(1), waiting));
         assert!((&mut over).now_or_never().is_none());
-        driver.on_request(Request::Cancel(QueryId(1), WireError::new(onward_wire::ErrorKind::Cancelled, "bye")));
+        driver.on_request(Request::Cancel(
+            QueryId(1),
+            onward_wire::WireError::new(onward_wire::ErrorKind::Cancelled, "bye"),
+        ));
         assert!(over.now_or_never().is_some());
         let (waiting, over) = oneshot::channel();
         driver.on_request(Request::AwaitEnd(QueryId(1), waiting));

@@ -7,8 +7,8 @@ use arrow_flight::FlightData;
 use onward_executor::host::Host;
 use onward_shuffle::flight::GrantKey;
 use onward_wire::cluster::{
-    Alive, AwaitQueryEnd, Heartbeat, Join, Joined, Leader, Leave, Order, Peer, Peers, RemoveSegments, StartFunction, StopFunction,
-    ToMember, order,
+    Alive, AwaitQueryEnd, Heartbeat, Join, Joined, Leader, Leave, Order, Peer, Peers, RemoveSegments, StartFunction,
+    StopFunction, ToMember, order,
 };
 use onward_wire::exchange::MoreInputs;
 use onward_wire::filters::RuntimeFilters;
@@ -114,7 +114,8 @@ impl Fleet {
     ) -> Self {
         let (members, places, lost) = Default::default();
         let (epoch, leader) = (term.epoch, term.leader.clone());
-        let fleet = Self { embedded, config, key, epoch, leader, address: None, members, places, last_id: 0, lost, table };
+        let fleet =
+            Self { embedded, config, key, epoch, leader, address: None, members, places, last_id: 0, lost, table };
         fleet.record(HostId::EMBEDDED, None);
         fleet
     }
@@ -210,6 +211,11 @@ impl Fleet {
             member.was_let_go = true;
             self.say(host, onward_wire::message::Shutdown {});
         }
+    }
+
+    /// The host is of this coordinator's version: the scheduler knows of it.
+    pub(super) fn is_ours(&self, host: HostId) -> bool {
+        self.members.get(&host).is_some_and(Member::is_ours)
     }
 
     pub(super) fn was_let_go(&self, host: HostId) -> bool {

@@ -41,7 +41,9 @@ impl Snapshot for CoordinatorsTable {
         all.sort_by(|one, other| one.name.cmp(&other.name));
         // Who answers is who leads.
         let leads = |one: &Announcement| one.name == self.term.name;
-        let text = |of: fn(&Announcement) -> &String| Arc::new(all.iter().map(|one| Some(of(one))).collect::<StringArray>()) as ArrayRef;
+        let text = |of: fn(&Announcement) -> &String| {
+            Arc::new(all.iter().map(|one| Some(of(one))).collect::<StringArray>()) as ArrayRef
+        };
         let columns = vec![
             text(|one| &one.name),
             text(|one| &one.client_url),

@@ -160,12 +160,7 @@ impl KeptHistory {
 }
 
 /// Writes until nobody adds any more, or another coordinator leads.
-async fn write(
-    state: Fenced,
-    epoch: u64,
-    mut keys: VecDeque<(String, usize)>,
-    mut over: mpsc::Receiver<KeptQuery>,
-) {
+async fn write(state: Fenced, epoch: u64, mut keys: VecDeque<(String, usize)>, mut over: mpsc::Receiver<KeptQuery>) {
     let mut queries = Vec::new();
     for number in 0_u64.. {
         queries.clear();

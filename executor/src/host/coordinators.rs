@@ -54,7 +54,8 @@ struct Known {
 
 impl Coordinators {
     pub(super) fn new(given: Vec<String>, neighbours: Arc<Neighbours>) -> Self {
-        let shared = Arc::new(Shared { given, neighbours, known: watch::Sender::default(), followed: Mutex::default() });
+        let shared =
+            Arc::new(Shared { given, neighbours, known: watch::Sender::default(), followed: Mutex::default() });
         shared.follow();
         Self { shared, turn: 0 }
     }
@@ -86,6 +87,15 @@ impl Coordinators {
             let is_leader = known.leader.as_deref() == Some(coordinator);
             known.leader.take_if(|_| is_leader).is_some()
         });
+    }
+
+    /// Resolves once a leader after `epoch` is known that is not at `coordinator`.
+    pub(super) async fn elsewhere(&self, coordinator: &str, epoch: u64) {
+        let is_elsewhere =
+            |known: &Known| known.epoch > epoch && known.leader.as_ref().is_some_and(|leader| leader != coordinator);
+        if self.shared.known.subscribe().wait_for(is_elsewhere).await.is_err() {
+            std::future::pending().await
+        }
     }
 
     /// Resolves once a leader after `epoch` is known; its epoch.
@@ -140,7 +150,11 @@ impl Shared {
 async fn follow(shared: Weak<Shared>, neighbours: Arc<Neighbours>, url: String) {
     loop {
         let ended = hear_from(&shared, neighbours.connector(), &url).await;
-        tracing::debug!(coordinator = url, error = ended.err().map(|error| error.to_string()), "it says no more who leads");
+        tracing::debug!(
+            coordinator = url,
+            error = ended.err().map(|error| error.to_string()),
+            "it says no more who leads"
+        );
         if shared.strong_count() == 0 {
             return;
         }

@@ -177,7 +177,8 @@ struct Service {
 
 impl Service {
     fn data(&self) -> Result<&DataPlane, Status> {
-        let nothing = || to_status(&WireError::new(ErrorKind::Unavailable, "this coordinator does not lead, and holds nothing"));
+        let nothing =
+            || to_status(&WireError::new(ErrorKind::Unavailable, "this coordinator does not lead, and holds nothing"));
         self.data.as_ref().ok_or_else(nothing)
     }
 

@@ -18,8 +18,8 @@ use futures::StreamExt;
 use onward_cache::OpenUploads;
 use onward_shuffle::flight::{GrantKey, from_status};
 use onward_wire::cluster::{
-    AwaitQueryEnd, Deposed, Failed, FunctionLost, FunctionReady, Heartbeat, Join, Joined, Leaving, Order, QueryEnded, Report,
-    StartFunction, ToCoordinator, ToMember, UploadNoted, order, report, to_member,
+    AwaitQueryEnd, Deposed, Failed, FunctionLost, FunctionReady, Heartbeat, Join, Joined, Leaving, Order, QueryEnded,
+    Report, StartFunction, ToCoordinator, ToMember, UploadNoted, order, report, to_member,
 };
 use onward_wire::message::{AttemptDone, ForgetQuery, SegmentRef};
 use onward_wire::{AttemptId, Config, ENGINE_VERSION, ErrorKind, FunctionId, HostId, QueryId, SegmentId, WireError};
@@ -128,7 +128,7 @@ impl Member {
             let (coordinator, epoch) = (coordinators.next(), coordinators.epoch());
             let joined = tokio::select! {
                 joined = self.join(&coordinator, &coordinators) => joined,
-                _ = coordinators.later_than(epoch) => Err(Left::Elsewhere),
+                () = coordinators.elsewhere(&coordinator, epoch) => Err(Left::Elsewhere),
                 () = leaving.cancelled() => return Ok(()),
             };
             let left = match joined {
@@ -155,7 +155,9 @@ impl Member {
                     redirections += 1;
                     continue;
                 }
-                Left::Elsewhere => tracing::warn!(coordinator, "it does not lead, and says who does in vain: trying again"),
+                Left::Elsewhere => {
+                    tracing::warn!(coordinator, "it does not lead, and says who does in vain: trying again")
+                }
                 Left::Lost(error) if !orphaned_after.is_zero() && alone_since.elapsed() >= orphaned_after => {
                     let message = format!("no coordinator for {} ms: {error}", orphaned_after.as_millis());
                     return Err(WireError::new(ErrorKind::Unavailable, message));
