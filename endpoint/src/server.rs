@@ -180,6 +180,7 @@ impl FlightServer {
                 answers.1.draining.cancel();
                 drain(&answers.1, config.drain_timeout_ms).await;
             }
+            role.switch.ends();
             drained.cancel();
             tokio::time::sleep(CLOSE_TIMEOUT).await;
         };
@@ -231,11 +232,12 @@ impl Role {
     /// New statements wait for the next leader; resolves when what runs here is over, or after `drain_timeout_ms`.
     pub async fn hand_over(&self) {
         let Some(answers) = self.switch.answers() else { return };
-        answers.1.draining.cancel();
         self.switch.set(Route::HandsOver(answers.clone()));
         let (coordinator, results) = (Arc::clone(&answers.1.coordinator), Arc::clone(&answers.1.results));
         let quiet = async {
+            // Calls that came before start what they came for.
             self.switch.answered().await;
+            answers.1.draining.cancel();
             coordinator.idle().await;
             results.drained().await;
         };

@@ -13,6 +13,7 @@
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -88,6 +89,7 @@ pub(crate) struct Switch {
     most_bytes: usize,
     /// Calls that are being answered here.
     answering: watch::Sender<usize>,
+    is_ending: Arc<AtomicBool>,
     /// Connections with calls that went elsewhere, and what those were allowed by.
     relayed: Arc<Mutex<HashMap<ConnectionId, Option<HeaderValue>>>>,
 }
@@ -98,7 +100,8 @@ impl Switch {
         let wait = Duration::from_millis(config.failover_wait_ms);
         let most_bytes = usize::try_from(config.max_message_bytes).unwrap_or(usize::MAX);
         let (route, answering, relayed) = (watch::Sender::new(Route::Nowhere), watch::Sender::new(0), Arc::default());
-        Self { route, auth, is_shared, wait, most_bytes, answering, relayed }
+        let is_ending = Arc::default();
+        Self { route, auth, is_shared, wait, most_bytes, answering, is_ending, relayed }
     }
 
     /// From now on calls go there.
@@ -116,6 +119,11 @@ impl Switch {
         }
     }
 
+    /// From now on connections are closed by this side: what clients have elsewhere stays.
+    pub(crate) fn ends(&self) {
+        self.is_ending.store(true, Ordering::Relaxed);
+    }
+
     /// A client's connection is gone, and its session with it.
     pub(crate) fn connection_closed(&self, connection: ConnectionId, secret: Option<Handle>) {
         let authorization = self.relayed.lock().remove(&connection);
@@ -126,7 +134,7 @@ impl Switch {
                     service.1.results.client_gone(&client);
                 }
             }
-            (Route::Elsewhere(peer), Some(authorization), Some(secret)) => {
+            (Route::Elsewhere(peer), Some(authorization), Some(secret)) if !self.is_ending.load(Ordering::Relaxed) => {
                 tokio::spawn(async move { peer.close_session(&connection_session(secret), authorization).await });
             }
             _ => {}

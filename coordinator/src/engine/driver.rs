@@ -472,7 +472,7 @@ mod tests {
         driver: &mut Driver,
         query: u64,
         timeout_ms: Option<u64>,
-    ) -> (oneshot::Receiver<Result<Outcome, WireError>>, watch::Receiver<QueryProgress>) {
+    ) -> (oneshot::Receiver<Result<Outcome, onward_wire::WireError>>, watch::Receiver<QueryProgress>) {
         let shape = FunctionShape { vcpus: 1, memory_bytes: 1, class: 0 };
         let stages = vec![StageSpec { tasks: vec![vec![0]], ..StageSpec::default() }];
         let spec = QuerySpec {
