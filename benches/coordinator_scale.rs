@@ -38,7 +38,7 @@ struct Options {
     #[arg(long, default_value_t = 1_000)]
     tasks: u32,
     /// Queries a second to begin with
-    #[arg(long, default_value_t = 12.5)]
+    #[arg(long, default_value_t = 1.562_5)]
     rate: f64,
     /// Mean milliseconds of a task
     #[arg(long, default_value_t = 50.0)]

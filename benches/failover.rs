@@ -233,7 +233,8 @@ async fn round(clients: usize, signal: Signal) -> Result<Seen, BoxError> {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    let first_answer = tokio::time::timeout(PATIENCE, led).await?;
+    let first_answer = tokio::time::timeout(PATIENCE, led).await;
+    let first_answer = first_answer.map_err(|_| format!("the other one does not lead:\n{}", coordinators.logs()))?;
     tokio::time::sleep(SETTLE).await;
     if signal == Signal::STOP {
         coordinators.processes[leading].signal(Signal::CONT);

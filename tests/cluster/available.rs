@@ -183,7 +183,7 @@ async fn work(urls: Arc<Vec<String>>, number: usize, stop: Arc<AtomicBool>) -> S
             }
         };
         id += 1;
-        let is_write = number % 8 == 0;
+        let is_write = number.is_multiple_of(8);
         let sql = match is_write {
             true => format!("INSERT INTO log VALUES ({id})"),
             false => "SELECT count(*), sum(k), min(v) FROM t WHERE k % 3 = 0".to_owned(),

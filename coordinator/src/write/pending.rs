@@ -54,7 +54,8 @@ pub struct Write {
     workers: TaskTracker,
     /// Where clean-up runs in the background; set by `begin`.
     runtime: Option<Handle>,
-    is_committed: bool,
+    /// Its files stay: the catalog names them, or may.
+    is_kept: bool,
 }
 
 /// What happens once the files are visible.
@@ -111,7 +112,7 @@ impl Write {
             ended: HashSet::new(),
             workers: TaskTracker::new(),
             runtime: None,
-            is_committed: false,
+            is_kept: false,
         }
     }
 
@@ -225,27 +226,31 @@ impl Write {
         if let Some(part) = self.then.part() {
             catalog.files().sync(&part)?;
         }
+        let named = self.name_files();
+        // Whether a change was made that a coordinator was deposed over, the next one knows: it removes what is not named.
+        self.is_kept = matches!(named, Ok(true) | Err(CatalogError::Deposed(_)));
+        // Another one was faster, and IF NOT EXISTS keeps its table: none of these rows is in it.
+        Ok(if named? { self.rows } else { 0 })
+    }
+
+    /// False: the catalog names other files by this name.
+    fn name_files(&self) -> Result<bool, CatalogError> {
+        let catalog = self.shared.catalog();
         match self.then.clone() {
-            Then::Nothing => {}
-            Then::Create { name, definition, on_exists } => {
-                // Another one was faster, and IF NOT EXISTS keeps its table: none of these rows is in it.
-                if !catalog.create(&name, *definition, on_exists)? {
-                    return Ok(0);
-                }
-            }
+            Then::Nothing => Ok(true),
+            Then::Create { name, definition, on_exists } => catalog.create(&name, *definition, on_exists),
             Then::AddPart { name, directory, part, is_overwrite } => {
-                catalog.alter(&name, |definition| {
+                let altered = catalog.alter(&name, |definition| {
                     let Some(managed) = definition.managed().filter(|managed| managed.directory == directory) else {
                         return Err(changed_meanwhile(&name));
                     };
                     let kept = if is_overwrite { &[][..] } else { &managed.parts };
                     let parts = kept.iter().chain([&part]).cloned().collect();
                     Ok(Definition::Managed(Managed { parts, ..managed.clone() }))
-                })?;
+                });
+                altered.map(|_| true)
             }
         }
-        self.is_committed = true;
-        Ok(self.rows)
     }
 
     fn journal(&self) -> Journal {
@@ -261,7 +266,7 @@ impl Drop for Write {
     fn drop(&mut self) {
         // Nothing was touched before `begin`.
         let Some(query) = self.query.take() else { return };
-        let is_kept = self.is_committed;
+        let is_kept = self.is_kept;
         let uploads = std::mem::take(&mut self.uploads).into_iter();
         let mut leftovers = Leftovers {
             shared: Arc::clone(&self.shared),
