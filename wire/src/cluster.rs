@@ -28,7 +28,7 @@ use crate::message::{
 /// First message of a host.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct Join {
-    /// Must equal the coordinator's [`crate::ENGINE_VERSION`].
+    /// A host whose version is not the coordinator's [`crate::ENGINE_VERSION`] is given no work.
     #[prost(string, tag = "1")]
     pub engine_version: String,
     /// Where other hosts and clients reach its data plane, such as `grpc://10.0.0.7:50052`.

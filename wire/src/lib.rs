@@ -14,8 +14,9 @@
 //! | [`ranges`] | what they say about bytes of remote objects |
 //! | [`message`] | what a host and a function say to each other over their Unix socket |
 //!
-//! Guarantee: a message of another engine version is refused in the handshake ([`ENGINE_VERSION`]), so fields may
-//! change freely between versions.
+//! Guarantee: a function of another engine version is refused in the handshake ([`ENGINE_VERSION`]), and a host of another one is
+//! given no work, so fields may change freely between versions; but not those of `Join`, `Follow`, `Leader`, `Deposed`, `Leaving` and
+//! heartbeats, which hosts and coordinators of two versions say to each other.
 
 #[macro_use]
 mod envelope;

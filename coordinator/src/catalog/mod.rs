@@ -14,7 +14,8 @@
 //! - A change is one rename of `catalog.json`: after a crash it is there whole, or not at all.
 //! - A definition holds what the user said, never what was found: files are listed, views are planned anew for every
 //!   query. The schema of an external table is the exception, it is fixed by CREATE EXTERNAL TABLE.
-//! - A second process on one data directory is refused, and so is a directory with files of somebody else.
+//! - A second process on one data directory is refused, unless both are of several coordinators, of which the one that leads keeps all
+//!   definitions in etcd instead of `catalog.json` (`shared.rs`); and so is a directory with files of somebody else.
 //! - A query reads the files that its tables had when it was planned, to its end ([`Lease`]).
 //! - Only what a statement of ours made is ever removed ([`TableFiles`]); files of others survive in any directory.
 
