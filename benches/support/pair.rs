@@ -100,6 +100,6 @@ impl Station {
 
     /// Host 1 is at `address`.
     pub fn meet(&self, address: String) {
-        self.host.set_peers([(HostId(1), address)]);
+        self.host.change_peers([(HostId(1), address)], []);
     }
 }

@@ -108,12 +108,15 @@ pub struct Peer {
     pub address: String,
 }
 
-/// All hosts there are.
+/// Hosts that can be reached: at first all, then what changed.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Peers {
-    /// The hosts that can be reached, by id.
+    /// Those that are there now, or are elsewhere now; by id.
     #[prost(message, repeated, tag = "1")]
     pub hosts: Vec<Peer>,
+    /// Those that are gone.
+    #[prost(uint32, repeated, tag = "3")]
+    pub gone: Vec<u32>,
     /// Which of them an outbound host gives its output to.
     #[prost(uint32, optional, tag = "2")]
     pub home: Option<u32>,

@@ -12,6 +12,7 @@
 
 use crate::id::{HostId, QueryId, StageId};
 use crate::message::{Attempt, AttemptOutput};
+use crate::packed::Packed;
 
 /// A message and its HMAC-SHA256 under the cluster's key.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
@@ -124,6 +125,9 @@ pub struct StageInputs {
     /// More attempts follow, in [`MoreInputs`].
     #[prost(bool, tag = "6")]
     pub is_open: bool,
+    /// In the place of `attempts` on the way to a host, which [unpacks](Self::unpack) it.
+    #[prost(message, optional, tag = "7")]
+    pub packed: Option<Packed>,
 }
 
 /// What a running attempt reads after what it was told before.

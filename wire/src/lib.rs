@@ -10,6 +10,7 @@
 //! | [`columns`] | what they say about the column cache |
 //! | [`error`] | [`error::ErrorKind`] and [`error::WireError`]: errors keep their type through every wrapper |
 //! | [`exchange`] | what a task reads of other stages; what is asked of a host's store over the network, and what lets one ask |
+//! | [`packed`] | the same, as it travels to hosts |
 //! | [`files`] | what a function's host opens and uploads for it |
 //! | [`ranges`] | what they say about bytes of remote objects |
 //! | [`message`] | what a host and a function say to each other over their Unix socket |
@@ -30,6 +31,7 @@ pub mod files;
 pub mod filters;
 pub mod id;
 pub mod message;
+pub mod packed;
 pub mod panics;
 pub mod ranges;
 

@@ -1,36 +1,34 @@
 //! The task that owns the scheduler.
 
+mod commands;
 mod members;
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use onward_cache::OpenUploads;
 use onward_executor::host::HostEvent;
-use onward_planner::error::classify;
-use onward_wire::exchange::MoreInputs;
-use onward_wire::filters::RuntimeFilters;
-use onward_wire::message::{AttemptDone, RunAttempt};
-use onward_wire::{AttemptId, Config, FunctionId, HostId, QueryId, SegmentId, StageId};
+use onward_wire::message::AttemptDone;
+use onward_wire::{AttemptId, Config, FunctionId, HostId, QueryId, StageId};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::door::{Joining, MemberEvent};
 use super::fleet::{Capacity, Fleet};
-use super::inputs::told;
-use super::outcome::Outcome;
 use super::running::{Ending, Query};
 use super::{Request, Wanted};
-use crate::scheduler::{Command, Event, QueryStats, Scheduler, SchedulerLimits};
-use crate::system::{History, QueryRecord};
+use crate::scheduler::{Event, Scheduler, SchedulerLimits};
+use crate::system::History;
 use crate::term::{Term, leads_no_longer};
 
 pub(super) struct Driver {
     scheduler: Scheduler,
-    /// Events that commands caused. They wait until all commands of the event before were carried out: the scheduler has
-    /// counted on those already.
-    caused: VecDeque<Event>,
+    /// Events that the scheduler has not heard of. Those that commands cause wait until all commands that came with them were carried
+    /// out: the scheduler has counted on those already.
+    events: Vec<Event>,
+    /// Queries of which there is something to tell.
+    changed: BTreeSet<QueryId>,
     fleet: Fleet,
     uploads: Arc<OpenUploads>,
     capacity: watch::Sender<Capacity>,
@@ -49,6 +47,9 @@ pub(super) struct Driver {
     history: Arc<History>,
     term: Term,
 }
+
+/// What is taken in at most before something is decided: a host waits no longer for what came before.
+const MOST_AT_ONCE: usize = 256;
 
 /// What the driver does next.
 enum Next {
@@ -70,7 +71,8 @@ impl Driver {
     ) -> Self {
         Self {
             scheduler: Scheduler::new(SchedulerLimits { classes: Capacity::of(config).classes, ..config.into() }),
-            caused: VecDeque::new(),
+            events: Vec::new(),
+            changed: BTreeSet::new(),
             fleet,
             uploads,
             capacity,
@@ -114,16 +116,43 @@ impl Driver {
             if !self.term.is_valid() {
                 return self.disband();
             }
-            match next {
-                Next::Request(request) => self.on_request(request),
-                Next::Host(host, event) => self.on_host_event(host, event),
-                Next::Member(host, event) => self.on_member_event(host, event),
-                Next::Beat => self.fleet.beat(),
-                Next::Tick => self.handle(Event::Tick),
+            self.take_in(next);
+            // What came meanwhile is decided on together: the more there is to do, the less often.
+            for _ in 0..MOST_AT_ONCE / 3 {
+                let more = [
+                    said.try_recv().ok().map(|(host, event)| Next::Member(host, event)),
+                    events.try_recv().ok().map(|event| Next::Host(HostId::EMBEDDED, event)),
+                    requests.try_recv().ok().map(Next::Request),
+                ];
+                if more.iter().all(Option::is_none) {
+                    break;
+                }
+                more.into_iter().flatten().for_each(|next| self.take_in(next));
             }
-            for (host, reason) in self.fleet.take_lost() {
-                self.lose_host(host, reason);
+            self.decide();
+            self.lose_lost();
+        }
+    }
+
+    /// Hosts that could not be told what was decided are lost, which leads to more decisions.
+    fn lose_lost(&mut self) {
+        loop {
+            let lost = self.fleet.take_lost();
+            if lost.is_empty() {
+                return;
             }
+            lost.into_iter().for_each(|(host, reason)| self.lose_host(host, reason));
+            self.decide();
+        }
+    }
+
+    fn take_in(&mut self, next: Next) {
+        match next {
+            Next::Request(request) => self.on_request(request),
+            Next::Host(host, event) => self.on_host_event(host, event),
+            Next::Member(host, event) => self.on_member_event(host, event),
+            Next::Beat => self.fleet.beat(),
+            Next::Tick => self.handle(Event::Tick),
         }
     }
 
@@ -220,7 +249,7 @@ impl Driver {
                 let attempt = AttemptId::from(progress.attempt);
                 if let Some(query) = self.queries.get_mut(&attempt.query()) {
                     query.running.insert(attempt, (function, progress));
-                    self.publish_progress(attempt.query());
+                    self.changed.insert(attempt.query());
                 }
             }
             HostEvent::Prepared { function, done } => self.on_prepared(function, host, done),
@@ -250,160 +279,24 @@ impl Driver {
             query.cache.add(&done);
         }
         self.handle(Event::Prepared { function, host, attempt, output: done.output });
-        self.publish_progress(attempt.query());
+        self.changed.insert(attempt.query());
     }
 
+    /// The scheduler hears of it with the next decision.
     fn handle(&mut self, event: Event) {
-        self.caused.push_back(event);
-        while let Some(event) = self.caused.pop_front() {
-            let now_ms = self.started.elapsed().as_millis() as u64;
-            for command in self.scheduler.handle(now_ms, event) {
+        self.events.push(event);
+    }
+
+    /// Has the scheduler decide on what happened.
+    fn decide(&mut self) {
+        while !self.events.is_empty() {
+            let (now_ms, events) = (self.started.elapsed().as_millis() as u64, std::mem::take(&mut self.events));
+            for command in self.scheduler.handle_all(now_ms, events) {
                 self.carry_out(command);
             }
         }
-    }
-
-    fn carry_out(&mut self, command: Command) {
-        match command {
-            Command::StartFunction { function, host, shape } => self.fleet.start_function(function, host, shape),
-            Command::StopFunction { function } => {
-                self.defined.remove(&function);
-                self.unused.remove(&function);
-                self.queries.values_mut().for_each(|query| query.account.lose(function));
-                self.fleet.stop_function(function);
-            }
-            Command::RunAttempt { function, attempt, partitions, inputs, share, inline_bytes } => {
-                let stage = attempt.task.stage;
-                let here = self.fleet.place_of(function);
-                // Queries are forgotten by the scheduler's word only, after their last attempt began.
-                let Some(query) = self.queries.get_mut(&stage.query) else { return };
-                query.hosts.extend([here, self.fleet.home_of(here)].into_iter().filter(|h| *h != HostId::EMBEDDED));
-                if self.defined.entry(function).or_default().insert(stage) {
-                    self.fleet.define_stage(function, query.stages[stage.stage as usize].clone());
-                }
-                let granting = query.granting(stage, self.fleet.key(), self.grant_lifetime_ms);
-                let inputs = match told(&granting, stage, here, &partitions, &inputs, share) {
-                    Ok(inputs) => inputs,
-                    Err(error) => {
-                        // The function has not heard of it.
-                        let error = classify(&error);
-                        self.caused.push_back(Event::AttemptFailed { function, attempt, error, has_ended: true });
-                        return;
-                    }
-                };
-                if inputs.iter().any(|inputs| inputs.is_open)
-                    && let Some(run) = query.metrics.get_mut(stage.stage as usize)
-                {
-                    run.early += 1;
-                }
-                query.begin(attempt, function, self.unused.remove(&function));
-                let filters = query.filters.begin(attempt, function);
-                let run = RunAttempt { attempt: attempt.into(), partitions, inputs, inline_bytes, filters };
-                self.fleet.run_attempt(function, run);
-                self.publish_progress(stage.query);
-            }
-            Command::MoreInputs { function, attempt, partitions, inputs } => {
-                let (stage, here) = (attempt.task.stage, self.fleet.place_of(function));
-                let Some(query) = self.queries.get(&stage.query) else { return };
-                let granting = query.granting(stage, self.fleet.key(), self.grant_lifetime_ms);
-                match told(&granting, stage, here, &partitions, &inputs, None) {
-                    Ok(inputs) => self.fleet.more_inputs(function, MoreInputs { attempt: attempt.into(), inputs }),
-                    Err(error) => {
-                        let error = classify(&error);
-                        self.caused.push_back(Event::AttemptFailed { function, attempt, error, has_ended: false });
-                        self.fleet.cancel_attempt(function, attempt);
-                    }
-                }
-            }
-            Command::CancelAttempt { function, attempt } => self.fleet.cancel_attempt(function, attempt),
-            Command::AttemptCommitted { attempt } => {
-                if let Some(query) = self.queries.get_mut(&attempt.query()) {
-                    query.filters.committed(attempt);
-                }
-            }
-            Command::StageReplaced { query, stage } => {
-                let Some(query) = self.queries.get_mut(&query) else { return };
-                let Some(other) = query.alternatives.get_mut(stage as usize).and_then(Option::take) else { return };
-                query.stages[stage as usize] = other.stage.clone();
-                query.filters.replace(stage, other.filters.clone());
-                query.replaced.insert(stage, other);
-            }
-            Command::StageCompleted { query, stage, attempts } => {
-                let Some(query) = self.queries.get_mut(&query) else { return };
-                for (attempt, function, filters) in query.filters.stage_completed(stage, &attempts) {
-                    self.fleet.add_filters(function, RuntimeFilters { attempt: attempt.into(), filters });
-                }
-            }
-            Command::LetHostGo { host } => self.fleet.let_go(host),
-            Command::ReleaseSegments(segments) => self.fleet.remove_segments(&segments),
-            Command::QueryQueued { query, position, queued } => {
-                tracing::info!(%query, position, queued, "query waits: all places are taken");
-                self.waits(query, position, Some(queued));
-            }
-            Command::QueuePosition { query, position } => self.waits(query, position, None),
-            Command::QueryStarted { query } => {
-                tracing::debug!(%query, "query starts");
-                self.history.update(query, QueryRecord::waits_no_more);
-                self.publish_progress(query);
-            }
-            Command::QueryDone { query, result, stats } => {
-                self.publish_progress(query);
-                let kept = result
-                    .iter()
-                    .flat_map(|input| input.output.segments.iter().map(|segment| (input.host(), segment.id())));
-                let Some(done) = self.forget(query, &kept.collect::<Vec<_>>(), &stats) else { return };
-                let outcome =
-                    Outcome { result, stats, stages: done.metrics, replaced: done.replaced.into_keys().collect() };
-                if done.reply.send(Ok(outcome)).is_err() {
-                    // The client is gone: nobody will release the result.
-                    self.caused.push_back(Event::ResultReleased { query });
-                }
-            }
-            Command::QueryFailed { query, error, stats } => {
-                if let Some(failed) = self.forget(query, &[], &stats) {
-                    // Nobody listens when the client cancelled.
-                    let _ = failed.reply.send(Err(error));
-                }
-            }
-        }
-    }
-
-    fn forget(&mut self, query: QueryId, kept: &[(HostId, SegmentId)], stats: &QueryStats) -> Option<Query> {
-        for stages in self.defined.values_mut() {
-            stages.retain(|stage| stage.query != query);
-        }
-        let mut forgotten = self.queries.remove(&query)?;
-        let (usage, is_remote) = (forgotten.account.close(), forgotten.is_remote());
-        self.history.settle(query, |record| {
-            // A query that was planned again took both.
-            record.usage.add(&usage);
-            record.is_remote |= is_remote;
-            record.requests.add(&forgotten.requests);
-            record.exchange_bytes += stats.exchange_bytes;
-            record.cache_hit_bytes += forgotten.cache.hit_bytes;
-            record.cache_miss_bytes += forgotten.cache.miss_bytes;
-            record.waits_no_more();
-        });
-        self.fleet.forget_query(query, &forgotten.hosts, kept);
-        for host in std::mem::take(&mut forgotten.hosts) {
-            self.last_end_request += 1;
-            if self.fleet.await_query_end(host, query, self.last_end_request) {
-                self.end_requests.insert(self.last_end_request, (query, host));
-                // A query that is planned again ends more than once.
-                self.ending.entry(query).or_default().open += 1;
-            }
-        }
-        if let Some(ending) = self.ending.get_mut(&query) {
-            ending.waiting.append(&mut forgotten.waiting);
-        }
-        Some(forgotten)
-    }
-
-    /// A query waits at this place of so many.
-    fn waits(&mut self, id: QueryId, position: usize, queued: Option<usize>) {
-        self.history.update(id, |record| record.waits(position as u64));
-        if let Some(query) = self.queries.get(&id) {
-            query.publish_position(position, queued);
+        for query in std::mem::take(&mut self.changed) {
+            self.publish_progress(query);
         }
     }
 
@@ -492,19 +385,27 @@ mod tests {
         let (progress, watcher) = watch::channel(QueryProgress::default());
         let (reply, outcome) = oneshot::channel();
         let stages = vec![DefineStage { query, ..DefineStage::default() }];
-        driver.on_request(Request::Submit(
-            Box::new(Submission {
-                spec,
-                stages,
-                filters: vec![],
-                alternatives: vec![],
-                reads: Box::new(|_, _| Ok(Default::default())),
-                prices: BTreeMap::new(),
-                progress,
-            }),
-            reply,
-        ));
+        hear(
+            driver,
+            Next::Request(Request::Submit(
+                Box::new(Submission {
+                    spec,
+                    stages,
+                    filters: vec![],
+                    alternatives: vec![],
+                    reads: Box::new(|_, _| Ok(Default::default())),
+                    prices: BTreeMap::new(),
+                    progress,
+                }),
+                reply,
+            )),
+        );
         (outcome, watcher)
+    }
+
+    fn hear(driver: &mut Driver, next: Next) {
+        driver.take_in(next);
+        driver.decide();
     }
 
     fn attempt(query: u64) -> AttemptId {
@@ -538,14 +439,14 @@ mod tests {
         let (mut driver, _root) = driver(Config { max_running_queries: 1, ..Config::default() });
         let (gone, mut first) = submit(&mut driver, 1, None);
         drop(gone);
-        driver.on_host_event(HostId::EMBEDDED, HostEvent::FunctionReady { function: FUNCTION, pid: 1 });
+        hear(&mut driver, Next::Host(HostId::EMBEDDED, HostEvent::FunctionReady { function: FUNCTION, pid: 1 }));
         // The second query waits for the place of the first, and its time is up while the end of the first is told.
         let (mut outcome, mut second) = submit(&mut driver, 2, Some(200));
         let waker = Waker::from(Arc::new(Dawdler { until: Instant::now() + Duration::from_millis(250) }));
         first.borrow_and_update();
         let mut told = Box::pin(first.changed());
         assert!(told.poll_unpin(&mut Context::from_waker(&waker)).is_pending());
-        driver.on_host_event(HostId::EMBEDDED, done(1, &[]));
+        hear(&mut driver, Next::Host(HostId::EMBEDDED, done(1, &[])));
         assert!(second.changed().await.is_ok(), "its attempt was sent before it was ended");
         assert!(outcome.try_recv().unwrap().is_err(), "then its time was up");
     }
@@ -555,13 +456,13 @@ mod tests {
     async fn progress_of_a_lost_function_is_forgotten() {
         let (mut driver, _root) = driver(Config::default());
         let (_outcome, progress) = submit(&mut driver, 1, None);
-        driver.on_host_event(HostId::EMBEDDED, HostEvent::FunctionReady { function: FUNCTION, pid: 1 });
+        hear(&mut driver, Next::Host(HostId::EMBEDDED, HostEvent::FunctionReady { function: FUNCTION, pid: 1 }));
         let reported = Progress { attempt: attempt(1).into(), rows: 5, bytes: 50, elapsed_us: 1 };
-        driver.on_host_event(HostId::EMBEDDED, HostEvent::Progress { function: FUNCTION, progress: reported });
+        hear(&mut driver, Next::Host(HostId::EMBEDDED, HostEvent::Progress { function: FUNCTION, progress: reported }));
         assert_eq!(progress.borrow().rows, 5);
-        driver.on_host_event(
-            HostId::EMBEDDED,
-            HostEvent::FunctionLost { function: FUNCTION, reason: "killed".to_owned() },
+        hear(
+            &mut driver,
+            Next::Host(HostId::EMBEDDED, HostEvent::FunctionLost { function: FUNCTION, reason: "killed".to_owned() }),
         );
         driver.publish_progress(QueryId(1));
         assert_eq!(progress.borrow().rows, 0);
@@ -573,15 +474,18 @@ mod tests {
         let (mut driver, _root) = driver(Config::default());
         let (_outcome, _progress) = submit(&mut driver, 1, None);
         let (waiting, mut over) = oneshot::channel();
-        driver.on_request(Request::AwaitEnd(QueryId(1), waiting));
+        hear(&mut driver, Next::Request(Request::AwaitEnd(QueryId(1), waiting)));
         assert!((&mut over).now_or_never().is_none());
-        driver.on_request(Request::Cancel(
-            QueryId(1),
-            onward_wire::WireError::new(onward_wire::ErrorKind::Cancelled, "bye"),
-        ));
+        hear(
+            &mut driver,
+            Next::Request(Request::Cancel(
+                QueryId(1),
+                onward_wire::WireError::new(onward_wire::ErrorKind::Cancelled, "bye"),
+            )),
+        );
         assert!(over.now_or_never().is_some());
         let (waiting, over) = oneshot::channel();
-        driver.on_request(Request::AwaitEnd(QueryId(1), waiting));
+        hear(&mut driver, Next::Request(Request::AwaitEnd(QueryId(1), waiting)));
         assert!(over.now_or_never().is_some(), "it was over before");
     }
 }

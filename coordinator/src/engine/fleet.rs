@@ -73,6 +73,8 @@ struct Member {
     heard: Instant,
     /// Where it gives its output, when nobody can reach it.
     home: Option<HostId>,
+    /// The home that it was told of, with the peers; `None`: it was told nothing.
+    told: Option<Option<HostId>>,
     /// It wants to leave.
     is_leaving: bool,
     /// It may.
@@ -98,6 +100,8 @@ pub(super) struct Fleet {
     /// Where the coordinator's own data plane is, once it is served.
     address: Option<String>,
     members: BTreeMap<HostId, Member>,
+    /// Hosts that can be reached, as all members know.
+    peers: BTreeMap<HostId, String>,
     places: HashMap<FunctionId, HostId>,
     last_id: u32,
     lost: Vec<(HostId, String)>,
@@ -112,10 +116,21 @@ impl Fleet {
         table: Arc<HostTable>,
         term: &Term,
     ) -> Self {
-        let (members, places, lost) = Default::default();
         let (epoch, leader) = (term.epoch, term.leader.clone());
-        let fleet =
-            Self { embedded, config, key, epoch, leader, address: None, members, places, last_id: 0, lost, table };
+        let fleet = Self {
+            embedded,
+            config,
+            key,
+            epoch,
+            leader,
+            address: None,
+            members: BTreeMap::new(),
+            peers: BTreeMap::new(),
+            places: HashMap::new(),
+            last_id: 0,
+            lost: Vec::new(),
+            table,
+        };
         fleet.record(HostId::EMBEDDED, None);
         fleet
     }
@@ -171,8 +186,9 @@ impl Fleet {
             heartbeat_ms: self.config.heartbeat_ms,
             silence_timeout_ms: self.config.host_silence_timeout_ms,
         };
-        self.members
-            .insert(id, Member { join, say, heard: Instant::now(), home: None, is_leaving: false, was_let_go: false });
+        let heard = Instant::now();
+        let member = Member { join, say, heard, home: None, told: None, is_leaving: false, was_let_go: false };
+        self.members.insert(id, member);
         self.say(id, joined);
         let leader = self.leader.borrow().clone();
         if leader.epoch > 0 {
@@ -425,19 +441,36 @@ impl Fleet {
         }
     }
 
-    /// Tells every host who is there.
+    /// Tells every host who is there: one that knows of the others hears what changed. A thousand hosts that join are a million
+    /// addresses so, not a billion.
     fn tell_peers(&mut self) {
-        let own = self.address.iter().map(|address| Peer { host: HostId::EMBEDDED.0, address: address.clone() });
+        let own = self.address.iter().map(|address| (HostId::EMBEDDED, address.clone()));
         let reachable = self.members.iter().filter(|(_, member)| member.is_ours() && !member.join.is_outbound);
-        let joined = reachable.map(|(id, member)| Peer { host: id.0, address: member.join.address.clone() });
-        let hosts: Vec<Peer> = own.chain(joined).collect();
-        self.embedded.set_peers(hosts.iter().map(|peer| (HostId(peer.host), peer.address.clone())));
+        let now = own.chain(reachable.map(|(id, member)| (*id, member.join.address.clone()))).collect();
+        let before = std::mem::replace(&mut self.peers, now);
+        let is_new = |(id, address): &(&HostId, &String)| before.get(id) != Some(address);
+        let peer = |(id, address): (&HostId, &String)| Peer { host: id.0, address: address.clone() };
+        let joined: Vec<Peer> = self.peers.iter().filter(is_new).map(peer).collect();
+        let gone: Vec<u32> = before.keys().filter(|id| !self.peers.contains_key(id)).map(|id| id.0).collect();
+        let joined_here = joined.iter().map(|peer| (HostId(peer.host), peer.address.clone()));
+        self.embedded.change_peers(joined_here, gone.iter().copied().map(HostId));
         let is_leaving = |host: &HostId| self.members.get(host).is_some_and(|member| member.is_leaving);
-        let homes: Vec<_> = hosts.iter().map(|peer| HostId(peer.host)).filter(|host| !is_leaving(host)).collect();
+        let homes: Vec<_> = self.peers.keys().copied().filter(|host| !is_leaving(host)).collect();
         self.find_homes(&homes);
-        let homes: Vec<_> = self.members.iter().map(|(id, member)| (*id, member.home)).collect();
-        for (id, home) in homes {
-            self.say(id, Peers { hosts: hosts.clone(), home: home.map(|home| home.0) });
+        let all = || self.peers.iter().map(peer).collect();
+        let is_same = joined.is_empty() && gone.is_empty();
+        let news = |(id, member): (&HostId, &Member)| {
+            let home = member.home.map(|home| home.0);
+            match member.told {
+                None => Some((*id, Peers { hosts: all(), gone: vec![], home })),
+                Some(told) if is_same && told == member.home => None,
+                Some(_) => Some((*id, Peers { hosts: joined.clone(), gone: gone.clone(), home })),
+            }
+        };
+        let news: Vec<_> = self.members.iter().filter_map(news).collect();
+        self.members.values_mut().for_each(|member| member.told = Some(member.home));
+        for (id, peers) in news {
+            self.say(id, peers);
         }
     }
 

@@ -40,7 +40,7 @@ pub(super) fn told(
     outputs: &[StageOutput],
     share: Option<Share>,
 ) -> datafusion::common::Result<Vec<StageInputs>> {
-    let mut told = all_of(granting, stage, here, partitions, outputs)?;
+    let mut told = all_of(granting, stage, here, partitions, outputs, share)?;
     if let Some(Share { input, part, parts }) = share {
         told.iter_mut().filter(|inputs| inputs.stage == input).for_each(|inputs| keep_part(inputs, part, parts));
     }
@@ -72,11 +72,12 @@ fn all_of(
     here: HostId,
     partitions: &[u32],
     outputs: &[StageOutput],
+    share: Option<Share>,
 ) -> datafusion::common::Result<Vec<StageInputs>> {
     let Granting { stages, reads, key, lifetime_ms, broadcast } = granting;
     let is_elsewhere = |committed: &Arc<Committed>| committed.host != here && !committed.segments.is_empty();
     let is_far = |output: &StageOutput| output.attempts.iter().any(is_elsewhere);
-    let sizes: usize = outputs.iter().flat_map(|output| &output.attempts).map(|output| output.sizes.len()).sum();
+    let sizes: usize = outputs.iter().map(|output| output.sizes).sum();
     if sizes <= MOST_SIZES && !outputs.iter().any(is_far) {
         let all = |output: &StageOutput| StageInputs {
             stage: output.stage,
@@ -99,14 +100,13 @@ fn all_of(
                 may_write: false,
             })
         });
+        // What is left of a share is picked from what is not packed.
+        let is_packed = here != HostId::EMBEDDED && share.is_none();
         StageInputs {
-            stage: output.stage,
-            attempts: output.attempts.iter().map(|committed| committed.input(Some(&read))).collect(),
             grant,
-            partitions: PartitionRange::cover(read.iter().copied()),
             is_shared: stages[output.stage as usize].output.kind() == OutputKind::Single
                 || *broadcast == Some(output.stage),
-            is_open: output.is_open,
+            ..if is_packed { output.told_afar(&read) } else { output.told(&read) }
         }
     };
     Ok(outputs.iter().map(input).collect())

@@ -253,7 +253,7 @@ impl Scheduler {
             return Some(Placement::Claim(shape));
         }
         let own = || query.used.iter().filter(|function| self.pool.is(**function, shape));
-        let has_all = own().count() >= query.functions;
+        let has_all = query.used.len() >= query.functions && own().count() >= query.functions;
         if has_all && own().any(|function| self.pool.runs_for(*function, id) && is_fresh(function)) {
             return None;
         }
@@ -263,8 +263,8 @@ impl Scheduler {
         let may_come = |function: FunctionId| {
             is_fresh(&function) && (!is_at_limit || self.pool.is_owned_by(function, &query.user))
         };
-        let waits_for_busy = !is_spread && self.pool.running(shape).any(may_come);
-        let last_resort = self.pool.idle(shape).next().filter(|_| !waits_for_busy);
+        let waits_for_busy = || !is_spread && self.pool.running(shape).any(may_come);
+        let last_resort = self.pool.idle(shape).next().filter(|_| !waits_for_busy());
         match (self.start_function(shape, preferred, &asker), last_resort) {
             (Start::Started, _) => Some(Placement::Claim(shape)),
             (Start::NotNow(_), Some(function)) => Some(Placement::Run(function)),
@@ -280,8 +280,8 @@ impl Scheduler {
     fn preferred_host(&self, query: &Query, stage: u32, task: u32) -> Option<HostId> {
         let stage = &query.stages[stage as usize];
         if stage.inputs.is_empty() || !stage.may_coalesce {
-            let hosts = || self.pool.hosts(stage.shape.class);
-            return hosts().nth(task as usize % hosts().count().max(1));
+            let hosts = self.pool.hosts(stage.shape.class);
+            return hosts.get(task as usize % hosts.len().max(1)).copied();
         }
         match stage.tasks.len() {
             1 => query.bytes_by_host(stage).into_iter().max_by_key(|(_, bytes)| *bytes).map(|(host, _)| host),

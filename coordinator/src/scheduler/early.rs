@@ -95,7 +95,7 @@ impl Query {
                 *told = producer.known();
                 if *told > before {
                     let is_open = !producer.is_complete();
-                    news.push(StageOutput { stage: *input, attempts: producer.output_of(before..*told), is_open });
+                    news.push(StageOutput::new(*input, producer.output_of(before..*told), is_open));
                 }
             }
             if news.is_empty() {

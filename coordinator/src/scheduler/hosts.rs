@@ -1,6 +1,6 @@
 //! Hosts: which may run what, and what they have left.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use onward_wire::HostId;
 
@@ -62,6 +62,11 @@ impl Host {
         self.failed_starts < most_failed && self.functions < self.max_functions
     }
 
+    /// Its place among those that have room for a function; `None` when it has none.
+    fn place(&self, id: HostId) -> Option<(u32, usize, HostId)> {
+        (self.functions < self.max_functions).then(|| (self.busy_vcpus(), self.functions, id))
+    }
+
     /// It has vCPUs for one more attempt in a function of this shape.
     pub(super) fn has_vcpus(&self, shape: FunctionShape) -> bool {
         self.running_vcpus.saturating_add(shape.vcpus) <= self.vcpus
@@ -72,6 +77,15 @@ impl Host {
     }
 }
 
+/// Hosts that functions of a class are started on.
+#[derive(Debug, Default)]
+struct Usable {
+    /// Ascending.
+    ids: Vec<HostId>,
+    /// Those that have room for a function, by what they do: busy vCPUs, functions.
+    with_room: BTreeSet<(u32, usize, HostId)>,
+}
+
 /// All hosts, by id.
 #[derive(Debug, Default)]
 pub(super) struct Hosts {
@@ -80,6 +94,10 @@ pub(super) struct Hosts {
     total_vcpus: u32,
     /// Functions that all hosts may have, whether they count or not.
     capacity: usize,
+    /// For the classes that hosts name; `None`: for any other class.
+    usable: BTreeMap<Option<u16>, Usable>,
+    /// Those that are given nothing new, and were not let go.
+    draining: BTreeSet<HostId>,
 }
 
 impl Hosts {
@@ -90,12 +108,24 @@ impl Hosts {
 
     pub(super) fn remove(&mut self, id: HostId) {
         self.all.remove(&id);
+        self.draining.remove(&id);
         self.count();
     }
 
     fn count(&mut self) {
         self.total_vcpus = self.counted().fold(0, |sum, host| sum.saturating_add(host.vcpus));
         self.capacity = self.all.values().fold(0, |sum, host| sum.saturating_add(host.max_functions));
+        let named: BTreeSet<u16> = self.all.values().flat_map(|host| host.classes.iter().copied()).collect();
+        // A class that no host names is one that every host without names offers.
+        let unnamed = (0..=u16::MAX).find(|class| !named.contains(class));
+        let classes = named.into_iter().map(|class| (Some(class), class));
+        let classes = classes.chain(unnamed.map(|class| (None, class)));
+        let usable = |(key, class)| {
+            let ids: Vec<HostId> = self.of_class(class).collect();
+            let with_room = ids.iter().filter_map(|id| self.all[id].place(*id)).collect();
+            (key, Usable { ids, with_room })
+        };
+        self.usable = classes.map(usable).collect();
     }
 
     pub(super) fn capacity(&self) -> usize {
@@ -111,30 +141,45 @@ impl Hosts {
         self.all.get(&id)
     }
 
-    pub(super) fn get_mut(&mut self, id: HostId) -> Option<&mut Host> {
-        self.all.get_mut(&id)
+    /// What a host does changes; it as it is then.
+    pub(super) fn change(&mut self, id: HostId, change: impl FnOnce(&mut Host)) -> Option<&Host> {
+        let host = self.all.get_mut(&id)?;
+        let before = host.place(id);
+        change(host);
+        let after = host.place(id);
+        if before != after {
+            for usable in self.usable.values_mut().filter(|usable| usable.ids.binary_search(&id).is_ok()) {
+                if let Some(before) = &before {
+                    usable.with_room.remove(before);
+                }
+                usable.with_room.extend(after);
+            }
+        }
+        Some(host)
     }
 
     /// It is given nothing new.
     pub(super) fn drain(&mut self, id: HostId) {
-        if let Some(host) = self.get_mut(id)
+        if let Some(host) = self.all.get_mut(&id)
             && host.leaving == Leaving::No
         {
             host.leaving = Leaving::Drains;
+            self.draining.insert(id);
             self.count();
         }
     }
 
     /// Nothing of it is needed.
     pub(super) fn let_go(&mut self, id: HostId) {
-        if let Some(host) = self.get_mut(id) {
+        if let Some(host) = self.all.get_mut(&id) {
             host.leaving = Leaving::LetGo;
+            self.draining.remove(&id);
         }
     }
 
     /// Those that are given nothing new, and were not let go.
     pub(super) fn draining(&self) -> impl Iterator<Item = (HostId, &Host)> + '_ {
-        self.all.iter().filter(|(_, host)| host.leaving == Leaving::Drains).map(|(id, host)| (*id, host))
+        self.draining.iter().filter_map(|id| Some((*id, self.all.get(id)?)))
     }
 
     /// Starts are tried again everywhere.
@@ -142,18 +187,36 @@ impl Hosts {
         self.all.values_mut().for_each(|host| host.failed_starts = 0);
     }
 
+    fn of_class(&self, class: u16) -> impl Iterator<Item = HostId> + '_ {
+        let has_others = self.all.values().any(|host| !host.is_reserve && host.offers(class));
+        let usable = self.all.iter().filter(move |(_, host)| host.offers(class) && !(host.is_reserve && has_others));
+        usable.map(|(id, _)| *id)
+    }
+
+    fn class(&self, class: u16) -> Option<&Usable> {
+        self.usable.get(&Some(class)).or_else(|| self.usable.get(&None))
+    }
+
+    /// Ids of the hosts that functions of this class are started on, ascending.
+    pub(super) fn usable_ids(&self, class: u16) -> &[HostId] {
+        self.class(class).map_or(&[], |usable| &usable.ids)
+    }
+
+    /// Those of them that have room for a function, the one that does the least first.
+    pub(super) fn with_room(&self, class: u16, most_failed: u32) -> impl Iterator<Item = (HostId, &Host)> + '_ {
+        let ids = self.class(class).into_iter().flat_map(|usable| &usable.with_room);
+        let hosts = ids.filter_map(|(.., id)| Some((*id, self.all.get(id)?)));
+        hosts.filter(move |(_, host)| host.has_room(most_failed))
+    }
+
     /// Hosts that functions of this class are started on.
     pub(super) fn usable(&self, class: u16) -> impl Iterator<Item = (HostId, &Host)> + '_ {
-        let offers = move |host: &&Host| host.offers(class);
-        let has_others = self.all.values().filter(offers).any(|host| !host.is_reserve);
-        let usable = self.all.iter().filter(move |(_, host)| host.offers(class) && !(host.is_reserve && has_others));
-        usable.map(|(id, host)| (*id, host))
+        self.usable_ids(class).iter().filter_map(|id| Some((*id, self.all.get(id)?)))
     }
 
     /// Functions of this class are started on that host.
     pub(super) fn is_usable(&self, id: HostId, class: u16) -> bool {
-        let is_other = |host: &Host| !host.is_reserve && host.offers(class);
-        self.get(id).is_some_and(|host| host.offers(class) && !(host.is_reserve && self.all.values().any(is_other)))
+        self.usable_ids(class).binary_search(&id).is_ok()
     }
 
     /// Those that count: the reserve does not where there are others. One that leaves does, for what runs there.

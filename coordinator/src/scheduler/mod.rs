@@ -29,7 +29,7 @@
 //! | `early` | stages that start on a part of their inputs |
 //! | `adapt` | what becomes of a stage when the sizes of its inputs are known |
 //! | `recovery` | what runs again when a host is lost |
-//! | `pool`, `hosts` | functions and hosts |
+//! | `pool`, `free`, `hosts` | functions and hosts |
 //! | `autoscale` | how many functions there are |
 //! | `assign` | which task goes to which function |
 //!
@@ -42,6 +42,7 @@ mod assign;
 mod autoscale;
 mod early;
 mod event;
+mod free;
 mod hosts;
 mod limits;
 mod output;
@@ -115,8 +116,19 @@ impl Scheduler {
 
     /// Takes in what happened at `now_ms` (any clock that does not go back) and returns what to do, in order.
     pub fn handle(&mut self, now_ms: u64, event: Event) -> Vec<Command> {
+        self.handle_all(now_ms, [event])
+    }
+
+    /// Takes in all that happened until `now_ms`, in order, and decides once: a decision looks at all that runs, an event at little.
+    pub fn handle_all(&mut self, now_ms: u64, events: impl IntoIterator<Item = Event>) -> Vec<Command> {
         self.now_ms = self.now_ms.max(now_ms);
         self.autoscaler.refill(self.now_ms, &self.limits);
+        events.into_iter().for_each(|event| self.take_in(event));
+        self.decide();
+        std::mem::take(&mut self.commands)
+    }
+
+    fn take_in(&mut self, event: Event) {
         match event {
             Event::SubmitQuery(spec) => self.submit(spec),
             Event::CancelQuery { query, reason } => self.fail(query, reason),
@@ -142,6 +154,9 @@ impl Scheduler {
             Event::AttemptEnded { function, attempt } => self.pool.finish(function, attempt, self.now_ms),
             Event::Tick => {}
         }
+    }
+
+    fn decide(&mut self) {
         self.time_out_queries();
         self.end_lifetimes();
         self.stop_draining();
@@ -161,7 +176,6 @@ impl Scheduler {
         self.let_hosts_go();
         let news = self.admission.announce();
         self.commands.extend(news);
-        std::mem::take(&mut self.commands)
     }
 
     /// When the next [`Event::Tick`] is due; `None` when there is nothing to wait for.
@@ -308,7 +322,7 @@ impl Scheduler {
 
     /// No function of `class` is started on any host any more until one succeeds or a new query tries.
     fn starts_fail(&self, class: u16) -> bool {
-        self.pool.failed_starts(class) >= self.most_failed_starts()
+        self.pool.starts_fail(class, self.most_failed_starts())
     }
 
     /// Starts that fail in a row before a host is left out.

@@ -1,10 +1,17 @@
 //! What the scheduler keeps of an attempt's output. Of every partition one byte: ten thousand producers of ten thousand
 //! partitions are a hundred megabytes.
 
+use std::sync::{Arc, OnceLock};
+
 use bytes::Bytes;
-use onward_wire::exchange::InputAttempt;
+use onward_wire::exchange::{InputAttempt, PartitionRange, StageInputs};
 use onward_wire::message::{AttemptOutput, PartitionStats, SegmentRef};
+use onward_wire::packed::{Attempts, Packed, size_code, size_of_code};
 use onward_wire::{AttemptId, HostId, SegmentId};
+use prost::Message;
+
+/// A task that reads more partitions than these of outputs that have few of them is told of each that is there.
+const MOST_SPARSE: usize = 64;
 
 /// A committed attempt.
 #[derive(Clone, Debug, PartialEq)]
@@ -57,12 +64,56 @@ pub struct StageOutput {
     /// The stage.
     pub stage: u32,
     /// One per task.
-    pub attempts: Vec<std::sync::Arc<Committed>>,
+    pub attempts: Vec<Arc<Committed>>,
     /// More follow.
     pub is_open: bool,
+    /// Sizes that are known of all partitions of all attempts.
+    pub sizes: usize,
+    /// Encoded [`Attempts`], once somebody on another host is told.
+    encoded: OnceLock<Bytes>,
 }
 
-/// Sizes of partitions, each within a tenth: the power of 1.1 that is not below it.
+impl StageOutput {
+    /// Of these attempts of `stage`.
+    pub fn new(stage: u32, attempts: Vec<Arc<Committed>>, is_open: bool) -> Self {
+        let sizes = attempts.iter().map(|committed| committed.sizes.len()).sum();
+        Self { stage, attempts, is_open, sizes, encoded: OnceLock::new() }
+    }
+
+    /// As a task is told that reads `partitions` of it (ascending).
+    pub fn told(&self, partitions: &[u32]) -> StageInputs {
+        StageInputs {
+            stage: self.stage,
+            attempts: self.attempts.iter().map(|committed| committed.input(Some(partitions))).collect(),
+            partitions: PartitionRange::cover(partitions.iter().copied()),
+            is_open: self.is_open,
+            ..StageInputs::default()
+        }
+    }
+
+    /// The same for a task on another host: [packed](Packed), unless that would be larger.
+    pub fn told_afar(&self, partitions: &[u32]) -> StageInputs {
+        let is_sparse = |committed: &Arc<Committed>| matches!(committed.sizes, PartitionSizes::Sparse { .. });
+        if partitions.len() > MOST_SPARSE && self.attempts.iter().any(is_sparse) {
+            return self.told(partitions);
+        }
+        let encoded = || {
+            let attempts = self.attempts.iter().map(|committed| committed.input(Some(&[]))).collect();
+            Bytes::from(Attempts { attempts }.encode_to_vec())
+        };
+        let attempts = Bytes::clone(self.encoded.get_or_init(encoded));
+        let sizes = self.attempts.iter().flat_map(|committed| partitions.iter().map(|at| committed.sizes.code(*at)));
+        StageInputs {
+            stage: self.stage,
+            partitions: PartitionRange::cover(partitions.iter().copied()),
+            is_open: self.is_open,
+            packed: Some(Packed { attempts, sizes: sizes.collect() }),
+            ..StageInputs::default()
+        }
+    }
+}
+
+/// Sizes of partitions, each within a tenth: see [`size_code`].
 #[derive(Clone, Debug, PartialEq)]
 pub enum PartitionSizes {
     /// From the first partition with rows to the last one; 0 = no rows.
@@ -81,17 +132,6 @@ pub enum PartitionSizes {
     },
 }
 
-const BASE: f64 = 1.1;
-
-fn encode(bytes: u64) -> u8 {
-    let power = (bytes.max(1) as f64).log(BASE).ceil();
-    (power + 1.0).clamp(1.0, 255.0) as u8
-}
-
-fn decode(code: u8) -> Option<u64> {
-    (code > 0).then(|| BASE.powi(i32::from(code) - 1).ceil() as u64)
-}
-
 impl PartitionSizes {
     /// Of partitions with rows; ascending, as their writer gives them.
     pub fn new(stats: &[PartitionStats]) -> Self {
@@ -108,31 +148,37 @@ impl PartitionSizes {
         // A number takes four bytes.
         if span > stats.len() * 5 {
             let partitions = stats.iter().map(|stats| stats.partition).collect();
-            return Self::Sparse { partitions, codes: stats.iter().map(|stats| encode(stats.bytes)).collect() };
+            return Self::Sparse { partitions, codes: stats.iter().map(|stats| size_code(stats.bytes)).collect() };
         }
         let mut codes = vec![0; span].into_boxed_slice();
         for stats in stats {
-            codes[(stats.partition - first.partition) as usize] = encode(stats.bytes);
+            codes[(stats.partition - first.partition) as usize] = size_code(stats.bytes);
         }
         Self::Dense { first: first.partition, codes }
     }
 
     /// About as many bytes as the partition has; `None` when it has no rows.
     pub fn get(&self, partition: u32) -> Option<u64> {
-        match self {
-            Self::Dense { first, codes } => decode(*codes.get(partition.checked_sub(*first)? as usize)?),
-            Self::Sparse { partitions, codes } => decode(codes[partitions.binary_search(&partition).ok()?]),
-        }
+        size_of_code(self.code(partition))
+    }
+
+    /// Its code; 0 when it has no rows.
+    fn code(&self, partition: u32) -> u8 {
+        let code = match self {
+            Self::Dense { first, codes } => partition.checked_sub(*first).and_then(|at| codes.get(at as usize)),
+            Self::Sparse { partitions, codes } => partitions.binary_search(&partition).ok().map(|at| &codes[at]),
+        };
+        code.copied().unwrap_or(0)
     }
 
     /// Partitions that have rows, and about how many bytes.
     pub fn iter(&self) -> Box<dyn Iterator<Item = (u32, u64)> + '_> {
         match self {
             Self::Dense { first, codes } => {
-                Box::new((*first..).zip(codes).filter_map(|(partition, code)| Some((partition, decode(*code)?))))
+                Box::new((*first..).zip(codes).filter_map(|(partition, code)| Some((partition, size_of_code(*code)?))))
             }
             Self::Sparse { partitions, codes } => Box::new(
-                partitions.iter().zip(codes).filter_map(|(partition, code)| Some((*partition, decode(*code)?))),
+                partitions.iter().zip(codes).filter_map(|(partition, code)| Some((*partition, size_of_code(*code)?))),
             ),
         }
     }

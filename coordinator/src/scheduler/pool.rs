@@ -6,6 +6,7 @@ use std::sync::Arc;
 use onward_wire::{AttemptId, FunctionId, HostId, QueryId};
 
 use super::event::FunctionShape;
+use super::free::Free;
 use super::hosts::{Host, Hosts};
 
 /// What a function does.
@@ -32,6 +33,13 @@ struct Function {
     owner: Option<Arc<str>>,
 }
 
+impl Function {
+    /// Whether it takes no task any more, and since when it lives; `None` until it said hello.
+    fn age(&self) -> Option<(bool, u64)> {
+        (self.activity != Activity::Starting).then_some((self.is_old, self.ready_ms))
+    }
+}
+
 /// The age from which on a function takes no task: the last quarter of its life.
 fn old_after(lifetime_ms: u64) -> u64 {
     lifetime_ms - lifetime_ms / 4
@@ -40,9 +48,12 @@ fn old_after(lifetime_ms: u64) -> u64 {
 /// Functions of one shape, by what they do.
 #[derive(Debug, Default)]
 struct ShapeIndex {
-    starting: BTreeSet<FunctionId>,
+    functions: usize,
+    starting: usize,
+    /// How many of those start on a host.
+    starting_on: BTreeMap<HostId, usize>,
     /// Those that take tasks.
-    free: BTreeMap<HostId, BTreeSet<FunctionId>>,
+    free: Free,
     idle: BTreeSet<(u64, FunctionId)>,
     running: BTreeSet<FunctionId>,
     /// Those that are not old.
@@ -124,14 +135,18 @@ impl Pool {
 
     /// A function did not start on `host`.
     pub(super) fn start_failed(&mut self, host: HostId) {
-        if let Some(host) = self.hosts.get_mut(host) {
-            host.failed_starts += 1;
-        }
+        self.hosts.change(host, |host| host.failed_starts += 1);
     }
 
     /// Starts are tried again everywhere.
     pub(super) fn forgive(&mut self) {
         self.hosts.forgive();
+    }
+
+    /// On every host that offers `class` so many starts failed in a row.
+    pub(super) fn starts_fail(&self, class: u16, most_failed: u32) -> bool {
+        let mut hosts = self.hosts.usable(class).peekable();
+        hosts.peek().is_some() && hosts.all(|(_, host)| host.failed_starts >= most_failed)
     }
 
     /// Starts that failed in a row on the host where the fewest did, of those that offer `class`.
@@ -140,8 +155,8 @@ impl Pool {
     }
 
     /// Hosts that functions of `class` are placed on, by id.
-    pub(super) fn hosts(&self, class: u16) -> impl Iterator<Item = HostId> + '_ {
-        self.hosts.usable(class).map(|(id, _)| id)
+    pub(super) fn hosts(&self, class: u16) -> &[HostId] {
+        self.hosts.usable_ids(class)
     }
 
     /// vCPUs of the largest host that offers `class`; `None` when none does.
@@ -228,7 +243,7 @@ impl Pool {
 
     /// Those that may take a task, by host.
     pub(super) fn idle(&self, shape: FunctionShape) -> impl Iterator<Item = FunctionId> + '_ {
-        self.shape(shape).into_iter().flat_map(|index| index.free.values().flatten().copied())
+        self.shape(shape).into_iter().flat_map(|index| index.free.iter())
     }
 
     /// Of each shape the function that is idle the longest, and since when.
@@ -266,26 +281,21 @@ impl Pool {
         young.into_iter().chain(old).min()
     }
 
-    /// The best of the free functions of `shape` that `is_wanted`: on the host that is preferred, else on the one that does
-    /// the least, else the oldest.
+    /// The best of the free functions of `shape` that `is_wanted`: see [`Free::best`].
     pub(super) fn best(
         &self,
         shape: FunctionShape,
         preferred: Option<HostId>,
         is_wanted: impl Fn(&FunctionId) -> bool,
     ) -> Option<FunctionId> {
-        let hosts = self.shape(shape)?.free.iter().filter_map(|(host, free)| {
-            let function = free.iter().find(|function| is_wanted(function))?;
-            Some((Some(*host) != preferred, self.hosts.get(*host).map(|host| host.running_vcpus), *function))
-        });
-        hosts.min().map(|(.., function)| function)
+        self.shape(shape)?.free.best(preferred, is_wanted)
     }
 
     /// `function` would have to share its host's vCPUs, and another host has some to spare and room for a function.
     pub(super) fn is_crowded(&self, function: FunctionId, most_failed: u32) -> bool {
         let Some(Function { host, shape, .. }) = self.functions.get(&function) else { return false };
         let is_full = self.hosts.get(*host).is_some_and(|host| !host.has_vcpus(*shape));
-        is_full && self.hosts.usable(shape.class).any(|(_, host)| host.has_vcpus(*shape) && host.has_room(most_failed))
+        is_full && self.hosts.with_room(shape.class, most_failed).any(|(_, host)| host.has_vcpus(*shape))
     }
 
     /// Its host and all hosts together have vCPUs for what `function` would run.
@@ -307,13 +317,12 @@ impl Pool {
     }
 
     pub(super) fn starting(&self, shape: FunctionShape) -> usize {
-        self.shape(shape).map_or(0, |index| index.starting.len())
+        self.shape(shape).map_or(0, |index| index.starting)
     }
 
     /// A function of this shape starts on `host`.
     pub(super) fn is_starting_on(&self, shape: FunctionShape, host: HostId) -> bool {
-        let starting = self.shape(shape).into_iter().flat_map(|index| &index.starting);
-        starting.into_iter().any(|function| self.host_of(*function) == Some(host))
+        self.shape(shape).is_some_and(|index| index.starting_on.contains_key(&host))
     }
 
     /// There is room for a function of `class`, once those that are `leaving` have left.
@@ -321,7 +330,7 @@ impl Pool {
         let left = leaving.iter().filter_map(|function| self.host_of(*function));
         let mut left = left.filter(|host| self.hosts.is_usable(*host, class));
         let starts = |host: HostId| self.hosts.get(host).is_some_and(|host| host.failed_starts < most_failed);
-        left.any(starts) || self.hosts.usable(class).any(|(_, host)| host.has_room(most_failed))
+        left.any(starts) || self.hosts.with_room(class, most_failed).next().is_some()
     }
 
     /// Adds a function of `shape`, on the host that is preferred if there is room, else on the one that does the least. `None`
@@ -333,21 +342,27 @@ impl Pool {
         most_failed: u32,
         owner: Option<Arc<str>>,
     ) -> Option<(FunctionId, HostId)> {
-        let with_room = self.hosts.usable(shape.class).filter(|(_, host)| host.has_room(most_failed));
-        let best = with_room.map(|(id, host)| {
-            let is_full = host.busy_vcpus().saturating_add(shape.vcpus) > host.vcpus;
-            (is_full, Some(id) != preferred, host.busy_vcpus(), host.functions, id)
-        });
-        let (.., host) = best.min()?;
+        let host = self.best_host(shape, preferred, most_failed)?;
         self.last_id += 1;
         let id = FunctionId(self.last_id);
         let function = Function { host, shape, activity: Activity::Starting, ready_ms: 0, is_old: false, owner };
-        if let Some(host) = self.hosts.get_mut(host) {
-            host.functions += 1;
-        }
+        self.hosts.change(host, |host| host.functions += 1);
         self.index(id, &function);
         self.functions.insert(id, function);
         Some((id, host))
+    }
+
+    /// The host for one more function: one that has vCPUs for it, or at least room.
+    fn best_host(&self, shape: FunctionShape, preferred: Option<HostId>, most_failed: u32) -> Option<HostId> {
+        let with_room = || self.hosts.with_room(shape.class, most_failed);
+        let is_spare = |host: &Host| host.busy_vcpus().saturating_add(shape.vcpus) <= host.vcpus;
+        let preferred = preferred.filter(|id| self.hosts.is_usable(*id, shape.class)).and_then(|id| {
+            let host = self.hosts.get(id).filter(|host| host.has_room(most_failed))?;
+            Some((id, host))
+        });
+        let spare =
+            preferred.filter(|(_, host)| is_spare(host)).or_else(|| with_room().find(|(_, host)| is_spare(host)));
+        spare.or(preferred).or_else(|| with_room().next()).map(|(id, _)| id)
     }
 
     /// Of the functions with another shape than this, on hosts where one of this shape may start, the one that is idle the
@@ -375,9 +390,8 @@ impl Pool {
         if known.activity != Activity::Starting {
             return false;
         }
-        if let Some(host) = self.hosts.get_mut(known.host) {
-            host.failed_starts = 0;
-        }
+        let host = known.host;
+        self.hosts.change(host, |host| host.failed_starts = 0);
         self.change(function, |function| {
             (function.activity, function.ready_ms) = (Activity::Idle { since_ms: now_ms }, now_ms);
         });
@@ -417,23 +431,56 @@ impl Pool {
     pub(super) fn remove(&mut self, function: FunctionId) -> Option<Activity> {
         let removed = self.functions.remove(&function)?;
         self.forget(function, &removed);
-        if let Some(host) = self.hosts.get_mut(removed.host) {
-            host.functions -= 1;
-        }
+        self.hosts.change(removed.host, |host| host.functions -= 1);
         Some(removed.activity)
     }
 
     fn change(&mut self, id: FunctionId, change: impl FnOnce(&mut Function)) {
-        let Some(mut function) = self.functions.remove(&id) else { return };
-        self.forget(id, &function);
-        change(&mut function);
-        self.index(id, &function);
-        self.functions.insert(id, function);
+        let Some(function) = self.functions.get_mut(&id) else { return };
+        let before = function.clone();
+        change(function);
+        let after = function.clone();
+        if before.age() != after.age() {
+            self.forget_age(id, &before);
+            self.index_age(id, &after);
+        }
+        if before.owner != after.owner || before.activity != after.activity || before.is_old != after.is_old {
+            self.forget_activity(id, &before);
+            self.index_activity(id, &after);
+        }
     }
 
     fn index(&mut self, id: FunctionId, function: &Function) {
-        let Function { host, shape, activity, ready_ms, is_old, owner } = function;
+        self.index_age(id, function);
+        self.index_activity(id, function);
+    }
+
+    /// Takes back what [`Self::index`] noted.
+    fn forget(&mut self, id: FunctionId, function: &Function) {
+        self.forget_age(id, function);
+        self.forget_activity(id, function);
+    }
+
+    fn index_age(&mut self, id: FunctionId, function: &Function) {
+        match function.age() {
+            Some((true, ready_ms)) => self.old.insert((ready_ms, id)),
+            Some((false, ready_ms)) => self.young.insert((ready_ms, id)),
+            None => false,
+        };
+    }
+
+    fn forget_age(&mut self, id: FunctionId, function: &Function) {
+        match function.age() {
+            Some((true, ready_ms)) => self.old.remove(&(ready_ms, id)),
+            Some((false, ready_ms)) => self.young.remove(&(ready_ms, id)),
+            None => false,
+        };
+    }
+
+    fn index_activity(&mut self, id: FunctionId, function: &Function) {
+        let Function { host, shape, activity, is_old, owner, .. } = function;
         let index = self.shapes.entry(*shape).or_default();
+        index.functions += 1;
         index.young += usize::from(!is_old);
         let mut owned = owner.as_ref().map(|owner| self.owners.entry(Arc::clone(owner)).or_default());
         if let Some(owned) = &mut owned {
@@ -441,12 +488,15 @@ impl Pool {
         }
         match activity {
             Activity::Starting => {
-                index.starting.insert(id);
+                index.starting += 1;
+                *index.starting_on.entry(*host).or_default() += 1;
+                self.load(*host, |host| host.starting_vcpus += shape.vcpus);
             }
             Activity::Idle { since_ms } => {
                 index.idle.insert((*since_ms, id));
                 if !is_old {
-                    index.free.entry(*host).or_default().insert(id);
+                    let running_vcpus = self.hosts.get(*host).map_or(0, |host| host.running_vcpus);
+                    index.free.insert(*host, running_vcpus, id);
                 }
                 if let Some(owned) = owned {
                     owned.idle.insert((*since_ms, id));
@@ -460,62 +510,71 @@ impl Pool {
                     owned.running_vcpus += shape.vcpus;
                 }
                 self.ending.extend(ending_ms.map(|ending_ms| (ending_ms, id)));
-            }
-        }
-        if *activity != Activity::Starting {
-            if *is_old { &mut self.old } else { &mut self.young }.insert((*ready_ms, id));
-        }
-        if let Some(host) = self.hosts.get_mut(*host) {
-            match activity {
-                Activity::Starting => host.starting_vcpus += shape.vcpus,
-                Activity::Idle { .. } => {}
-                Activity::Running { .. } => host.running_vcpus += shape.vcpus,
+                self.load(*host, |host| host.running_vcpus += shape.vcpus);
             }
         }
     }
 
-    /// Takes back what [`Self::index`] noted.
-    fn forget(&mut self, id: FunctionId, function: &Function) {
-        let Function { host, shape, activity, ready_ms, is_old, owner } = function;
+    fn forget_activity(&mut self, id: FunctionId, function: &Function) {
+        let Function { host, shape, activity, is_old, owner, .. } = function;
         if let Some(index) = self.shapes.get_mut(shape) {
+            index.functions -= 1;
             index.young -= usize::from(!is_old);
-            index.starting.remove(&id);
-            index.running.remove(&id);
-            if let Activity::Idle { since_ms } = activity {
-                index.idle.remove(&(*since_ms, id));
+            match activity {
+                Activity::Starting => {
+                    index.starting -= 1;
+                    if let Some(starting) = index.starting_on.get_mut(host) {
+                        *starting -= 1;
+                        if *starting == 0 {
+                            index.starting_on.remove(host);
+                        }
+                    }
+                }
+                Activity::Idle { since_ms } => {
+                    index.idle.remove(&(*since_ms, id));
+                    index.free.remove(*host, id);
+                }
+                Activity::Running { .. } => {
+                    index.running.remove(&id);
+                }
             }
-            if let Some(free) = index.free.get_mut(host)
-                && free.remove(&id)
-                && free.is_empty()
-            {
-                index.free.remove(host);
-            }
-            if index.starting.len() + index.running.len() + index.idle.len() == 0 {
+            if index.functions == 0 {
                 self.shapes.remove(shape);
             }
         }
-        let vcpus = if matches!(activity, Activity::Running { .. }) { shape.vcpus } else { 0 };
         if let Some(owner) = owner
             && let Some(owned) = self.owners.get_mut(owner)
         {
             owned.functions -= 1;
-            owned.running_vcpus -= vcpus;
-            if let Activity::Idle { since_ms } = activity {
-                owned.idle.remove(&(*since_ms, id));
+            match activity {
+                Activity::Starting => {}
+                Activity::Idle { since_ms } => {
+                    owned.idle.remove(&(*since_ms, id));
+                }
+                Activity::Running { .. } => owned.running_vcpus -= shape.vcpus,
             }
             if owned.functions == 0 {
                 self.owners.remove(owner);
             }
         }
-        self.running_vcpus -= vcpus;
-        self.idle -= usize::from(matches!(activity, Activity::Idle { .. }));
-        if let Activity::Running { ending_ms: Some(ending_ms), .. } = activity {
-            self.ending.remove(&(*ending_ms, id));
+        match activity {
+            Activity::Starting => self.load(*host, |host| host.starting_vcpus -= shape.vcpus),
+            Activity::Idle { .. } => self.idle -= 1,
+            Activity::Running { ending_ms, .. } => {
+                self.running_vcpus -= shape.vcpus;
+                if let Some(ending_ms) = ending_ms {
+                    self.ending.remove(&(*ending_ms, id));
+                }
+                self.load(*host, |host| host.running_vcpus -= shape.vcpus);
+            }
         }
-        if *is_old { &mut self.old } else { &mut self.young }.remove(&(*ready_ms, id));
-        if let Some(host) = self.hosts.get_mut(*host) {
-            host.running_vcpus -= vcpus;
-            host.starting_vcpus -= if *activity == Activity::Starting { shape.vcpus } else { 0 };
+    }
+
+    /// What a host does changes.
+    fn load(&mut self, id: HostId, change: impl FnOnce(&mut Host)) {
+        let Some(host) = self.hosts.change(id, change) else { return };
+        for index in self.shapes.values_mut() {
+            index.free.set_load(id, host.running_vcpus);
         }
     }
 }

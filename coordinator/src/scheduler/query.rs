@@ -183,11 +183,8 @@ impl Query {
         let output = |(at, input): (usize, &u32)| {
             let producer = &self.stages[*input as usize];
             let known = consumer.told.as_ref().map_or(producer.tasks.len(), |told| told[at]);
-            StageOutput {
-                stage: *input,
-                attempts: producer.output_of(0..known),
-                is_open: consumer.told.is_some() && !producer.is_complete(),
-            }
+            let is_open = consumer.told.is_some() && !producer.is_complete();
+            StageOutput::new(*input, producer.output_of(0..known), is_open)
         };
         let inputs = Arc::new(consumer.inputs.iter().enumerate().map(output).collect());
         self.stages[stage as usize].bound_inputs = Some(Arc::clone(&inputs));

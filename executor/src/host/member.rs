@@ -18,9 +18,10 @@ use futures::StreamExt;
 use onward_cache::OpenUploads;
 use onward_shuffle::flight::{GrantKey, from_status};
 use onward_wire::cluster::{
-    AwaitQueryEnd, Deposed, Failed, FunctionLost, FunctionReady, Heartbeat, Join, Joined, Leaving, Order, QueryEnded,
-    Report, StartFunction, ToCoordinator, ToMember, UploadNoted, order, report, to_member,
+    AwaitQueryEnd, Deposed, Failed, FunctionLost, FunctionReady, Heartbeat, Join, Joined, Leaving, Order, Peers,
+    QueryEnded, Report, StartFunction, ToCoordinator, ToMember, UploadNoted, order, report, to_member,
 };
+use onward_wire::exchange::StageInputs;
 use onward_wire::message::{AttemptDone, ForgetQuery, SegmentRef};
 use onward_wire::{AttemptId, Config, ENGINE_VERSION, ErrorKind, FunctionId, HostId, QueryId, SegmentId, WireError};
 use prost::Message;
@@ -282,8 +283,8 @@ impl Member {
                         }
                         to_member::Body::Peers(peers) => {
                             home = peers.home.map(HostId);
-                            let peers = peers.hosts.into_iter().map(|peer| (HostId(peer.host), peer.address));
-                            self.host.set_peers(peers);
+                            let hosts = peers.hosts.into_iter().map(|peer| (HostId(peer.host), peer.address));
+                            self.host.change_peers(hosts, peers.gone.into_iter().map(HostId));
                             None
                         }
                         to_member::Body::Leader(leader) => {
@@ -379,7 +380,16 @@ pub(super) fn frame(message: &ToCoordinator) -> FlightData {
 }
 
 pub(super) fn parse(data: &FlightData) -> Result<ToMember, WireError> {
-    ToMember::decode(data.app_metadata.clone()).map_err(|_| nothing())
+    let mut message = ToMember::decode(data.app_metadata.clone()).map_err(|_| nothing())?;
+    if let Some(to_member::Body::Order(Order { body: Some(body), .. })) = &mut message.body {
+        let inputs = match body {
+            order::Body::RunAttempt(attempt) => attempt.inputs.as_mut_slice(),
+            order::Body::MoreInputs(more) => more.inputs.as_mut_slice(),
+            _ => &mut [],
+        };
+        inputs.iter_mut().try_for_each(StageInputs::unpack)?;
+    }
+    Ok(message)
 }
 
 fn carry_out(host: &Host, command: to_member::Body) {

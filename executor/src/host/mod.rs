@@ -410,9 +410,13 @@ impl Host {
         &self.shared.data_plane
     }
 
-    /// The other hosts there are now, and where.
-    pub fn set_peers(&self, peers: impl IntoIterator<Item = (HostId, String)>) {
-        self.shared.neighbours.set_peers(peers);
+    /// Other hosts are there now, or elsewhere, or are gone.
+    pub fn change_peers(
+        &self,
+        joined: impl IntoIterator<Item = (HostId, String)>,
+        gone: impl IntoIterator<Item = HostId>,
+    ) {
+        self.shared.neighbours.change_peers(joined, gone);
     }
 
     /// What another host has, mapped in this process.

@@ -114,16 +114,22 @@ impl Neighbours {
         *self.membership.write() = Membership { id, key, peers: HashMap::new() };
     }
 
-    /// All hosts there are now.
-    pub(super) fn set_peers(&self, peers: impl IntoIterator<Item = (HostId, String)>) {
+    /// Other hosts are there now, or elsewhere, or are gone.
+    pub(super) fn change_peers(
+        &self,
+        joined: impl IntoIterator<Item = (HostId, String)>,
+        gone: impl IntoIterator<Item = HostId>,
+    ) {
         let mut membership = self.membership.write();
-        let mut before = std::mem::take(&mut membership.peers);
-        let new = |address: String| Peer { address: address.into(), permits: Arc::new(Semaphore::new(self.at_once)) };
-        let peer = |(id, address): (HostId, String)| {
-            let known = before.remove(&id).filter(|peer| *peer.address == *address);
-            (id, known.unwrap_or_else(|| new(address)))
-        };
-        membership.peers = peers.into_iter().map(peer).collect();
+        for id in gone {
+            membership.peers.remove(&id);
+        }
+        for (id, address) in joined {
+            if membership.peers.get(&id).is_none_or(|peer| *peer.address != *address) {
+                let permits = Arc::new(Semaphore::new(self.at_once));
+                membership.peers.insert(id, Peer { address: address.into(), permits });
+            }
+        }
         let addresses: Vec<&str> = membership.peers.values().map(|peer| &*peer.address).collect();
         self.connector.keep_only(&addresses);
     }

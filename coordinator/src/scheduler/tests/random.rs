@@ -29,6 +29,9 @@ enum Action {
     /// Hosts that were let go are gone.
     Go,
     Wait(u64),
+    /// The scheduler hears of what follows together.
+    Hold,
+    Release,
 }
 
 fn action() -> impl Strategy<Value = Action> {
@@ -51,6 +54,8 @@ fn action() -> impl Strategy<Value = Action> {
         1 => any::<Index>().prop_map(Leave),
         1 => Just(Go),
         2 => (0..800u64).prop_map(Wait),
+        2 => Just(Hold),
+        2 => Just(Release),
     ]
 }
 
@@ -190,6 +195,12 @@ fn starting(world: &World) -> impl Iterator<Item = onward_wire::FunctionId> + '_
 }
 
 fn act(world: &mut World, action: Action, queries: &mut Vec<QuerySpec>) {
+    use Action::{EndAttempt, Finish, Hold, Ready, ReleaseResult, ReportLate, Submit};
+    let may_wait =
+        matches!(action, Submit | Ready(_) | Finish(..) | EndAttempt(_) | ReportLate(..) | ReleaseResult(_) | Hold);
+    if !may_wait {
+        world.release();
+    }
     match action {
         Action::Submit => {
             if let Some(spec) = queries.pop() {
@@ -274,6 +285,8 @@ fn act(world: &mut World, action: Action, queries: &mut Vec<QuerySpec>) {
                 world.lose_host(host);
             }
         }
+        Action::Hold => world.hold(),
+        Action::Release => {}
         Action::Wait(ms) => {
             world.now_ms += ms;
             world.send(Event::Tick);
@@ -325,6 +338,7 @@ proptest! {
         for action in actions {
             act(&mut world, action, &mut queries);
         }
+        world.release();
         while let Some(spec) = queries.pop() {
             world.submit(spec);
         }
