@@ -13,18 +13,22 @@
 mod support;
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};
 use std::fs;
 use std::time::Duration;
 
+use bytes::Bytes;
 use clap::Parser;
 use cpu_time::ThreadTime;
 use onward_coordinator::scheduler::{Command, Event, FunctionShape, QuerySpec, Scheduler, SchedulerLimits, StageSpec};
 use onward_wire::cluster::{
-    Order, RemoveSegments, Report, StartFunction, StopFunction, ToCoordinator, ToMember, order, report, to_coordinator,
+    AwaitQueryEnd, Order, QueryEnded, RemoveSegments, Report, StartFunction, StopFunction, ToCoordinator, ToMember,
+    order, report, to_coordinator,
 };
-use onward_wire::message::{AttemptDone, AttemptOutput, PartitionStats, RunAttempt, SegmentRef};
-use onward_wire::{AttemptId, Config, FunctionId, HostId, QueryId};
+use onward_wire::message::{
+    AttemptDone, AttemptOutput, DefineStage, ForgetQuery, PartitionStats, RunAttempt, SegmentRef,
+};
+use onward_wire::{AttemptId, Config, FunctionId, HostId, QueryId, StageId};
 use prost::Message;
 use support::{BoxError, conditions, load};
 
@@ -108,6 +112,9 @@ enum Arrival {
 /// The leading thread is busy for this part of the time: it does not keep up.
 const SATURATED: f64 = 0.95;
 
+/// A plan of a stage, in bytes.
+const PLAN: [u8; 4_096] = [7; 4_096];
+
 /// Events that the coordinator decides on together at most.
 const MOST_AT_ONCE: usize = 256;
 
@@ -122,6 +129,8 @@ struct World<'a> {
     arrivals: BinaryHeap<Reverse<(u64, u64)>>,
     waiting: HashMap<u64, Arrival>,
     places: HashMap<FunctionId, HostId>,
+    /// Where a query ran.
+    hosts: HashMap<QueryId, BTreeSet<HostId>>,
     begun_us: HashMap<QueryId, u64>,
     latencies_us: Vec<u64>,
     queries: u64,
@@ -165,6 +174,7 @@ impl<'a> World<'a> {
             arrivals: BinaryHeap::new(),
             waiting: HashMap::new(),
             places: HashMap::new(),
+            hosts: HashMap::new(),
             begun_us: HashMap::new(),
             latencies_us: Vec::new(),
             queries: 0,
@@ -259,7 +269,7 @@ impl<'a> World<'a> {
         let messages: Vec<_> = messages.iter().map(|message| ToCoordinator::decode(&**message)).collect();
         self.decoding += before.elapsed();
         for message in messages {
-            events.push(self.hear(message?)?);
+            events.extend(self.hear(message?)?);
         }
         Ok(events)
     }
@@ -271,12 +281,11 @@ impl<'a> World<'a> {
             let before = ThreadTime::now();
             let commands = self.scheduler.handle_all(self.now_us / 1_000, events);
             let decided = before.elapsed();
-            let said: Vec<usize> =
-                commands.iter().filter_map(said).map(|message| message.encode_to_vec().len()).collect();
+            let mut said = Said::default();
+            commands.iter().for_each(|command| self.say(command, &mut said));
             let busy = before.elapsed();
             (self.deciding, self.encoding) = (self.deciding + decided, self.encoding + busy - decided);
-            self.messages += said.len() as u64;
-            self.bytes += said.into_iter().sum::<usize>() as u64;
+            (self.messages, self.bytes) = (self.messages + said.messages, self.bytes + said.bytes);
             self.now_us += busy.as_micros() as u64;
             events = Vec::new();
             for command in commands {
@@ -342,19 +351,62 @@ impl<'a> World<'a> {
     }
 
     /// A host's message.
-    fn hear(&mut self, message: ToCoordinator) -> Result<Event, BoxError> {
+    fn hear(&mut self, message: ToCoordinator) -> Result<Option<Event>, BoxError> {
         match message.body {
             Some(to_coordinator::Body::FunctionReady(ready)) => {
-                Ok(Event::FunctionReady { function: FunctionId(ready.function) })
+                Ok(Some(Event::FunctionReady { function: FunctionId(ready.function) }))
             }
+            Some(to_coordinator::Body::QueryEnded(_)) => Ok(None),
             Some(to_coordinator::Body::Report(Report {
                 function, body: Some(report::Body::Prepared(done)), ..
             })) => {
                 let function = FunctionId(function);
                 let (host, attempt) = (self.places[&function], AttemptId::from(done.attempt));
-                Ok(Event::Prepared { function, host, attempt, output: done.output })
+                Ok(Some(Event::Prepared { function, host, attempt, output: done.output }))
             }
             other => Err(format!("{other:?}").into()),
+        }
+    }
+
+    /// What hosts are told of a command.
+    fn say(&self, command: &Command, said: &mut Said) {
+        match command {
+            Command::StartFunction { function, shape, .. } => {
+                let FunctionShape { vcpus, memory_bytes, .. } = *shape;
+                said.say(StartFunction { function: function.0, vcpus, memory_bytes });
+            }
+            Command::StopFunction { function } => said.say(StopFunction { function: function.0 }),
+            Command::RunAttempt { function, attempt, partitions, inputs, inline_bytes, .. } => {
+                let order = |body| Order { function: function.0, body: Some(body) };
+                let StageId { query, stage } = attempt.task.stage;
+                // A function runs one task of a stage.
+                let plan = Bytes::from_static(&PLAN);
+                said.say(order(order::Body::DefineStage(DefineStage {
+                    query: query.0,
+                    stage,
+                    plan,
+                    ..DefineStage::default()
+                })));
+                said.say(order(order::Body::RunAttempt(RunAttempt {
+                    attempt: (*attempt).into(),
+                    partitions: partitions.clone(),
+                    inputs: inputs.iter().map(|input| input.told_afar(partitions)).collect(),
+                    inline_bytes: *inline_bytes,
+                    filters: vec![],
+                })));
+            }
+            Command::ReleaseSegments(segments) => {
+                let mut by_host: BTreeMap<HostId, Vec<u64>> = BTreeMap::new();
+                segments.iter().for_each(|(host, segment)| by_host.entry(*host).or_default().push(segment.0));
+                by_host.into_values().for_each(|segments| said.say(RemoveSegments { segments }));
+            }
+            Command::QueryDone { query, .. } => {
+                for host in self.hosts.get(query).into_iter().flatten() {
+                    said.say(ForgetQuery { query: query.0, kept: vec![] });
+                    said.say(AwaitQueryEnd { request: u64::from(host.0) << 32, query: query.0 });
+                }
+            }
+            _ => {}
         }
     }
 
@@ -371,6 +423,7 @@ impl<'a> World<'a> {
             Command::StopFunction { .. } => self.functions -= 1,
             Command::RunAttempt { function, attempt, .. } => {
                 self.tasks += 1;
+                self.hosts.entry(attempt.query()).or_default().insert(self.places[&function]);
                 let task_us = (self.options.task_ms * 1e3 * (0.5 + self.random.f64())) as u64;
                 let mut output = AttemptOutput::default();
                 self.segments += 1;
@@ -387,6 +440,9 @@ impl<'a> World<'a> {
             Command::QueryDone { query, .. } => {
                 let begun = self.begun_us.remove(&query).unwrap_or(self.now_us);
                 self.latencies_us.push(self.now_us - begun);
+                for _ in self.hosts.remove(&query).unwrap_or_default() {
+                    self.answer_in(0, QueryEnded { request: 1 << 32 }.into());
+                }
                 return Ok(Some(Event::ResultReleased { query }));
             }
             Command::QueryFailed { error, .. } => return Err(error.into()),
@@ -405,28 +461,16 @@ impl<'a> World<'a> {
     }
 }
 
-/// What a host is told of a command.
-fn said(command: &Command) -> Option<ToMember> {
-    match command {
-        Command::StartFunction { function, shape, .. } => {
-            let FunctionShape { vcpus, memory_bytes, .. } = *shape;
-            Some(StartFunction { function: function.0, vcpus, memory_bytes }.into())
-        }
-        Command::StopFunction { function } => Some(StopFunction { function: function.0 }.into()),
-        Command::RunAttempt { function, attempt, partitions, inputs, inline_bytes, .. } => {
-            let run = RunAttempt {
-                attempt: (*attempt).into(),
-                partitions: partitions.clone(),
-                inputs: inputs.iter().map(|input| input.told_afar(partitions)).collect(),
-                inline_bytes: *inline_bytes,
-                filters: vec![],
-            };
-            Some(Order { function: function.0, body: Some(order::Body::RunAttempt(run)) }.into())
-        }
-        Command::ReleaseSegments(segments) => {
-            let segments = segments.iter().map(|(_, segment)| segment.0).collect();
-            Some(RemoveSegments { segments }.into())
-        }
-        _ => None,
+/// What was said.
+#[derive(Default)]
+struct Said {
+    messages: u64,
+    bytes: u64,
+}
+
+impl Said {
+    fn say(&mut self, message: impl Into<ToMember>) {
+        self.messages += 1;
+        self.bytes += message.into().encode_to_vec().len() as u64;
     }
 }

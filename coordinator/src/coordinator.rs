@@ -93,10 +93,13 @@ impl Coordinator {
         let mut history = History::new(Prices::read(&config.price_file)?, log);
         if let Some(state) = &options.state {
             let kept = KeptHistory::open(state.clone(), options.term.epoch).await;
-            let (kept, records) = kept.map_err(|error| WireError::new(ErrorKind::Unavailable, error))?;
-            history = history.shared(kept, records);
+            let (kept, before) = kept.map_err(|error| WireError::new(ErrorKind::Unavailable, error))?;
+            history = history.shared(kept, before);
         }
         let history = Arc::new(history);
+        if let Some(state) = &options.state {
+            system::keep_running(&history, state.clone());
+        }
         let cached = system::TierCell::default();
         let scratch = config.spill_root();
         host::remove_leftovers(&config);

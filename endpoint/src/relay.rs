@@ -35,8 +35,10 @@ const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
 /// Calls whose clients go on sending.
 const STREAMING: [&str; 3] = ["/DoPut", "/DoExchange", "/Handshake"];
-/// What a leader sends after another one was heard of is handed on for this long.
-const GRACE: Duration = Duration::from_secs(1);
+/// A leader hands over once it has answered: calls that it has not answered a moment after another one was heard of are lost.
+const ANSWER_GRACE: Duration = Duration::from_millis(100);
+/// Rows that it still sends are handed on for this long.
+const ROWS_GRACE: Duration = Duration::from_secs(1);
 
 /// Another coordinator, which leads.
 pub(crate) struct Peer {
@@ -45,7 +47,10 @@ pub(crate) struct Peer {
     channel: OnceCell<Channel>,
     /// Why it could not be reached, the last time.
     failure: Mutex<Option<String>>,
-    replaced: CancellationToken,
+    /// It answers no more.
+    is_silent: CancellationToken,
+    /// It sends no more.
+    is_over: CancellationToken,
 }
 
 /// A call that is handed on.
@@ -141,16 +146,19 @@ impl Peer {
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
             .keep_alive_timeout(KEEPALIVE_TIMEOUT);
-        let (channel, failure, replaced) = (OnceCell::new(), Mutex::default(), CancellationToken::new());
-        Ok(Self { url: url.to_owned(), endpoint, channel, failure, replaced })
+        let (is_silent, is_over) = (CancellationToken::new(), CancellationToken::new());
+        let (channel, failure) = (OnceCell::new(), Mutex::default());
+        Ok(Self { url: url.to_owned(), endpoint, channel, failure, is_silent, is_over })
     }
 
     /// Another one leads now.
     pub(crate) fn is_replaced(&self) {
-        let replaced = self.replaced.clone();
+        let (is_silent, is_over) = (self.is_silent.clone(), self.is_over.clone());
         tokio::spawn(async move {
-            tokio::time::sleep(GRACE).await;
-            replaced.cancel();
+            tokio::time::sleep(ANSWER_GRACE).await;
+            is_silent.cancel();
+            tokio::time::sleep(ROWS_GRACE).await;
+            is_over.cancel();
         });
     }
 
@@ -181,12 +189,12 @@ impl Peer {
                 true => unreached(causes(&error)),
                 false => Relayed::Lost(self.lost(&error.to_string())),
             }),
-            () = self.replaced.cancelled() => Err(Relayed::Lost(self.lost("another coordinator leads now"))),
+            () = self.is_silent.cancelled() => Err(Relayed::Lost(self.lost("another coordinator leads now"))),
         };
         let response = answered?;
         let lost = self.lost("its answer was cut off");
         Ok(response.map(|body| {
-            Body::new(Cut { body, replaced: Box::pin(self.replaced.clone().cancelled_owned()), lost: Some(lost) })
+            Body::new(Cut { body, is_over: Box::pin(self.is_over.clone().cancelled_owned()), lost: Some(lost) })
         }))
     }
 
@@ -216,7 +224,7 @@ impl Peer {
 /// An answer that ends with an error when who sends it is replaced.
 struct Cut {
     body: Body,
-    replaced: Pin<Box<WaitForCancellationFutureOwned>>,
+    is_over: Pin<Box<WaitForCancellationFutureOwned>>,
     lost: Option<Status>,
 }
 
@@ -231,7 +239,7 @@ impl HttpBody for Cut {
         match Pin::new(&mut self.body).poll_frame(context) {
             Poll::Ready(Some(Err(_))) => {}
             Poll::Ready(frame) => return Poll::Ready(frame),
-            Poll::Pending => match self.replaced.as_mut().poll(context) {
+            Poll::Pending => match self.is_over.as_mut().poll(context) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(()) => {}
             },

@@ -16,6 +16,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use onward_coordinator::catalog::check_directory;
 use onward_coordinator::{ClusterListener, Coordinator, CoordinatorOptions, Term};
 use onward_endpoint::{FlightServer, Role};
 use onward_state::{Announcement, Candidate, Etcd, LeaderInfo, Leadership, StateOptions, Tls};
@@ -59,7 +60,9 @@ pub(super) async fn serve(shared: Shared, mut signals: Signals) -> Result<(), Fa
         cluster_url,
         version: ENGINE_VERSION.to_owned(),
     };
-    let candidate = Candidate::start(Etcd::new(state_options(&config)?).map_err(failed)?, announcement);
+    let etcd = Etcd::new(state_options(&config)?).map_err(failed)?;
+    check_directory(&etcd, &data_dir).await.map_err(|error| Failure::Message(error.to_string()))?;
+    let candidate = Candidate::start(etcd, announcement);
     let (leader, _telling) = tell(&candidate);
     let joining =
         cluster.as_ref().map(|cluster| format!("onward {ENGINE_VERSION} hosts may join on {}\n", cluster.address()));
@@ -197,7 +200,14 @@ impl TakingTurns {
             state: Some(leadership.state()),
             term: term.clone(),
         };
-        let coordinator = Coordinator::start(options).await?;
+        let coordinator = match Coordinator::start(options).await {
+            Ok(coordinator) => coordinator,
+            Err(error) => {
+                // Another one may do better, and need not wait. If that fails it leads when the lease of this one is over.
+                let _ = leadership.resign().await;
+                return Err(error.into());
+            }
+        };
         coordinator.warm_up().await?;
         if let Some(cluster) = &self.cluster {
             coordinator.serve_cluster_on(cluster).await?;

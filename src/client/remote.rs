@@ -53,6 +53,10 @@ pub struct Remote {
 /// The longest wait for a host that holds a part of a result: the server gives it, too.
 const HOST_CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// A server that sends nothing for so long is asked for a sign of life, and given up without one.
+const PING_AFTER: Duration = Duration::from_secs(10);
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// A ticket of a direct result that is older than this is renewed before it is used.
 const RENEW_AFTER: Duration = Duration::from_secs(30);
 
@@ -304,7 +308,11 @@ fn endpoint(options: &RemoteOptions, name: Option<&str>) -> Result<Endpoint, Wir
             "the port is missing: give grpc://host:port; `onward serve` takes 50051 by default".into(),
         ));
     }
-    let endpoint = endpoint.connect_timeout(CONNECT_TIMEOUT).tcp_nodelay(true);
+    let endpoint = endpoint
+        .connect_timeout(CONNECT_TIMEOUT)
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(PING_AFTER)
+        .keep_alive_timeout(PING_TIMEOUT);
     if !is_tls {
         return Ok(endpoint);
     }

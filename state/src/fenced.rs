@@ -20,7 +20,7 @@ use crate::{Etcd, MAX_CHANGES, MAX_WRITE_BYTES, StateError};
 /// The key of the last write.
 pub(crate) const WRITE: &str = "write";
 /// What keys of state begin with.
-const STATE: &str = "state/";
+pub(crate) const STATE: &str = "state/";
 
 /// A change of one key.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,9 +1,10 @@
 //! Reads of many keys, at one revision.
 
-use crate::Etcd;
 use crate::error::Fault;
+use crate::fenced::STATE;
 use crate::limits::{MAX_READ_ATTEMPTS, MAX_READ_BYTES, PAGE_KEYS};
 use crate::message::{Compare, KeyValue, Operation, RangeRequest, TxnRequest};
+use crate::{Etcd, StateError};
 
 /// Keys and values as they were at a revision.
 #[derive(Debug, Default)]
@@ -28,6 +29,17 @@ pub(crate) fn only(key: Vec<u8>) -> Operation {
 }
 
 impl Etcd {
+    /// The value of a key of state that leaders write, for one who does not lead.
+    ///
+    /// # Errors
+    /// [`StateError::Unavailable`].
+    pub async fn peek(&self, key: &str) -> Result<Option<Vec<u8>>, StateError> {
+        let success = vec![only(self.key(&format!("{STATE}{key}"))).into()];
+        let request = TxnRequest { compare: Vec::new(), success, failure: Vec::new() };
+        let answer = self.call(&request).await?;
+        Ok(answer.found().next().flatten().map(|found| found.value))
+    }
+
     /// Reads keys from `start` to before `end`, in pages; each only if `guard` holds. `None`: it does not.
     pub(crate) async fn read(&self, start: &[u8], end: &[u8], guard: &[Compare]) -> Result<Option<Snapshot>, Fault> {
         let mut compacted = None;

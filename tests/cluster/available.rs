@@ -19,11 +19,11 @@ use tonic::transport::{Channel, Endpoint};
 use crate::flight::server::text;
 use crate::support::coordinators::Coordinators;
 
-const BINARY: &str = env!("CARGO_BIN_EXE_onward");
+pub(super) const BINARY: &str = env!("CARGO_BIN_EXE_onward");
 /// However slow the machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
-fn start(count: usize, settings: &[&str]) -> Option<Coordinators> {
+pub(super) fn start(count: usize, settings: &[&str]) -> Option<Coordinators> {
     match Coordinators::start(Path::new(BINARY), count, settings) {
         Ok(coordinators) => Some(coordinators),
         Err(why) => {
@@ -34,7 +34,7 @@ fn start(count: usize, settings: &[&str]) -> Option<Coordinators> {
 }
 
 /// A client that is connected to one coordinator.
-struct Client {
+pub(super) struct Client {
     sql: FlightSqlServiceClient<Channel>,
 }
 
@@ -45,30 +45,30 @@ impl Client {
         Some(Self { sql: FlightSqlServiceClient::new(channel) })
     }
 
-    async fn query(&mut self, sql: &str) -> Result<Vec<RecordBatch>, FlightError> {
+    pub(super) async fn query(&mut self, sql: &str) -> Result<Vec<RecordBatch>, FlightError> {
         let info = self.sql.execute(sql.to_owned(), None).await?;
         let ticket = info.endpoint[0].ticket.clone().expect("a ticket");
         self.sql.do_get(ticket).await?.try_collect().await
     }
 
-    async fn rows(&mut self, sql: &str) -> Vec<String> {
+    pub(super) async fn rows(&mut self, sql: &str) -> Vec<String> {
         text(&self.query(sql).await.unwrap_or_else(|error| panic!("{sql}: {error}")))
     }
 }
 
-async fn client(url: &str) -> Client {
+pub(super) async fn client(url: &str) -> Client {
     Client::connect(url).await.expect("it listens")
 }
 
 /// Where the coordinator is that leads, whoever is asked.
-async fn leader(coordinators: &Coordinators) -> usize {
+pub(super) async fn leader(coordinators: &Coordinators) -> usize {
     let mut asked = client(&coordinators.processes[0].url).await;
     let name = asked.rows("SELECT name FROM system.coordinators WHERE leads").await.remove(0);
     coordinators.processes.iter().position(|process| process.url == name).expect("one of them")
 }
 
 /// An error that says: try again.
-fn is_retryable(error: &FlightError) -> bool {
+pub(super) fn is_retryable(error: &FlightError) -> bool {
     match error {
         FlightError::Tonic(status) => {
             // A connection that ends in the middle of an answer has no status of its own.
@@ -240,7 +240,7 @@ async fn disturbed(coordinators: &Coordinators, clients: usize, disturb: impl As
 }
 
 /// Resolves when a coordinator other than `before` leads; its name.
-async fn led_by_another(url: &str, before: &str) -> String {
+pub(super) async fn led_by_another(url: &str, before: &str) -> String {
     let mut looks = tokio::time::interval(Duration::from_millis(20));
     let looking = async {
         loop {

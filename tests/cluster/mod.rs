@@ -3,6 +3,7 @@
 mod available;
 mod fencing;
 mod hosts;
+mod inherited;
 mod lambda;
 mod provided;
 mod results;

@@ -67,11 +67,16 @@ impl Coordinators {
 
     /// One more.
     pub fn add(&mut self) -> &CoordinatorProcess {
+        self.add_over(&self.etcd.endpoint())
+    }
+
+    /// One that reaches etcd at `endpoint`.
+    pub fn add_over(&mut self, endpoint: &str) -> &CoordinatorProcess {
         let mut command = Command::new(&self.binary);
         command.args(["serve", "--listen", "127.0.0.1:0", "--cluster-listen", "127.0.0.1:0", "--log", "info"]);
         command.arg("--data-dir").arg(self.root.path().join("data")).arg("--allow-path").arg(self.root.path());
         command.arg("--spill-dir").arg(self.root.path());
-        command.arg("--set").arg(format!("etcd_endpoints={}", self.etcd.endpoint()));
+        command.arg("--set").arg(format!("etcd_endpoints={endpoint}"));
         for setting in &self.settings {
             command.args(["--set", setting]);
         }

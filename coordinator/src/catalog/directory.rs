@@ -26,6 +26,8 @@ const MARK: &str = "onward-data";
 const MARK_TEXT: &str =
     "Onward data directory, version 1\n\nIts files belong to Onward: tables are made, filled and dropped by SQL.\n";
 
+/// The file that says which shared catalog its tables are of.
+const CLUSTER: &str = "cluster";
 const LOCK: &str = "lock";
 const TABLES: &str = "tables";
 const RANGES: &str = "ranges";
@@ -112,6 +114,17 @@ impl DataDirectory {
         &self.path
     }
 
+    /// Which shared catalog its tables are of: see [`cluster_of`].
+    pub(super) fn cluster(&self) -> Option<String> {
+        cluster_of(&self.path)
+    }
+
+    /// From now on its tables are of that one.
+    pub(super) fn set_cluster(&self, id: &str) -> Result<(), CatalogError> {
+        let path = self.path.join(CLUSTER);
+        durable::replace(&path, format!("{id}\n").as_bytes()).map_err(io("writing", &path))
+    }
+
     /// Parts of managed tables live below it.
     pub fn tables(&self) -> PathBuf {
         self.path.join(TABLES)
@@ -126,6 +139,12 @@ impl DataDirectory {
     pub fn catalog_file(&self) -> PathBuf {
         self.path.join(CATALOG_FILE)
     }
+}
+
+/// Which shared catalog the tables of a data directory are of, if of any.
+pub(super) fn cluster_of(directory: &Path) -> Option<String> {
+    let text = std::fs::read_to_string(directory.join(CLUSTER)).ok()?;
+    Some(text.trim().to_owned()).filter(|id| !id.is_empty())
 }
 
 /// Something in `directory` that shows that it is not ours to use. `None`: it is ours already, or empty but for what a first

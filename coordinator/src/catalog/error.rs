@@ -32,6 +32,12 @@ pub enum CatalogError {
         /// The name of something in it.
         found: String,
     },
+    /// The shared catalog is of tables in another directory.
+    #[error(
+        "`{}` is not the data directory of the other coordinators: their tables have their files elsewhere. Give all of them one \
+         --data-dir on storage that all reach, or this one an etcd_prefix of its own", .0.display()
+    )]
+    OtherDirectory(PathBuf),
     /// The catalog file was there and is not any more.
     #[error(
         "catalog `{}` is gone, but `{}` is not empty: restore the catalog from a backup, or move that directory away to start \
@@ -155,6 +161,7 @@ impl CatalogError {
             Self::Corrupt { .. } | Self::Gone { .. } | Self::Shared(_) => ErrorKind::Internal,
             Self::Missing { .. } | Self::NoFiles { .. } => ErrorKind::NotFound,
             Self::NotOurs { .. }
+            | Self::OtherDirectory(_)
             | Self::Exists { .. }
             | Self::NotEmpty { .. }
             | Self::BadFile { .. }

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   <data-dir>/onward-data    the mark: the directory is ours
+//!   <data-dir>/cluster        where several coordinators share it: which of their catalogs it is of
 //!   <data-dir>/lock           held by the one process that serves the directory; its text is the process id
 //!   <data-dir>/catalog.json   all definitions (mode 0600: store options may hold credentials)
 //!   <data-dir>/tables/<t>/<p> parts of managed tables (CREATE TABLE, INSERT INTO), Parquet
@@ -49,6 +50,7 @@ pub use json::{store_constraints, store_expr};
 pub use location::Location;
 pub use names::TableName;
 pub use provider::{CATALOG, DEFAULT_SCHEMA, SessionCatalogs, looks_like_files};
+pub use shared::check_directory;
 pub use store::{Catalog, OnExists};
 pub use table_files::{Lease, Part, TableFiles, random_name};
 pub use view::define_view;

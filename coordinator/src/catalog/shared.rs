@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   catalog/version                     of the form, as in `catalog.json`
+//!   catalog/directory                   of the data directory where tables have their files: what its `cluster` file says
 //!   catalog/schemas/SCHEMA              SCHEMA
 //!   catalog/tables/SCHEMA/TABLE         schema, table, definition
 //! ```
@@ -10,22 +11,26 @@
 //! refused, and nothing was changed.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use onward_state::{Change, Fenced, StateError};
+use onward_state::{Change, Etcd, Fenced, StateError};
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 
 use super::definition::Definition;
+use super::directory::{DataDirectory, cluster_of};
 use super::error::CatalogError;
 use super::store::{FILE_VERSION, Tables};
+use super::table_files::random_name;
 
 type Result<T, E = CatalogError> = std::result::Result<T, E>;
 type Schemas = BTreeMap<String, Tables>;
 
 const PREFIX: &str = "catalog/";
 const VERSION: &str = "catalog/version";
+const DIRECTORY: &str = "catalog/directory";
 const SCHEMAS: &str = "catalog/schemas/";
 const TABLES: &str = "catalog/tables/";
 /// Between two tries of a change that the store did not answer.
@@ -50,6 +55,21 @@ impl SharedCatalog {
     /// To be called where the store's connections live.
     pub(super) fn new(state: Fenced) -> Self {
         Self { state, runtime: Handle::current() }
+    }
+
+    /// Sees to it that all coordinators have one data directory.
+    ///
+    /// # Errors
+    /// [`CatalogError::OtherDirectory`].
+    pub(super) fn claim(&self, directory: &DataDirectory) -> Result<()> {
+        let claimed = self.wait(async || self.state.get(DIRECTORY).await)?;
+        if let Some(claimed) = claimed {
+            return is_of(&claimed, directory.path(), directory.cluster().as_deref());
+        }
+        let id = directory.cluster().unwrap_or_else(random_name);
+        directory.set_cluster(&id)?;
+        let change = Change::Put { key: DIRECTORY.to_owned(), value: id.into_bytes() };
+        self.wait(async || self.state.write_in_order(vec![change.clone()]).await)
     }
 
     /// All there is; `None`: no coordinator has kept anything yet.
@@ -124,6 +144,26 @@ impl SharedCatalog {
             error => CatalogError::Shared(error.to_string()),
         })
     }
+}
+
+/// Looks whether a coordinator with this data directory may lead, as far as etcd answers; [`SharedCatalog::claim`] looks again.
+///
+/// # Errors
+/// [`CatalogError::OtherDirectory`].
+pub async fn check_directory(etcd: &Etcd, data_dir: &Path) -> Result<()> {
+    match etcd.peek(DIRECTORY).await {
+        Ok(Some(claimed)) => is_of(&claimed, data_dir, cluster_of(data_dir).as_deref()),
+        Ok(None) => Ok(()),
+        Err(error) => {
+            tracing::debug!(%error, "the data directory is looked at when this coordinator leads");
+            Ok(())
+        }
+    }
+}
+
+fn is_of(claimed: &[u8], directory: &Path, own: Option<&str>) -> Result<()> {
+    let is_same = own.is_some_and(|own| own.as_bytes() == claimed);
+    if is_same { Ok(()) } else { Err(CatalogError::OtherDirectory(directory.to_owned())) }
 }
 
 fn put(key: String, value: &impl Serialize) -> Result<Change> {

@@ -76,9 +76,10 @@ impl Catalog {
     /// them ever takes over what the directory's own catalog has.
     ///
     /// # Errors
-    /// [`CatalogError::Deposed`], [`CatalogError::Shared`]; those of [`Self::open`].
+    /// [`CatalogError::OtherDirectory`], [`CatalogError::Deposed`], [`CatalogError::Shared`]; those of [`Self::open`].
     pub fn open_shared(directory: DataDirectory, state: Fenced) -> Result<Arc<Self>> {
         let shared = SharedCatalog::new(state);
+        shared.claim(&directory)?;
         let snapshot = match shared.load()? {
             Some(schemas) => Snapshot { schemas },
             None => {

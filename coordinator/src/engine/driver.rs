@@ -10,7 +10,7 @@ use std::time::Duration;
 use onward_cache::OpenUploads;
 use onward_executor::host::HostEvent;
 use onward_wire::message::AttemptDone;
-use onward_wire::{AttemptId, Config, FunctionId, HostId, QueryId, StageId};
+use onward_wire::{AttemptId, Config, FunctionId, HostId, QueryId};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 
@@ -40,8 +40,6 @@ pub(super) struct Driver {
     /// Who was asked to say when a query has ended there.
     end_requests: HashMap<u64, (QueryId, HostId)>,
     last_end_request: u64,
-    /// Stages each function knows. A stage is sent once per function.
-    defined: HashMap<FunctionId, HashSet<StageId>>,
     /// Functions that have run nothing.
     unused: HashSet<FunctionId>,
     history: Arc<History>,
@@ -83,7 +81,6 @@ impl Driver {
             ending: HashMap::new(),
             end_requests: HashMap::new(),
             last_end_request: 0,
-            defined: HashMap::new(),
             unused: HashSet::new(),
             history,
             term,
@@ -167,7 +164,6 @@ impl Driver {
     }
 
     fn forget_function(&mut self, function: FunctionId) {
-        self.defined.remove(&function);
         self.unused.remove(&function);
         for query in self.queries.values_mut() {
             query.account.lose(function);
@@ -322,6 +318,7 @@ mod tests {
     use futures::FutureExt;
     use onward_executor::host::{Host, HostOptions};
     use onward_shuffle::flight::GrantKey;
+    use onward_wire::StageId;
     use onward_wire::message::{AttemptOutput, DefineStage, Progress};
     use tempfile::TempDir;
     use tokio::sync::oneshot;

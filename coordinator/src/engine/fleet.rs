@@ -234,6 +234,11 @@ impl Fleet {
         self.members.get(&host).is_some_and(Member::is_ours)
     }
 
+    /// It wants to leave.
+    pub(super) fn is_leaving(&self, host: HostId) -> bool {
+        self.members.get(&host).is_some_and(|member| member.is_leaving)
+    }
+
     pub(super) fn was_let_go(&self, host: HostId) -> bool {
         self.members.get(&host).is_some_and(|member| member.was_let_go)
     }
@@ -454,8 +459,7 @@ impl Fleet {
         let gone: Vec<u32> = before.keys().filter(|id| !self.peers.contains_key(id)).map(|id| id.0).collect();
         let joined_here = joined.iter().map(|peer| (HostId(peer.host), peer.address.clone()));
         self.embedded.change_peers(joined_here, gone.iter().copied().map(HostId));
-        let is_leaving = |host: &HostId| self.members.get(host).is_some_and(|member| member.is_leaving);
-        let homes: Vec<_> = self.peers.keys().copied().filter(|host| !is_leaving(host)).collect();
+        let homes: Vec<_> = self.peers.keys().copied().filter(|host| !self.is_leaving(*host)).collect();
         self.find_homes(&homes);
         let all = || self.peers.iter().map(peer).collect();
         let is_same = joined.is_empty() && gone.is_empty();

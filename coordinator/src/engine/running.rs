@@ -1,6 +1,6 @@
 //! What the shell knows of a query while it runs, and the scheduler need not.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use onward_planner::explain::StageRun;
 use onward_shuffle::flight::GrantKey;
@@ -24,6 +24,8 @@ pub(super) struct Query {
     /// Stages that run their other plan.
     pub(super) replaced: BTreeMap<u32, Replacement>,
     pub(super) filters: Filters,
+    /// Which functions know which of its stages. A stage is sent to a function once.
+    pub(super) defined: HashSet<(FunctionId, u32)>,
     /// Hosts, but the coordinator's own, that ran an attempt of it.
     pub(super) hosts: BTreeSet<HostId>,
     pub(super) metrics: Vec<StageRun>,
@@ -51,6 +53,7 @@ impl Query {
             reads,
             alternatives,
             replaced: BTreeMap::new(),
+            defined: HashSet::new(),
             hosts: BTreeSet::new(),
             requests: StoreRequests::default(),
             cache: CacheRead::default(),

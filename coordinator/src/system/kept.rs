@@ -2,13 +2,16 @@
 //!
 //! ```text
 //!   history/EPOCH-NUMBER        some queries, in the order in which they ended; numbers grow with each epoch
+//!   history/running             those that have been running for a while
 //! ```
 //!
-//! They are written a moment after they end, together with others that end then: what a coordinator was running when it was lost, and
-//! what it had not written yet, is not remembered. When etcd is slower than queries end, some are left out.
+//! They are written a moment after they end, together with others that end then. Of what a coordinator was running when it was lost,
+//! the next one remembers what ran for more than a second, as failed; not what was shorter. When etcd is slower than queries end, some
+//! are left out.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use onward_state::{Change, Fenced, StateError};
@@ -18,10 +21,19 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use super::HISTORY_LIMIT;
-use super::queries::{QueryRecord, QueryState};
+use super::queries::{History, QueryRecord, QueryState};
 use crate::accounting::Usage;
 
 const PREFIX: &str = "history/";
+const RUNNING: &str = "history/running";
+/// How often running queries are looked at, and how long one runs before it is written down.
+const LOOK: Duration = Duration::from_secs(1);
+/// Of running queries, so many are written down: the oldest.
+const MOST_RUNNING: usize = 64;
+/// Between two tries when etcd does not answer.
+const RETRY: Duration = Duration::from_secs(1);
+/// What is said of a query whose end nobody told.
+const LOST: &str = "the coordinator that ran it was lost before it said how it ended";
 /// Queries that wait to be written.
 const MOST_WAITING: usize = 1_024;
 /// Queries in one value.
@@ -57,22 +69,22 @@ pub(super) struct KeptQuery {
 
 #[derive(Serialize, Deserialize)]
 enum KeptState {
+    Running,
     Done,
     Failed(String),
     Cancelled(String),
 }
 
 impl KeptQuery {
-    /// `None` while it runs.
-    pub(super) fn of(record: &QueryRecord) -> Option<Self> {
+    pub(super) fn of(record: &QueryRecord) -> Self {
         let state = match &record.state {
-            QueryState::Running => return None,
+            QueryState::Running => KeptState::Running,
             QueryState::Done => KeptState::Done,
             QueryState::Failed(error) => KeptState::Failed(error.clone()),
             QueryState::Cancelled(why) => KeptState::Cancelled(why.clone()),
         };
         let StoreRequests { table, write, intermediate, table_bytes, range_bytes } = record.requests;
-        Some(Self {
+        Self {
             query: record.query.0,
             sql: record.sql.chars().take(MOST_SQL).collect(),
             state,
@@ -93,13 +105,14 @@ impl KeptQuery {
             is_remote: record.is_remote,
             user: record.user.to_string(),
             queue: record.queue.clone(),
-        })
+        }
     }
 
     fn record(self) -> QueryRecord {
         let [table, write, intermediate, table_bytes, range_bytes] = self.requests;
         QueryRecord {
             state: match self.state {
+                KeptState::Running => QueryState::Failed(LOST.to_owned()),
                 KeptState::Done => QueryState::Done,
                 KeptState::Failed(error) => QueryState::Failed(error),
                 KeptState::Cancelled(why) => QueryState::Cancelled(why),
@@ -126,6 +139,15 @@ impl KeptQuery {
     }
 }
 
+/// What coordinators before this one ran, oldest first.
+#[derive(Debug, Default)]
+pub(crate) struct Before {
+    /// Queries whose end is known.
+    pub(super) over: Vec<QueryRecord>,
+    /// Those that ended with their coordinator.
+    pub(super) lost: Vec<QueryRecord>,
+}
+
 /// Writes down queries that are over.
 #[derive(Debug)]
 pub(crate) struct KeptHistory {
@@ -133,22 +155,28 @@ pub(crate) struct KeptHistory {
 }
 
 impl KeptHistory {
-    /// Reads what coordinators before this one wrote, oldest first.
-    pub(crate) async fn open(state: Fenced, epoch: u64) -> Result<(Self, Vec<QueryRecord>), StateError> {
-        let (mut records, mut keys) = (Vec::new(), VecDeque::new());
+    /// Reads what coordinators before this one wrote, oldest first: queries that are over, and those that were lost with them.
+    pub(crate) async fn open(state: Fenced, epoch: u64) -> Result<(Self, Before), StateError> {
+        let (mut before, mut keys) = (Before::default(), VecDeque::new());
         for (key, value) in state.list(PREFIX).await? {
             let queries: Vec<KeptQuery> = serde_json::from_slice(&value).unwrap_or_else(|error| {
                 tracing::warn!(key, %error, "not a history that this version knows");
                 Vec::new()
             });
+            if key == RUNNING {
+                before.lost.extend(queries.into_iter().map(KeptQuery::record));
+                continue;
+            }
             keys.push_back((key, queries.len()));
-            records.extend(queries.into_iter().map(KeptQuery::record));
+            before.over.extend(queries.into_iter().map(KeptQuery::record));
         }
-        let forgotten = records.len().saturating_sub(HISTORY_LIMIT);
-        records.drain(..forgotten);
+        let over: BTreeSet<QueryId> = before.over.iter().map(|record| record.query).collect();
+        before.lost.retain(|record| !over.contains(&record.query));
+        let forgotten = before.over.len().saturating_sub(HISTORY_LIMIT);
+        before.over.drain(..forgotten);
         let (waiting, over) = mpsc::channel(MOST_WAITING);
         tokio::spawn(write(state, epoch, keys, over));
-        Ok((Self { waiting }, records))
+        Ok((Self { waiting }, before))
     }
 
     /// A query is over.
@@ -157,6 +185,28 @@ impl KeptHistory {
             tracing::debug!("etcd is slow, or another coordinator leads: the history misses a query");
         }
     }
+}
+
+/// Writes down which queries run, until nobody has the history any more, or another coordinator leads.
+pub(crate) fn keep_running(history: &Arc<History>, state: Fenced) {
+    let history = Arc::downgrade(history);
+    tokio::spawn(async move {
+        let (mut written, mut looks) = (BTreeSet::new(), tokio::time::interval(LOOK));
+        loop {
+            looks.tick().await;
+            let Some(running) = history.upgrade().map(|history| history.running(LOOK, MOST_RUNNING)) else { return };
+            let queries: BTreeSet<u64> = running.iter().map(|query| query.query).collect();
+            if queries == written {
+                continue;
+            }
+            let Ok(value) = serde_json::to_vec(&running) else { continue };
+            match state.write_in_order(vec![Change::Put { key: RUNNING.to_owned(), value }]).await {
+                Ok(()) => written = queries,
+                Err(StateError::Deposed { .. }) => return,
+                Err(error) => tracing::debug!(%error, "which queries run is not written down"),
+            }
+        }
+    });
 }
 
 /// Writes until nobody adds any more, or another coordinator leads.
@@ -179,10 +229,18 @@ async fn write(state: Fenced, epoch: u64, mut keys: VecDeque<(String, usize)>, m
             Ok(value) => changes.push(Change::Put { key, value }),
             Err(error) => tracing::warn!(%error, "a query cannot be remembered"),
         }
-        if let Err(error) = state.write_in_order(changes).await {
+        // The same again changes nothing that was changed.
+        while let Err(error) = state.write_in_order(changes.clone()).await {
             match error {
                 StateError::Deposed { .. } => return,
-                error => tracing::warn!(%error, queries = queries.len(), "queries are not remembered"),
+                error if error.is_retryable() => {
+                    tracing::debug!(%error, queries = queries.len(), "the history waits for etcd");
+                    tokio::time::sleep(RETRY).await;
+                }
+                error => {
+                    tracing::warn!(%error, queries = queries.len(), "queries are not remembered");
+                    break;
+                }
             }
         }
     }

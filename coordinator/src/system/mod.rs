@@ -29,7 +29,7 @@ use crate::term::Term;
 
 pub use cache::TierCell;
 pub use hosts::{HostRecord, HostTable};
-pub(crate) use kept::KeptHistory;
+pub(crate) use kept::{KeptHistory, keep_running};
 pub(crate) use log::QueryLog;
 pub use queries::{History, QueryRecord, QueryState};
 

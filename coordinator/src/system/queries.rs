@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use datafusion::arrow::array::{Float64Array, ListBuilder, RecordBatch, StringArray, UInt64Array, UInt64Builder};
@@ -13,7 +13,7 @@ use onward_wire::{ErrorKind, QueryId, WireError};
 use parking_lot::Mutex;
 
 use super::HISTORY_LIMIT;
-use super::kept::{KeptHistory, KeptQuery};
+use super::kept::{Before, KeptHistory, KeptQuery};
 use super::log::QueryLog;
 use super::snapshot::Snapshot;
 use crate::accounting::{Prices, QueryCost, Usage};
@@ -207,8 +207,22 @@ impl History {
     }
 
     /// A history that goes on from coordinator to coordinator, with what those before this one remembered, oldest first.
-    pub(crate) fn shared(self, kept: KeptHistory, records: Vec<QueryRecord>) -> Self {
-        Self { records: Mutex::new(records.into()), kept: Some(kept), ..self }
+    pub(crate) fn shared(self, kept: KeptHistory, before: Before) -> Self {
+        let Before { over, lost } = before;
+        let history = Self { records: Mutex::new(over.into()), kept: Some(kept), ..self };
+        for record in lost {
+            let over = history.over(&record);
+            history.begin(record);
+            history.write_down(Some(over));
+        }
+        history
+    }
+
+    /// Queries that have been running for `age`: the oldest `most`.
+    pub(super) fn running(&self, age: Duration, most: usize) -> Vec<KeptQuery> {
+        let records = self.records.lock();
+        let runs = |record: &&QueryRecord| record.state == QueryState::Running && record.started.elapsed() >= age;
+        records.iter().filter(runs).take(most).map(KeptQuery::of).collect()
     }
 
     /// What functions and requests cost.
@@ -268,7 +282,7 @@ impl History {
     }
 
     fn over(&self, record: &QueryRecord) -> (QueryCost, Option<KeptQuery>) {
-        (record.cost(&self.prices), self.kept.as_ref().and_then(|_| KeptQuery::of(record)))
+        (record.cost(&self.prices), self.kept.as_ref().map(|_| KeptQuery::of(record)))
     }
 
     fn write_down(&self, over: Option<(QueryCost, Option<KeptQuery>)>) {

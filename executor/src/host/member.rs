@@ -18,8 +18,8 @@ use futures::StreamExt;
 use onward_cache::OpenUploads;
 use onward_shuffle::flight::{GrantKey, from_status};
 use onward_wire::cluster::{
-    AwaitQueryEnd, Deposed, Failed, FunctionLost, FunctionReady, Heartbeat, Join, Joined, Leaving, Order, Peers,
-    QueryEnded, Report, StartFunction, ToCoordinator, ToMember, UploadNoted, order, report, to_member,
+    AwaitQueryEnd, Deposed, Failed, FunctionLost, FunctionReady, Heartbeat, Join, Joined, Leaving, Order, QueryEnded,
+    Report, StartFunction, ToCoordinator, ToMember, UploadNoted, order, report, to_member,
 };
 use onward_wire::exchange::StageInputs;
 use onward_wire::message::{AttemptDone, ForgetQuery, SegmentRef};

@@ -18,7 +18,6 @@ impl Driver {
         match command {
             Command::StartFunction { function, host, shape } => self.fleet.start_function(function, host, shape),
             Command::StopFunction { function } => {
-                self.defined.remove(&function);
                 self.unused.remove(&function);
                 self.queries.values_mut().for_each(|query| query.account.lose(function));
                 self.fleet.stop_function(function);
@@ -29,7 +28,7 @@ impl Driver {
                 // Queries are forgotten by the scheduler's word only, after their last attempt began.
                 let Some(query) = self.queries.get_mut(&stage.query) else { return };
                 query.hosts.extend([here, self.fleet.home_of(here)].into_iter().filter(|h| *h != HostId::EMBEDDED));
-                if self.defined.entry(function).or_default().insert(stage) {
+                if query.defined.insert((function, stage.stage)) {
                     self.fleet.define_stage(function, query.stages[stage.stage as usize].clone());
                 }
                 let granting = query.granting(stage, self.fleet.key(), self.grant_lifetime_ms);
@@ -119,9 +118,6 @@ impl Driver {
     }
 
     fn forget(&mut self, query: QueryId, kept: &[(HostId, SegmentId)], stats: &QueryStats) -> Option<Query> {
-        for stages in self.defined.values_mut() {
-            stages.retain(|stage| stage.query != query);
-        }
         let mut forgotten = self.queries.remove(&query)?;
         let (usage, is_remote) = (forgotten.account.close(), forgotten.is_remote());
         self.history.settle(query, |record| {

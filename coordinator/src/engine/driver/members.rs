@@ -56,8 +56,9 @@ impl Driver {
     /// A host is gone, and with it its functions and what it held.
     pub(super) fn lose_host(&mut self, host: HostId, reason: String) {
         let (was_let_go, is_ours) = (self.fleet.was_let_go(host), self.fleet.is_ours(host));
+        let is_leaving = self.fleet.is_leaving(host);
         let Some(functions) = self.fleet.leave(host) else { return };
-        match was_let_go {
+        match was_let_go || is_leaving && functions.is_empty() {
             true => tracing::info!(%host, "a host left"),
             false => tracing::warn!(%host, reason, functions = functions.len(), "a host was lost"),
         }

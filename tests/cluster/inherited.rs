@@ -1,0 +1,141 @@
+//! What a coordinator leaves to the next one when it is lost in the middle of something.
+
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use rustix::process::Signal;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::available::{BINARY, PATIENCE, client, is_retryable, leader, led_by_another, start};
+
+/// Asks until the answer is wanted.
+async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+    let mut looks = tokio::time::interval(Duration::from_millis(20));
+    let looking = async {
+        loop {
+            looks.tick().await;
+            if is_so().await {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, looking).await.unwrap_or_else(|_| panic!("not in time: {what}"));
+}
+
+/// A query that ran when its coordinator was lost is one that failed, with the reason.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_query_that_was_lost_with_its_coordinator_is_in_the_history() {
+    let Some(coordinators) = start(2, &[]) else { return };
+    let first = leader(&coordinators).await;
+    let standby = coordinators.processes[1 - first].url.clone();
+    let endless = "SELECT count(*) AS endless FROM generate_series(1, 1000000) AS a(x), generate_series(1, 1000000) AS b(y) WHERE x * y = 7";
+    let mut runs = client(&standby).await;
+    let running = tokio::spawn(async move { runs.query(endless).await.map(|_| ()) });
+    let mut asks = client(&standby).await;
+    // It is written down two seconds after it came, at the latest.
+    let long = "SELECT count(*) FROM system.queries WHERE state = 'running' AND elapsed_ms > 4000 AND sql LIKE '%endless%' \
+                AND sql NOT LIKE '%system.queries%'";
+    until("it runs", async || asks.rows(long).await == ["1"]).await;
+    coordinators.processes[first].signal(Signal::KILL);
+    let error = running.await.expect("no panic").expect_err("its coordinator is gone");
+    assert!(is_retryable(&error), "{error}");
+    let lost = "SELECT state, error FROM system.queries WHERE sql LIKE '%endless%' AND sql NOT LIKE '%system.queries%'";
+    let found = asks.rows(lost).await;
+    assert_eq!(found, ["failed|the coordinator that ran it was lost before it said how it ended"]);
+}
+
+/// Tables have their files in one directory: a coordinator with another one would lead without them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_coordinator_with_another_data_directory_is_refused() {
+    let Some(coordinators) = start(1, &[]) else { return };
+    client(&coordinators.processes[0].url).await.rows("SELECT 1").await;
+    let other = coordinators.root.path().join("other");
+    let mut command = Command::new(BINARY);
+    command.args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]).arg(&other);
+    command.arg("--spill-dir").arg(coordinators.root.path());
+    command.arg("--set").arg(format!("etcd_endpoints={}", coordinators.etcd.endpoint()));
+    let refused = tokio::task::spawn_blocking(move || command.output()).await.expect("no panic").expect("it starts");
+    let text = String::from_utf8_lossy(&refused.stderr);
+    assert!(
+        !refused.status.success() && text.contains("is not the data directory of the other coordinators"),
+        "{text}"
+    );
+    assert!(text.contains(&*other.to_string_lossy()) && text.contains("--data-dir"), "{text}");
+}
+
+/// Between a coordinator and etcd: from the first request on that says `needle`, once it is armed, nothing passes any more, but for that
+/// request.
+struct Lossy {
+    needle: &'static [u8],
+    is_armed: AtomicBool,
+    is_cut: AtomicBool,
+}
+
+impl Lossy {
+    async fn start(target: String, needle: &'static str) -> (Arc<Self>, String) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let url = format!("http://{}", listener.local_addr().expect("an address"));
+        let (is_armed, is_cut) = Default::default();
+        let lossy = Arc::new(Self { needle: needle.as_bytes(), is_armed, is_cut });
+        let shared = Arc::clone(&lossy);
+        tokio::spawn(async move {
+            while let Ok((from, _)) = listener.accept().await {
+                let Ok(to) = TcpStream::connect(&target).await else { continue };
+                let ((from, answers), (replies, to)) = (from.into_split(), to.into_split());
+                tokio::spawn(Arc::clone(&shared).pass(from, to, true));
+                tokio::spawn(Arc::clone(&shared).pass(replies, answers, false));
+            }
+        });
+        (lossy, url)
+    }
+
+    async fn pass(self: Arc<Self>, mut from: OwnedReadHalf, mut to: OwnedWriteHalf, is_request: bool) {
+        let (mut bytes, mut is_dead) = (vec![0; 1 << 16], false);
+        while let Ok(read @ 1..) = from.read(&mut bytes).await {
+            let passed = &bytes[..read];
+            // A connection that lost something once is of no use any more.
+            is_dead |= self.is_cut.load(Ordering::SeqCst);
+            if is_dead {
+                continue;
+            }
+            let is_it = is_request
+                && self.is_armed.load(Ordering::SeqCst)
+                && passed.windows(self.needle.len()).any(|window| window == self.needle);
+            if is_it {
+                self.is_cut.store(true, Ordering::SeqCst);
+            }
+            if to.write_all(passed).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// etcd carried out the commit of an INSERT, whose coordinator never heard of it and leads no longer: the rows are there, and stay.
+#[tokio::test(flavor = "multi_thread")]
+async fn files_of_a_commit_that_nobody_heard_of_stay() {
+    let Some(mut coordinators) = start(0, &[]) else { return };
+    let target = coordinators.etcd.endpoint().replace("http://", "");
+    let (lossy, through) = Lossy::start(target, "catalog/tables/public/log").await;
+    let first = coordinators.add_over(&through).url.clone();
+    let mut asks = client(&first).await;
+    asks.rows("CREATE TABLE log (id BIGINT)").await;
+    let second = coordinators.add().url.clone();
+    lossy.is_armed.store(true, Ordering::SeqCst);
+    let inserting = tokio::spawn(async move { asks.query("INSERT INTO log VALUES (7)").await.map(|_| ()) });
+    assert_eq!(led_by_another(&second, &first).await, second);
+    assert!(lossy.is_cut.load(Ordering::SeqCst), "the commit was sent");
+    // The first one hears of all that now.
+    lossy.is_armed.store(false, Ordering::SeqCst);
+    lossy.is_cut.store(false, Ordering::SeqCst);
+    let error = inserting.await.expect("no panic").expect_err("nobody told that it was done");
+    assert!(is_retryable(&error), "{error}");
+    let log = coordinators.root.path().join("coordinator-0.log");
+    let stands_by = || std::fs::read_to_string(&log).unwrap_or_default().matches("standing by").count() > 1;
+    until("the first one has cleaned up and stands by", async || stands_by()).await;
+    assert_eq!(client(&second).await.rows("SELECT id FROM log").await, ["7"]);
+}
