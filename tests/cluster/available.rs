@@ -1,6 +1,6 @@
 //! Several coordinators: one leads, another one takes over, and nobody is told anything wrong meanwhile.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,7 +21,7 @@ use crate::support::coordinators::Coordinators;
 
 pub(super) const BINARY: &str = env!("CARGO_BIN_EXE_onward");
 /// However slow the machine.
-pub(super) const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(super) fn start(count: usize, settings: &[&str]) -> Option<Coordinators> {
     match Coordinators::start(Path::new(BINARY), count, settings) {
@@ -350,6 +350,77 @@ async fn everything_is_restarted_and_no_query_fails() {
     check_log(&url, &seen).await;
 }
 
+/// The binary as the next version would be: nothing but its number differs.
+fn next_version(coordinators: &Coordinators) -> PathBuf {
+    let (before, after) = (env!("CARGO_PKG_VERSION"), env!("CARGO_PKG_VERSION").replace('0', "9"));
+    let path = coordinators.root.path().join("onward-next");
+    // By another process: a file that this one had open for writing is busy while any thread of it starts a program.
+    let script = "LC_ALL=C sed \"s/$2/$3/g\" \"$0\" > \"$1\" && chmod +x \"$1\"";
+    let (before, mut sh) = (before.replace('.', "[.]"), Command::new("sh"));
+    sh.args(["-c", script, BINARY]).arg(&path).args([&before, &after]);
+    assert!(tokio::task::block_in_place(|| sh.status()).expect("there is a shell").success());
+    path
+}
+
+/// Hosts of the next version join, coordinators of it take over, and those of the version before end: no query fails, and work goes to
+/// hosts of the version that leads.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_version_replaces_another_and_no_query_fails() {
+    let Some(mut coordinators) = start(2, &["coordinator_functions=false", "heartbeat_ms=50"]) else { return };
+    let old = [host(&coordinators), host(&coordinators)];
+    define(&coordinators).await;
+    let targets = Arc::new(Mutex::new(coordinators.processes.iter().map(|process| process.url.clone()).collect()));
+    let url = balance(Arc::clone(&targets)).await;
+    joined(&url, 2).await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let urls = Arc::new(vec![url.clone()]);
+    let working: Vec<_> =
+        (0..8).map(|number| tokio::spawn(work(Arc::clone(&urls), number, Arc::clone(&stop)))).collect();
+    let now = env!("CARGO_PKG_VERSION");
+    coordinators.binary = next_version(&coordinators);
+    let _new = [host(&coordinators), host(&coordinators)];
+    joined(&url, 4).await;
+    let at_work = "SELECT DISTINCT version FROM system.hosts WHERE functions > 0 AND host <> 'h-0'";
+    let mut asks = client(&url).await;
+    until("they work", async || asks.rows(at_work).await == [now]).await;
+    for _ in 0..2 {
+        coordinators.add();
+        let mut first = coordinators.processes.remove(0);
+        *targets.lock() = coordinators.processes.iter().map(|process| process.url.clone()).collect();
+        first.signal(Signal::TERM);
+        assert!(tokio::task::block_in_place(|| first.wait()), "{}", coordinators.logs());
+        joined(&url, 4).await;
+    }
+    let next = now.replace('0', "9");
+    let mut asks = client(&url).await;
+    assert_eq!(asks.rows("SELECT DISTINCT version FROM system.coordinators").await, [next.as_str()]);
+    old.into_iter().for_each(HostProcess::terminate);
+    joined(&url, 2).await;
+    until("the new ones work", async || asks.rows(at_work).await == [next.as_str()]).await;
+    stop.store(true, Ordering::Relaxed);
+    let mut seen = Vec::new();
+    for client in working {
+        seen.push(tokio::time::timeout(PATIENCE, client).await.expect("it hangs").expect("no panic"));
+    }
+    let failures: Vec<&String> = seen.iter().flat_map(|seen| &seen.failures).collect();
+    assert!(failures.is_empty(), "{failures:#?}\n{}", coordinators.logs());
+    check_log(&url, &seen).await;
+}
+
+/// Asks until the answer is wanted.
+pub(super) async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+    let mut looks = tokio::time::interval(Duration::from_millis(20));
+    let looking = async {
+        loop {
+            looks.tick().await;
+            if is_so().await {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, looking).await.unwrap_or_else(|_| panic!("not in time: {what}"));
+}
+
 /// Resolves when so many hosts have joined.
 async fn joined(url: &str, count: usize) {
     let mut looks = tokio::time::interval(Duration::from_millis(20));
@@ -371,7 +442,7 @@ async fn joined(url: &str, count: usize) {
 struct HostProcess(Child);
 
 fn host(coordinators: &Coordinators) -> HostProcess {
-    let mut command = Command::new(BINARY);
+    let mut command = Command::new(&coordinators.binary);
     command.args(["host", "--join", &coordinators.join(), "--advertise", "127.0.0.1:0", "--log", "warn"]);
     command.arg("--spill-dir").arg(coordinators.root.path()).stdin(Stdio::null()).stdout(Stdio::null());
     HostProcess(command.spawn().expect("the binary starts"))

@@ -3,28 +3,13 @@
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use rustix::process::Signal;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::available::{BINARY, PATIENCE, client, is_retryable, leader, led_by_another, start};
-
-/// Asks until the answer is wanted.
-async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
-    let mut looks = tokio::time::interval(Duration::from_millis(20));
-    let looking = async {
-        loop {
-            looks.tick().await;
-            if is_so().await {
-                return;
-            }
-        }
-    };
-    tokio::time::timeout(PATIENCE, looking).await.unwrap_or_else(|_| panic!("not in time: {what}"));
-}
+use super::available::{BINARY, client, is_retryable, leader, led_by_another, start, until};
 
 /// A query that ran when its coordinator was lost is one that failed, with the reason.
 #[tokio::test(flavor = "multi_thread")]

@@ -46,7 +46,8 @@ pub struct Coordinators {
     pub root: TempDir,
     /// Those there are.
     pub processes: Vec<CoordinatorProcess>,
-    binary: PathBuf,
+    /// What the next ones run.
+    pub binary: PathBuf,
     settings: Vec<String>,
 }
 
