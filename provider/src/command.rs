@@ -1,5 +1,8 @@
 //! Hosts by the commands of another launcher: `sbatch`, `ray`, `nomad`, `ssh`, ...
 
+#[cfg(test)]
+mod slurm;
+
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
@@ -163,6 +166,10 @@ impl Provider for Command {
     }
 
     async fn stop(&self, name: &HostName) -> Result<(), ProviderError> {
+        // The launcher may know hosts of other clusters, and would end them.
+        if HostName::of(&self.0.cluster, name.as_str()).is_none() {
+            return Ok(());
+        }
         match self.run(&self.0.stop, name.as_str(), None).await {
             Ok(_) => Ok(()),
             // Commands that end things differ in what they say of what is gone.
@@ -283,6 +290,20 @@ esac
         assert_eq!(failed, Err("`sh`: slurmctld is down (exit status: 3)".to_owned()));
         let hung = listing("sh -c 'read line < /dev/null; exec tail -f /dev/null'", 50).list().await.map_err(said);
         assert_eq!(hung, Err("`sh`: it took more than 50 ms".to_owned()));
+    }
+
+    /// A launcher that has hosts of several clusters ends whatever it is given a name of.
+    #[tokio::test]
+    async fn a_host_of_another_cluster_is_not_stopped() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (own, other) = (conformance::random_cluster(), conformance::random_cluster());
+        let stop = Template::parse(&format!("touch {}/{{name}}", dir.path().display())).expect("a template");
+        let provider = Command::new(CommandOptions { stop, ..options(dir.path(), own.clone()) });
+        for (cluster, is_stopped) in [(own, true), (other, false)] {
+            let name = HostName::random(&cluster, &mut fastrand::Rng::new());
+            provider.stop(&name).await.expect("a stop");
+            assert_eq!(dir.path().join(name.as_str()).exists(), is_stopped, "{name}");
+        }
     }
 
     #[test]
