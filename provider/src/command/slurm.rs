@@ -94,3 +94,28 @@ async fn a_controller_that_is_away_is_an_error_and_its_hosts_are_there_afterward
     there.stop(&host.name).await.expect("a stop");
     conformance::until(&there, <[Listed]>::is_empty).await;
 }
+
+/// `sbatch` goes on trying; who reads the log learns why.
+#[tokio::test]
+async fn a_slurm_that_takes_no_more_jobs_says_so() {
+    let Some(mut slurm) = slurm() else { return };
+    slurm.stop_controller();
+    let text = std::fs::read_to_string(slurm.config()).expect("a file");
+    // It takes one less.
+    std::fs::write(slurm.config(), text + "MaxJobCount=2\n").expect("a file");
+    slurm.start_controller().expect("a process");
+    let (cluster, dir) = (conformance::random_cluster(), tempfile::tempdir().expect("a directory"));
+    let Command(options) = provider(&slurm.config(), &cluster);
+    let hasty = Command::new(CommandOptions { timeout: Duration::from_secs(4), ..options.clone() });
+    let provider = Command::new(options);
+    while provider.list().await.is_err() {}
+    let [first, second] = [(); 2].map(|()| conformance::host(&cluster, dir.path()));
+    provider.start(&first).await.expect("a place in the queue");
+    let refused = hasty.start(&second).await;
+    let why =
+        "sbatch: error: Slurm temporarily unable to accept job, sleeping and retrying (it took more than 4000 ms)";
+    assert_eq!(refused, Err(ProviderError::Failed(format!("`env`: {why}"))));
+    assert!(matches!(&provider.list().await.expect("a list")[..], [only] if only.name == first.name));
+    provider.stop(&first.name).await.expect("a stop");
+    conformance::until(&provider, <[Listed]>::is_empty).await;
+}
