@@ -1,5 +1,9 @@
 //! Hosts by the commands of another launcher: `sbatch`, `ray`, `nomad`, `ssh`, ...
 
+#[cfg(test)]
+mod slurm;
+
+use std::fmt;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
@@ -93,34 +97,37 @@ impl Command {
         let mut child = command.spawn().map_err(|error| failed(format!("cannot be started: {error}")))?;
         let group = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+        let (mut out, mut err) = (Vec::new(), Vec::new());
         let running = async {
             // What it started may hold its pipes for long: it is over when it has ended itself.
-            let (mut out, mut err) = (Vec::new(), Vec::new());
             tokio::select! {
                 biased;
                 ((), ()) = async { tokio::join!(read(stdout, &mut out), read(stderr, &mut err)) } => {}
                 _ = child.wait() => {}
             }
-            let status = child.wait().await;
-            (status, out, err)
+            child.wait().await
         };
-        let (status, out, err) = match tokio::time::timeout(self.0.timeout, running).await {
-            Ok(ran) => ran,
-            Err(_) => {
-                if let Some(group) = group {
-                    // It may have ended just now.
-                    let _ = kill_process_group(group, Signal::KILL);
-                }
-                return Err(failed(format!("it took more than {} ms", self.0.timeout.as_millis())));
+        let status = tokio::time::timeout(self.0.timeout, running).await;
+        let said = |of: &dyn fmt::Display| {
+            let said = String::from_utf8_lossy(if err.is_empty() { &out } else { &err });
+            match said.trim().lines().last() {
+                Some(said) => format!("{said} ({of})"),
+                None => of.to_string(),
             }
+        };
+        let Ok(status) = status else {
+            if let Some(group) = group {
+                // It may have ended just now.
+                let _ = kill_process_group(group, Signal::KILL);
+            }
+            // `sbatch` goes on trying for long when Slurm takes no more jobs, and says so when it begins.
+            return Err(failed(said(&format_args!("it took more than {} ms", self.0.timeout.as_millis()))));
         };
         let status = status.map_err(|error| failed(error.to_string()))?;
         if status.success() {
             return Ok(String::from_utf8_lossy(&out).into_owned());
         }
-        let said = String::from_utf8_lossy(if err.is_empty() { &out } else { &err });
-        let said = said.trim().lines().last().unwrap_or_default().to_owned();
-        let why = if said.is_empty() { status.to_string() } else { format!("{said} ({status})") };
+        let why = said(&status);
         match status.code() {
             Some(NO_ROOM) => Err(ProviderError::Full(why)),
             _ => Err(failed(why)),
@@ -163,6 +170,10 @@ impl Provider for Command {
     }
 
     async fn stop(&self, name: &HostName) -> Result<(), ProviderError> {
+        // The launcher may know hosts of other clusters, and would end them.
+        if HostName::of(&self.0.cluster, name.as_str()).is_none() {
+            return Ok(());
+        }
         match self.run(&self.0.stop, name.as_str(), None).await {
             Ok(_) => Ok(()),
             // Commands that end things differ in what they say of what is gone.
@@ -283,6 +294,32 @@ esac
         assert_eq!(failed, Err("`sh`: slurmctld is down (exit status: 3)".to_owned()));
         let hung = listing("sh -c 'read line < /dev/null; exec tail -f /dev/null'", 50).list().await.map_err(said);
         assert_eq!(hung, Err("`sh`: it took more than 50 ms".to_owned()));
+    }
+
+    #[tokio::test]
+    async fn a_command_that_is_killed_is_quoted() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let start =
+            Template::parse("sh -c 'echo job queue full, retrying >&2; exec tail -f /dev/null'").expect("a template");
+        let (cluster, timeout) = (conformance::random_cluster(), Duration::from_secs(2));
+        let provider = Command::new(CommandOptions { start, timeout, ..options(dir.path(), cluster.clone()) });
+        let refused = provider.start(&conformance::host(&cluster, dir.path())).await;
+        let why = "`sh`: job queue full, retrying (it took more than 2000 ms)";
+        assert_eq!(refused, Err(ProviderError::Failed(why.to_owned())));
+    }
+
+    /// A launcher that has hosts of several clusters ends whatever it is given a name of.
+    #[tokio::test]
+    async fn a_host_of_another_cluster_is_not_stopped() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (own, other) = (conformance::random_cluster(), conformance::random_cluster());
+        let stop = Template::parse(&format!("touch {}/{{name}}", dir.path().display())).expect("a template");
+        let provider = Command::new(CommandOptions { stop, ..options(dir.path(), own.clone()) });
+        for (cluster, is_stopped) in [(own, true), (other, false)] {
+            let name = HostName::random(&cluster, &mut fastrand::Rng::new());
+            provider.stop(&name).await.expect("a stop");
+            assert_eq!(dir.path().join(name.as_str()).exists(), is_stopped, "{name}");
+        }
     }
 
     #[test]

@@ -51,7 +51,7 @@ impl Candidate {
     /// Waits until it leads, for as long as it takes; etcd may be away meanwhile. To drop the future is to give the candidacy up.
     ///
     /// # Errors
-    /// [`StateError::Denied`] and [`StateError::Invalid`]: it can never lead like this.
+    /// [`StateError::Denied`], [`StateError::Untrusted`] and [`StateError::Invalid`]: it can never lead like this. Certificates are read once.
     pub async fn lead(&self) -> Result<Leadership, StateError> {
         let (mut view, mut backoff) = (self.view.clone(), Backoff::new());
         loop {

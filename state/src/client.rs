@@ -10,9 +10,10 @@ use futures::StreamExt;
 use parking_lot::Mutex;
 use tokio::time::{Instant, timeout_at};
 use tonic::client::Grpc;
+use tonic::codegen::http::Uri;
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic::metadata::{AsciiMetadataValue, MetadataMap};
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status, Streaming};
 use tonic_prost::ProstCodec;
 
@@ -21,6 +22,7 @@ use crate::backoff::Backoff;
 use crate::error::Fault;
 use crate::limits::{MAX_ANSWER_BYTES, MAX_PREFIX_BYTES, PING_INTERVAL, PING_TIMEOUT};
 use crate::message::{AuthenticateRequest, Call, WatchCreateRequest, WatchRequest, WatchResponse};
+use crate::trust::Trust;
 
 /// Where etcd is, and how it is used.
 #[derive(Clone)]
@@ -82,6 +84,8 @@ struct Shared {
 struct Server {
     url: String,
     channel: Channel,
+    /// Where it has a certificate.
+    trust: Option<(Uri, Arc<Trust>)>,
 }
 
 impl Etcd {
@@ -99,7 +103,7 @@ impl Etcd {
             let message = "etcd needs an endpoint, and times that are not zero".to_owned();
             return Err(StateError::Invalid(message));
         }
-        let tls = options.tls.as_ref().map(client_tls).transpose()?;
+        let tls = options.tls.as_ref().map(|files| Trust::read(files).map(Arc::new)).transpose()?;
         let servers = options.endpoints.iter().map(|url| Server::new(url, tls.as_ref(), options.timeout));
         let servers = servers.collect::<Result<_, _>>()?;
         let shared = Shared { options, servers, current: AtomicUsize::new(0), token: Mutex::default() };
@@ -131,7 +135,7 @@ impl Etcd {
     pub(crate) async fn call_within<Q: Call>(&self, request: &Q, time: Duration) -> Result<Q::Answer, Fault> {
         let deadline = Instant::now() + time;
         let mut backoff = Backoff::new();
-        let (mut tries, mut has_new_token) = (0, false);
+        let (mut tries, mut has_new_token, mut refusal) = (0, false, None);
         loop {
             tries += 1;
             let (at, server) = self.current();
@@ -153,11 +157,20 @@ impl Etcd {
                 Fault::Unavailable(_) => self.leave(at),
                 _ => return Err(fault),
             }
+            // The first round may have failed because connections were lost.
+            if tries == 2 * self.shared.servers.len() {
+                let mut refusals = timeout_at(deadline, self.refusals()).await.unwrap_or_default();
+                let is_hopeless = refusals.len() == self.shared.servers.len();
+                refusal = refusals.pop();
+                if let Some(refusal) = refusal.take_if(|_| is_hopeless) {
+                    return Err(Fault::Untrusted(refusal));
+                }
+            }
             // When all were asked once more.
             let is_round = tries % self.shared.servers.len() == 0;
             let wait = if is_round { backoff.next() } else { Duration::ZERO };
             if Instant::now() + wait >= deadline {
-                return Err(fault);
+                return Err(refusal.map_or(fault, Fault::Unavailable));
             }
             tokio::time::sleep(wait).await;
         }
@@ -200,6 +213,12 @@ impl Etcd {
     fn share(&self, time: Duration) -> Duration {
         let turns = self.shared.servers.len().max(2);
         time / u32::try_from(turns).unwrap_or(u32::MAX)
+    }
+
+    /// Why servers and we do not trust each other, of those where that is so.
+    async fn refusals(&self) -> Vec<String> {
+        let asking = self.shared.servers.iter().map(Server::refusal);
+        futures::future::join_all(asking).await.into_iter().flatten().collect()
     }
 
     /// What goes with a request: who we are, and that a server without its cluster does not answer.
@@ -254,7 +273,7 @@ impl Watch<'_> {
 }
 
 impl Server {
-    fn new(url: &str, tls: Option<&ClientTlsConfig>, timeout: Duration) -> Result<Self, StateError> {
+    fn new(url: &str, trust: Option<&Arc<Trust>>, timeout: Duration) -> Result<Self, StateError> {
         let malformed = || StateError::Invalid(format!("`{url}` is no endpoint of etcd: write http(s)://HOST:PORT"));
         let is_tls = url.starts_with("https://");
         if !is_tls && !url.starts_with("http://") {
@@ -262,11 +281,11 @@ impl Server {
         }
         let mut endpoint = Endpoint::from_shared(url.to_owned()).map_err(|_| malformed())?;
         if is_tls {
-            let Some(tls) = tls else {
+            let Some(trust) = trust else {
                 return Err(StateError::Invalid(format!("{url} needs certificates: say which authority to trust")));
             };
             let refused = |error| StateError::Invalid(format!("{url}: {error}"));
-            endpoint = endpoint.tls_config(tls.clone()).map_err(refused)?;
+            endpoint = endpoint.tls_config(trust.config()).map_err(refused)?;
         }
         let endpoint = endpoint
             .tcp_nodelay(true)
@@ -274,7 +293,13 @@ impl Server {
             .http2_keep_alive_interval(PING_INTERVAL)
             .keep_alive_timeout(PING_TIMEOUT)
             .keep_alive_while_idle(true);
-        Ok(Self { url: url.to_owned(), channel: endpoint.connect_lazy() })
+        let trust = trust.filter(|_| is_tls).map(|trust| (endpoint.uri().clone(), Arc::clone(trust)));
+        Ok(Self { url: url.to_owned(), channel: endpoint.connect_lazy(), trust })
+    }
+
+    async fn refusal(&self) -> Option<String> {
+        let (uri, trust) = self.trust.as_ref()?;
+        Some(format!("{}: {}", self.url, trust.refusal(uri).await?))
     }
 
     async fn client(&self) -> Result<Grpc<Channel>, Fault> {
@@ -334,13 +359,4 @@ impl Server {
             },
         }
     }
-}
-
-fn client_tls(tls: &Tls) -> Result<ClientTlsConfig, StateError> {
-    let read = |path: &PathBuf| {
-        std::fs::read(path).map_err(|error| StateError::Invalid(format!("{}: {error}", path.display())))
-    };
-    let client = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read(&tls.ca)?));
-    let Some((cert, key)) = &tls.identity else { return Ok(client) };
-    Ok(client.identity(Identity::from_pem(read(cert)?, read(key)?)))
 }

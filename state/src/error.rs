@@ -17,6 +17,10 @@ pub enum StateError {
     /// etcd did not answer in time. It may be tried again. A write may have been done: the next read tells.
     #[error("etcd does not answer: {0}")]
     Unavailable(String),
+    /// No server is trusted, or trusts us: certificates are not as they should be. Nothing was read or written, unless an answer was lost before.
+    /// It may be tried again: servers may get others.
+    #[error("etcd cannot be reached safely: {0}")]
+    Untrusted(String),
     /// More than a transaction takes: nothing was written.
     #[error(
         "{changes} changes of {bytes} bytes are more than one write takes, at most {MAX_CHANGES} changes of {MAX_WRITE_BYTES} bytes"
@@ -38,7 +42,7 @@ pub enum StateError {
 impl StateError {
     /// Whether the same may work later.
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::Unavailable(_))
+        matches!(self, Self::Unavailable(_) | Self::Untrusted(_))
     }
 }
 
@@ -46,6 +50,8 @@ impl StateError {
 #[derive(Clone, Debug)]
 pub(crate) enum Fault {
     Unavailable(String),
+    /// Of all servers.
+    Untrusted(String),
     /// etcd forgot who we are: tokens end with time, and with a restart.
     Token(String),
     Denied(String),
@@ -64,6 +70,7 @@ impl From<Fault> for StateError {
             Fault::Unavailable(message) | Fault::NotFound(message) | Fault::Compacted(message) => {
                 Self::Unavailable(message)
             }
+            Fault::Untrusted(message) => Self::Untrusted(message),
             Fault::Token(message) | Fault::Denied(message) => Self::Denied(message),
             Fault::Invalid(message) | Fault::AnswerTooLarge(message) => Self::Invalid(message),
         }

@@ -9,7 +9,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::clock::now_ms;
 use crate::error::Fault;
-use crate::limits::{KEEP_ALIVES, MARGIN_PART};
+use crate::limits::{KEEP_ALIVES, LAST_WAIT, MARGIN_PART};
 use crate::message::{LeaseGrantRequest, LeaseKeepAliveRequest, LeaseRevokeRequest};
 use crate::{Etcd, StateError};
 
@@ -153,6 +153,8 @@ impl Keeper {
                 }
                 // It waited for an answer long enough.
                 Ok(Err(Fault::Unavailable(_))) => Duration::ZERO,
+                // It did not.
+                Ok(Err(Fault::Untrusted(_))) => LAST_WAIT,
                 Ok(Ok(_) | Err(_)) | Err(_) => return,
             };
         }

@@ -35,6 +35,7 @@ mod message;
 mod range;
 #[cfg(test)]
 mod tests;
+mod trust;
 
 pub use self::candidate::Candidate;
 pub use self::client::{Etcd, StateOptions, Tls};

@@ -37,5 +37,8 @@ pub(crate) const PING_INTERVAL: Duration = Duration::from_secs(6);
 /// A server that does not answer that is gone.
 pub(crate) const PING_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// A server that did not answer is asked for so long whether it and we trust each other.
+pub(crate) const TRUST_TIME: Duration = Duration::from_millis(500);
+
 /// Who waits for leadership looks so often whether somebody leads, although a watch would tell: one that hangs is noticed late.
 pub(crate) const LOOK_INTERVAL: Duration = Duration::from_secs(2);

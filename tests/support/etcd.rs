@@ -5,7 +5,7 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -18,11 +18,23 @@ const BETWEEN_LOOKS: Duration = Duration::from_millis(10);
 /// Somebody else may take a port that was free a moment ago.
 const ATTEMPTS: usize = 5;
 
+/// With what it speaks TLS to its clients: files in PEM.
+#[derive(Clone)]
+pub struct Tls {
+    pub cert: PathBuf,
+    pub key: PathBuf,
+    /// Clients need a certificate of this authority.
+    pub client_ca: Option<PathBuf>,
+}
+
 /// A running etcd; killed when it is dropped.
 pub struct Etcd {
     dir: tempfile::TempDir,
+    tls: Option<Tls>,
     client_port: u16,
     peer_port: u16,
+    /// Where it says in plain text how it is.
+    health_port: u16,
     server: Option<Child>,
 }
 
@@ -32,6 +44,14 @@ impl Etcd {
     /// # Errors
     /// Why there can be none here.
     pub fn start() -> Result<Self, String> {
+        Self::start_with(None)
+    }
+
+    /// Starts one that speaks TLS where it is given something for it.
+    ///
+    /// # Errors
+    /// Those of [`Self::start`].
+    pub fn start_with(tls: Option<Tls>) -> Result<Self, String> {
         if !Path::new(PROGRAM).exists() {
             return Err(format!("{PROGRAM} is not installed: {INSTALL}"));
         }
@@ -40,8 +60,15 @@ impl Etcd {
         for _ in 0..ATTEMPTS {
             let failed = |error: std::io::Error| format!("etcd: {error}");
             let dir = tempfile::tempdir().map_err(failed)?;
-            let (client_port, peer_port) = (free().map_err(failed)?, free().map_err(failed)?);
-            let mut etcd = Self { dir, client_port, peer_port, server: None };
+            let [client_port, peer_port, health_port] = [(); 3].map(|()| free());
+            let mut etcd = Self {
+                dir,
+                tls: tls.clone(),
+                client_port: client_port.map_err(failed)?,
+                peer_port: peer_port.map_err(failed)?,
+                health_port: health_port.map_err(failed)?,
+                server: None,
+            };
             match etcd.restart() {
                 Ok(()) => return Ok(etcd),
                 Err(error) => failure = error,
@@ -52,7 +79,8 @@ impl Etcd {
 
     /// Where clients reach it: the same after a restart.
     pub fn endpoint(&self) -> String {
-        format!("http://127.0.0.1:{}", self.client_port)
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://127.0.0.1:{}", self.client_port)
     }
 
     /// Its process, while it runs.
@@ -75,7 +103,8 @@ impl Etcd {
     /// When it does not answer.
     pub fn restart(&mut self) -> Result<(), String> {
         self.kill();
-        let (client, peer) = (self.endpoint(), format!("http://127.0.0.1:{}", self.peer_port));
+        let plain = |port: u16| format!("http://127.0.0.1:{port}");
+        let (client, peer, health) = (self.endpoint(), plain(self.peer_port), plain(self.health_port));
         let log = File::options().create(true).append(true).open(self.dir.path().join("log"));
         let log = log.map_err(|error| format!("its log: {error}"))?;
         let mut command = Command::new(PROGRAM);
@@ -86,8 +115,15 @@ impl Etcd {
             ("--listen-peer-urls", &peer),
             ("--initial-advertise-peer-urls", &peer),
             ("--initial-cluster", &format!("default={peer}")),
+            ("--listen-metrics-urls", &health),
         ] {
             command.arg(flag).arg(value);
+        }
+        if let Some(Tls { cert, key, client_ca }) = &self.tls {
+            command.arg("--cert-file").arg(cert).arg("--key-file").arg(key);
+            if let Some(ca) = client_ca {
+                command.arg("--client-cert-auth").arg("--trusted-ca-file").arg(ca);
+            }
         }
         let spawned = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn();
         self.server = Some(spawned.map_err(|error| format!("{PROGRAM}: {error}"))?);
@@ -110,7 +146,7 @@ impl Etcd {
     }
 
     fn health(&self) -> std::io::Result<String> {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.client_port))?;
+        let mut stream = TcpStream::connect(("127.0.0.1", self.health_port))?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.write_all(b"GET /health HTTP/1.0\r\n\r\n")?;
         let mut answer = String::new();

@@ -1,5 +1,7 @@
 //! A Slurm of one node, of its own: controller, node daemon and munge, on free ports, in a directory that goes with it.
 
+#![allow(dead_code, reason = "those who start one need different parts of it")]
+
 use std::fs::{self, File, Permissions};
 use std::io::Write;
 use std::net::TcpListener;
@@ -13,11 +15,12 @@ use std::time::{Duration, Instant};
 pub const INSTALL: &str = "apt-get install -y --no-install-recommends slurmctld slurmd slurm-client munge";
 /// However slow the machine.
 const PATIENCE: Duration = Duration::from_secs(60);
+const CONTROLLER: &str = "slurmctld";
 
 /// A running Slurm. Ends with what runs in it when it is dropped.
 pub struct Slurm {
     dir: tempfile::TempDir,
-    daemons: Vec<Child>,
+    daemons: Vec<(&'static str, Child)>,
 }
 
 impl Slurm {
@@ -53,6 +56,21 @@ impl Slurm {
         let output = output.unwrap_or_else(|error| panic!("{program}: {error}"));
         assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// Ends the controller. Jobs run on.
+    pub fn stop_controller(&mut self) {
+        if let Some(at) = self.daemons.iter().position(|(name, _)| *name == CONTROLLER) {
+            end(&mut self.daemons.remove(at).1);
+        }
+    }
+
+    /// Starts the controller again, with what it knew.
+    ///
+    /// # Errors
+    /// When it cannot be started. It answers a while later.
+    pub fn start_controller(&mut self) -> std::io::Result<()> {
+        self.start_daemon(CONTROLLER)
     }
 
     fn configure(&self, cpus: usize) -> std::io::Result<()> {
@@ -94,7 +112,6 @@ impl Slurm {
 
     fn run(&mut self) -> std::io::Result<()> {
         let dir = self.dir.path().to_owned();
-        let log = |name: &str| File::create(dir.join(format!("{name}.log")));
         let (uid, gid) = munge_user()?;
         let munge = |file: &str| dir.join("munge").join(file).into_os_string();
         let mut munged = Command::new("/usr/sbin/munged");
@@ -108,23 +125,26 @@ impl Slurm {
             munged.arg(flag).arg(munge(file));
         }
         munged.arg("--foreground").uid(uid).gid(gid);
-        let mut commands = vec![("munged", munged)];
-        for name in ["slurmctld", "slurmd"] {
-            let mut command = Command::new(Path::new("/usr/sbin").join(name));
-            command.args(["-D", "-f"]).arg(self.config()).env("SLURM_CONF", self.config());
-            commands.push((name, command));
+        self.spawn("munged", munged)?;
+        let begun = Instant::now();
+        while !dir.join("munge/socket").exists() && begun.elapsed() < PATIENCE {
+            std::thread::yield_now();
         }
-        for (name, mut command) in commands {
-            let child =
-                command.stdin(Stdio::null()).stdout(log(name)?).stderr(log(&format!("{name}-errors"))?).spawn()?;
-            self.daemons.push(child);
-            if name == "munged" {
-                let begun = Instant::now();
-                while !dir.join("munge/socket").exists() && begun.elapsed() < PATIENCE {
-                    std::thread::yield_now();
-                }
-            }
-        }
+        self.start_daemon(CONTROLLER)?;
+        self.start_daemon("slurmd")
+    }
+
+    fn start_daemon(&mut self, name: &'static str) -> std::io::Result<()> {
+        let mut command = Command::new(Path::new("/usr/sbin").join(name));
+        command.args(["-D", "-f"]).arg(self.config()).env("SLURM_CONF", self.config());
+        self.spawn(name, command)
+    }
+
+    fn spawn(&mut self, name: &'static str, mut command: Command) -> std::io::Result<()> {
+        let log = |name: &str| File::create(self.dir.path().join(format!("{name}.log")));
+        let (stdout, stderr) = (log(name)?, log(&format!("{name}-errors"))?);
+        let child = command.stdin(Stdio::null()).stdout(stdout).stderr(stderr).spawn()?;
+        self.daemons.push((name, child));
         Ok(())
     }
 
@@ -145,15 +165,26 @@ impl Slurm {
 
 impl Drop for Slurm {
     fn drop(&mut self) {
-        // Jobs end with an error at worst when the controller is gone already.
-        let _ =
-            Command::new("scancel").args(["--signal=KILL", "--user=root"]).env("SLURM_CONF", self.config()).output();
-        for daemon in self.daemons.iter_mut().rev() {
-            let _ =
-                rustix::process::kill_process(rustix::process::Pid::from_child(daemon), rustix::process::Signal::TERM);
-            let _ = daemon.wait();
+        // Only it ends jobs. When nothing of this works, an error at worst is what jobs end with.
+        if !self.daemons.iter().any(|(name, _)| *name == CONTROLLER) {
+            let _ = self.start_controller();
+        }
+        let ask = |program: &str, arguments: &[&str]| {
+            Command::new(program).args(arguments).env("SLURM_CONF", self.config()).output()
+        };
+        let _ = ask("scancel", &["--signal=KILL", "--user=root"]);
+        let begun = Instant::now();
+        while begun.elapsed() < PATIENCE && ask("squeue", &["--noheader"]).is_ok_and(|said| !said.stdout.is_empty()) {}
+        for (_, daemon) in self.daemons.iter_mut().rev() {
+            end(daemon);
         }
     }
+}
+
+fn end(daemon: &mut Child) {
+    // It may have ended by itself.
+    let _ = rustix::process::kill_process(rustix::process::Pid::from_child(daemon), rustix::process::Signal::TERM);
+    let _ = daemon.wait();
 }
 
 /// User and group of munge's daemon.

@@ -7,6 +7,7 @@ mod faults;
 mod proxy;
 mod stopped;
 mod store;
+mod tls;
 
 use std::time::Duration;
 
