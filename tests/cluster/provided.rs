@@ -131,7 +131,7 @@ async fn over_slurm(slurm: &Slurm) {
     let query = hosts.session(&["SET onward.functions = 4"]).await;
     let right = rows(&query, sql).await;
     let before = rows(&session, STARTED).await;
-    slurm.command("scancel", &["--signal=KILL", "--full", &format!("--name={}", before[0][0])]);
+    slurm.command("scancel", &["--signal=KILL", "--batch", &format!("--name={}", before[0][0])]);
     loop {
         assert_eq!(rows(&query, sql).await, right);
         let now = rows(&session, STARTED).await;
