@@ -84,7 +84,10 @@ impl ClusterListener {
             None => {}
         }
         let tls = ClusterTls::from_config(config)?;
-        let failed = |error| WireError::new(ErrorKind::Unavailable, format!("cannot listen on {listen}: {error}"));
+        let failed = |error| {
+            let message = format!("cannot listen on {listen}: {error}; --cluster-listen takes another address");
+            WireError::new(ErrorKind::Unavailable, message)
+        };
         let listener = TcpListener::bind(listen).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         let scheme = if tls.is_some() { "grpc+tls" } else { "grpc" };

@@ -12,7 +12,7 @@ use futures::StreamExt;
 use onward_provider::{
     ClusterName, Command, CommandOptions, HostName, HostSpec, Kubernetes, KubernetesOptions, Lambda, LambdaOptions,
     Listed, Members, Observed, Order, PodTemplate, Process, ProcessOptions, Provider, ProviderError, Scaler,
-    ScalerLimits, Template,
+    ScalerLimits, Template, TemplateError, Unjoined, words,
 };
 use onward_wire::{Config, ErrorKind, WireError};
 use tokio::time::Instant;
@@ -87,8 +87,7 @@ impl Keeper {
         let cluster: ClusterName =
             config.cluster_name.parse().map_err(|error| invalid("cluster_name", format!("{error}")))?;
         let provider = provider(engine, config, &cluster, program)?;
-        let more = Template::parse(&config.provider_arguments);
-        let more = more.map_err(|error| invalid("provider_arguments", error.to_string()))?;
+        let arguments = arguments(config, join).map_err(|error| invalid("provider_arguments", error.to_string()))?;
         if config.max_hosts == 0 || config.min_hosts > config.max_hosts {
             let why = format!("{} is not between 1 and max_hosts, {}", config.min_hosts, config.max_hosts);
             return Err(invalid("min_hosts", why));
@@ -109,7 +108,7 @@ impl Keeper {
             cluster,
             vcpus,
             memory_bytes: config.host_memory_bytes,
-            arguments: arguments(config, join, more.words()),
+            arguments,
             interval: Duration::from_millis(config.provider_interval_ms.max(10)),
             begun: Instant::now(),
             failure: None,
@@ -163,6 +162,10 @@ impl Keeper {
             joined: &joined,
             listed: listed.as_deref(),
         });
+        for Unjoined { name, reason } in self.scaler.take_unjoined() {
+            let output = self.provider.output();
+            tracing::warn!(host = %name, reason, output, "a host that was started did not join");
+        }
         self.carry_out(orders).await;
         listed.is_some() && self.scaler.is_settled(wanted.demand.wanted_functions)
     }
@@ -339,7 +342,8 @@ fn kubernetes(config: &Config, cluster: &ClusterName) -> Result<KubernetesOption
 }
 
 /// What a host is run with, but for its name. Settings that all hosts of a cluster share go with it.
-fn arguments(config: &Config, join: &str, more: Vec<String>) -> Vec<String> {
+fn arguments(config: &Config, join: &str) -> Result<Vec<String>, TemplateError> {
+    let more = words(&config.provider_arguments)?;
     let mut arguments = vec!["host".to_owned(), "--join".to_owned(), join.to_owned()];
     let mut set = |name: &str, value: String| arguments.extend(["--set".to_owned(), format!("{name}={value}")]);
     set("vcpus", config.host_vcpus.max(1).to_string());
@@ -364,5 +368,25 @@ fn arguments(config: &Config, join: &str, more: Vec<String>) -> Vec<String> {
         arguments.extend(["--advertise".to_owned(), "auto".to_owned()]);
     }
     arguments.extend(more);
-    arguments
+    Ok(arguments)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_of_every_provider_have_arguments_where_none_are_set() {
+        for (provider, own) in [
+            ("process", &["--advertise", "auto"][..]),
+            ("command", &["--advertise", "auto"]),
+            ("kubernetes", &["--advertise", "auto"]),
+            ("lambda", &["--outbound"]),
+        ] {
+            let config = Config { provider: provider.to_owned(), ..Config::default() };
+            let none = arguments(&config, "grpc://c:1").expect("arguments");
+            assert_eq!(none[..3], ["host", "--join", "grpc://c:1"]);
+            assert!(none.ends_with(&own.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>()), "{none:?}");
+        }
+    }
 }

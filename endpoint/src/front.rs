@@ -192,6 +192,8 @@ impl FlightService for Front {
     }
 
     async fn do_exchange(&self, _: Request<Streaming<FlightData>>) -> Result<Response<Self::DoExchangeStream>, Status> {
-        Err(Status::unimplemented("DoExchange is not supported"))
+        let message =
+            "DoExchange: this is the port of --listen, where SQL is spoken; hosts join at that of --cluster-listen";
+        Err(Status::unimplemented(message))
     }
 }

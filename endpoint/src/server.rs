@@ -249,6 +249,11 @@ impl Role {
         let _ = tokio::time::timeout(FETCH_TIMEOUT, results.fetched()).await;
     }
 
+    /// Why nobody may lead, as far as is known: calls that wait in vain for a leader say it.
+    pub fn explain(&self, trouble: Option<String>) {
+        self.switch.explain(trouble);
+    }
+
     /// Calls go to the coordinator at `leader`, or wait while nobody is known to lead.
     ///
     /// # Errors

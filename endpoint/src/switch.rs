@@ -81,6 +81,8 @@ pub(crate) struct Answers(pub(crate) FlightServiceServer<Front>, pub(crate) Arc<
 #[derive(Clone)]
 pub(crate) struct Switch {
     route: watch::Sender<Route>,
+    /// Why nobody may lead, as far as is known.
+    trouble: Arc<Mutex<Option<String>>>,
     auth: Arc<Auth>,
     /// There are several coordinators.
     is_shared: bool,
@@ -100,8 +102,8 @@ impl Switch {
         let wait = Duration::from_millis(config.failover_wait_ms);
         let most_bytes = usize::try_from(config.max_message_bytes).unwrap_or(usize::MAX);
         let (route, answering, relayed) = (watch::Sender::new(Route::Nowhere), watch::Sender::new(0), Arc::default());
-        let is_ending = Arc::default();
-        Self { route, auth, is_shared, wait, most_bytes, answering, is_ending, relayed }
+        let (is_ending, trouble) = Default::default();
+        Self { route, trouble, auth, is_shared, wait, most_bytes, answering, is_ending, relayed }
     }
 
     /// From now on calls go there.
@@ -109,6 +111,11 @@ impl Switch {
         if let Route::Elsewhere(peer) = self.route.send_replace(route) {
             peer.is_replaced();
         }
+    }
+
+    /// What calls that wait in vain say besides.
+    pub(crate) fn explain(&self, trouble: Option<String>) {
+        *self.trouble.lock() = trouble;
     }
 
     /// Who answers here, if anybody.
@@ -225,16 +232,20 @@ impl Switch {
             }
         };
         tokio::time::timeout_at(until, next).await.map_err(|_| {
-            let ms = self.wait.as_millis();
-            let why = match &*self.route.borrow() {
-                Route::Elsewhere(peer) => peer.failure().map_or_else(String::new, |why| format!(" ({why})")),
-                _ => String::new(),
+            let failure = match &*self.route.borrow() {
+                Route::Elsewhere(peer) => peer.failure(),
+                _ => None,
             };
-            let message =
-                format!("no coordinator that leads was reached in {ms} ms (failover_wait_ms){why}: try again");
+            let message = unreached(self.wait, [failure, self.trouble.lock().clone()]);
             status::new(ErrorKind::Unavailable, message, None)
         })
     }
+}
+
+fn unreached(wait: Duration, why: [Option<String>; 2]) -> String {
+    let why: Vec<_> = why.into_iter().flatten().collect();
+    let why = if why.is_empty() { String::new() } else { format!(" ({})", why.join("; ")) };
+    format!("no coordinator that leads was reached in {} ms (failover_wait_ms){why}: try again", wait.as_millis())
 }
 
 /// The session of a connection is known by a name that goes with its calls to whoever leads, and so is its user.
@@ -273,5 +284,21 @@ impl Tower<Request<Body>> for Switch {
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let switch = self.clone();
         Box::pin(async move { Ok(switch.route(request).await.unwrap_or_else(Status::into_http)) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_that_waited_in_vain_says_all_that_is_known() {
+        let said = |failure: Option<&str>, trouble: Option<&str>| {
+            unreached(Duration::from_secs(1), [failure.map(str::to_owned), trouble.map(str::to_owned)])
+        };
+        let (begin, end) = ("no coordinator that leads was reached in 1000 ms (failover_wait_ms)", ": try again");
+        assert_eq!(said(None, None), format!("{begin}{end}"));
+        assert_eq!(said(None, Some("etcd does not answer")), format!("{begin} (etcd does not answer){end}"));
+        assert_eq!(said(Some("a: refused"), Some("b")), format!("{begin} (a: refused; b){end}"));
     }
 }

@@ -159,6 +159,10 @@ impl Provider for Command {
         "command"
     }
 
+    fn output(&self) -> &'static str {
+        "where provider_start sends it"
+    }
+
     async fn start(&self, host: &HostSpec) -> Result<(), ProviderError> {
         let listed = self.list().await?;
         match listed.into_iter().find(|listed| listed.name == host.name).map(|listed| listed.state) {

@@ -34,8 +34,8 @@ pub use self::kubernetes::{Kubernetes, KubernetesOptions, Owner, OwnerError, Pod
 pub use self::lambda::{Lambda, LambdaOptions, Members};
 pub use self::name::{ClusterName, HostName, NameError};
 pub use self::process::{Process, ProcessOptions};
-pub use self::scaler::{Observed, Order, Scaler, ScalerLimits};
-pub use self::template::{Template, TemplateError};
+pub use self::scaler::{Observed, Order, Scaler, ScalerLimits, Unjoined};
+pub use self::template::{Template, TemplateError, words};
 
 /// A host to start.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,6 +91,9 @@ pub enum ProviderError {
 pub trait Provider: fmt::Debug + Send + Sync {
     /// What the setting `provider` calls it.
     fn kind(&self) -> &'static str;
+
+    /// Where people read what its hosts print.
+    fn output(&self) -> &'static str;
 
     /// Starts a host. One of that name that is there is left alone. Returns when the launcher took it, which may be long before it runs.
     ///

@@ -109,6 +109,10 @@ impl Provider for Process {
         "process"
     }
 
+    fn output(&self) -> &'static str {
+        "standard error of this coordinator"
+    }
+
     async fn start(&self, host: &HostSpec) -> Result<(), ProviderError> {
         let listed = self.list().await?;
         let running = listed.iter().filter(|listed| listed.state == HostState::Running);

@@ -61,6 +61,15 @@ pub enum Order {
     Stop(HostName),
 }
 
+/// A host that was started in vain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unjoined {
+    /// Its name.
+    pub name: HostName,
+    /// What became of it, as far as that is known.
+    pub reason: String,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Starting {
@@ -85,6 +94,8 @@ pub struct Scaler {
     cluster: ClusterName,
     random: fastrand::Rng,
     hosts: BTreeMap<HostName, Phase>,
+    /// Hosts that did not join, and nobody heard of yet.
+    unjoined: Vec<Unjoined>,
     /// Starts that failed in a row.
     failures: u32,
     /// No host is started before.
@@ -94,8 +105,8 @@ pub struct Scaler {
 impl Scaler {
     /// Without hosts: those that are there come with the launcher's first list.
     pub fn new(cluster: ClusterName, limits: ScalerLimits, random: fastrand::Rng) -> Self {
-        let (hosts, failures, start_again_ms) = Default::default();
-        Self { limits, cluster, random, hosts, failures, start_again_ms }
+        let (hosts, unjoined, failures, start_again_ms) = Default::default();
+        Self { limits, cluster, random, hosts, unjoined, failures, start_again_ms }
     }
 
     /// What to do about what is so.
@@ -120,6 +131,12 @@ impl Scaler {
         }
     }
 
+    /// Hosts that ended before they joined, or did not join in time, since this was asked; each once, so that they come as seldom as failed
+    /// starts are repeated.
+    pub fn take_unjoined(&mut self) -> Vec<Unjoined> {
+        std::mem::take(&mut self.unjoined)
+    }
+
     /// Hosts that are there or on their way.
     pub fn hosts(&self) -> usize {
         self.hosts.len()
@@ -135,6 +152,11 @@ impl Scaler {
         hosts.max(self.limits.min_hosts).min(self.limits.max_hosts)
     }
 
+    fn ended(&mut self, name: HostName, reason: String, now_ms: u64) {
+        self.unjoined.push(Unjoined { name, reason });
+        self.failed(now_ms);
+    }
+
     fn failed(&mut self, now_ms: u64) {
         let wait_ms = RETRY_MS << self.failures.min(MOST_DOUBLINGS);
         self.failures += 1;
@@ -147,11 +169,11 @@ impl Scaler {
         let states: BTreeMap<&HostName, &HostState> = listed.iter().map(|host| (&host.name, &host.state)).collect();
         for (name, state) in &states {
             match state {
-                HostState::Over { .. } => {
+                HostState::Over { reason } => {
                     orders.push(Order::Stop((*name).clone()));
                     let phase = self.hosts.remove(*name);
                     if matches!(phase, Some(Phase::Starting { .. })) {
-                        self.failed(now_ms);
+                        self.ended((*name).clone(), reason.clone(), now_ms);
                     }
                 }
                 HostState::Pending | HostState::Running => {
@@ -163,7 +185,7 @@ impl Scaler {
         let gone: Vec<_> = self.hosts.keys().filter(|name| is_gone(name)).cloned().collect();
         for name in gone {
             if let Some(Phase::Starting { .. }) = self.hosts.remove(&name) {
-                self.failed(now_ms);
+                self.ended(name, "its launcher does not list it".to_owned(), now_ms);
             }
         }
     }
@@ -198,7 +220,11 @@ impl Scaler {
             let is_due = match *phase {
                 Phase::Starting { since_ms } => {
                     let is_due = is_past(since_ms, limits.start_timeout_ms);
-                    failures += usize::from(is_due);
+                    if is_due {
+                        failures += 1;
+                        let reason = format!("{} ms are over (host_start_timeout_ms)", limits.start_timeout_ms);
+                        self.unjoined.push(Unjoined { name: name.clone(), reason });
+                    }
                     is_due
                 }
                 Phase::Away { since_ms } => is_past(since_ms, limits.start_timeout_ms),
@@ -371,6 +397,33 @@ mod tests {
     }
 
     #[test]
+    fn a_host_that_ends_before_it_joins_is_told_of_once() {
+        let mut world = World::new(limits());
+        world.wanted = 5;
+        world.round();
+        let mut names = world.running.keys().cloned().collect::<Vec<_>>();
+        world.over.extend(names.pop());
+        let listed_no_more = names.pop().expect("two hosts");
+        world.running.clear();
+        let killed = world.over.first().expect("one").clone();
+        world.round();
+        let mut told = world.scaler.take_unjoined();
+        told.sort_by_key(|host| host.name != killed);
+        let unjoined = |name, reason: &str| Unjoined { name, reason: reason.to_owned() };
+        let expected = [unjoined(killed, "it was killed"), unjoined(listed_no_more, "its launcher does not list it")];
+        assert_eq!(told, expected);
+        world.round();
+        assert_eq!((world.scaler.take_unjoined(), world.starts), (vec![], 2), "not before it is worth another try");
+        world.now_ms = 60_000;
+        world.round();
+        world.join();
+        world.round();
+        world.over = std::mem::take(&mut world.running).into_keys().collect();
+        world.round();
+        assert_eq!(world.scaler.take_unjoined(), [], "they had joined");
+    }
+
+    #[test]
     fn a_host_that_does_not_join_is_replaced_after_a_while() {
         let mut world = World::new(limits());
         world.wanted = 1;
@@ -378,6 +431,8 @@ mod tests {
         world.now_ms = 2_000;
         world.round();
         assert_eq!((world.told.len(), world.starts), (1, 1), "not at once");
+        let told = world.scaler.take_unjoined();
+        assert!(told.len() == 1 && told[0].reason.contains("host_start_timeout_ms"), "{told:?}");
         world.leave();
         world.now_ms = 3_000;
         world.round();

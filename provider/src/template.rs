@@ -21,7 +21,8 @@ pub enum TemplateError {
 
 /// A command line: words as a shell splits them, without anything else that shells do.
 ///
-/// `{command}` alone is the words of the host's command; within a longer word it is that command quoted for a shell.
+/// `{command}` alone is the words of the host's command, whether it stands in quotes or not; within a longer word it is that command
+/// quoted for a shell.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Template(Vec<String>);
 
@@ -37,7 +38,7 @@ impl Template {
     /// # Errors
     /// See [`TemplateError`].
     pub fn parse(text: &str) -> Result<Self, TemplateError> {
-        let words = split(text).ok_or_else(|| TemplateError::Unfinished(text.to_owned()))?;
+        let words = words(text)?;
         if words.is_empty() {
             return Err(TemplateError::Empty);
         }
@@ -54,11 +55,6 @@ impl Template {
             }
         }
         Ok(Self(words))
-    }
-
-    /// The words as they were written.
-    pub fn words(self) -> Vec<String> {
-        self.0
     }
 
     /// The words of the command.
@@ -93,6 +89,14 @@ fn quoted(word: &str) -> String {
         true => word.to_owned(),
         false => format!("'{}'", word.replace('\'', r"'\''")),
     }
+}
+
+/// The words of a text, as those of a [`Template`]; there may be none.
+///
+/// # Errors
+/// [`TemplateError::Unfinished`].
+pub fn words(text: &str) -> Result<Vec<String>, TemplateError> {
+    split(text).ok_or_else(|| TemplateError::Unfinished(text.to_owned()))
 }
 
 /// Words at white space, with single quotes, double quotes and backslashes as in a shell. `None`: a quote does not end.
@@ -146,8 +150,17 @@ mod tests {
                 "exec '/opt/my onward' host"
             ]
         );
-        assert_eq!(filled("setsid {command}"), ["setsid", "/opt/my onward", "host"]);
+        for alone in ["setsid {command}", "setsid '{command}'"] {
+            assert_eq!(filled(alone), ["setsid", "/opt/my onward", "host"]);
+        }
         assert_eq!(filled(r#"a "b c" d\ e '' {cluster}"#), ["a", "b c", "d e", "", "blue"]);
+    }
+
+    #[test]
+    fn arguments_may_be_none_where_a_command_line_may_not() {
+        assert_eq!(words(" "), Ok(vec![]));
+        assert_eq!(words("--set 'a=b c'"), Ok(vec!["--set".to_owned(), "a=b c".to_owned()]));
+        assert_eq!(words("a 'b"), Err(TemplateError::Unfinished("a 'b".to_owned())));
     }
 
     #[test]

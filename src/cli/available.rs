@@ -64,6 +64,8 @@ pub(super) async fn serve(shared: Shared, mut signals: Signals) -> Result<(), Fa
     check_directory(&etcd, &data_dir).await.map_err(|error| Failure::Message(error.to_string()))?;
     let candidate = Candidate::start(etcd, announcement);
     let (leader, _telling) = tell(&candidate);
+    let (leaders, coordinators, name) = (candidate.leader(), candidate.coordinators(), client_url.clone());
+    let _explaining = explain(&candidate, server.role().clone());
     let joining =
         cluster.as_ref().map(|cluster| format!("onward {ENGINE_VERSION} hosts may join on {}\n", cluster.address()));
     let data = data_dir.display();
@@ -90,7 +92,9 @@ pub(super) async fn serve(shared: Shared, mut signals: Signals) -> Result<(), Fa
     };
     let twice = async {
         signals.next().await;
-        tracing::info!("another coordinator takes over; a second signal ends at once");
+        let leads = leaders.borrow().as_ref().is_some_and(|leader| leader.announcement.name == name);
+        let ending = ending(leads, &others(&coordinators.borrow(), &name));
+        tracing::info!("{ending}; a second signal ends at once");
         told.cancel();
         signals.next().await;
     };
@@ -138,11 +142,7 @@ impl TakingTurns {
             match self.lead(leadership).await? {
                 Ended::Deposed => tracing::warn!(epoch, "this coordinator leads no longer"),
                 Ended::Told => {
-                    // Calls that waited meanwhile go to the next leader, if there is one.
-                    let next = self.next_leader(epoch);
-                    if tokio::time::timeout(Duration::from_millis(self.config.failover_wait_ms), next).await.is_ok() {
-                        tokio::time::sleep(LAST_CALLS).await;
-                    }
+                    self.hand_calls_to_the_next(epoch).await;
                     return Ok(());
                 }
             }
@@ -169,17 +169,18 @@ impl TakingTurns {
         }
     }
 
-    async fn next_leader(&self, epoch: u64) {
-        let is_alone = self.candidate.coordinators().borrow().len() < 2;
-        let mut leaders = self.candidate.leader();
-        let later = |leader: &Option<LeaderInfo>| leader.as_ref().is_some_and(|leader| leader.epoch > epoch);
-        match is_alone {
-            true => {}
-            false => {
-                if let Ok(leader) = leaders.wait_for(later).await.map(|leader| leader.clone()) {
-                    self.follow(leader.as_ref());
-                }
+    /// Calls that waited meanwhile go to the next leader, if there is one.
+    async fn hand_calls_to_the_next(&self, epoch: u64) {
+        let (leaders, coordinators) = (self.candidate.leader(), self.candidate.coordinators());
+        let wait = Duration::from_millis(self.config.failover_wait_ms);
+        let next = next_leader(leaders, coordinators, &self.client_url, epoch);
+        match tokio::time::timeout(wait, next).await {
+            Ok(Some(leader)) => {
+                self.follow(Some(&leader));
+                tokio::time::sleep(LAST_CALLS).await;
             }
+            Ok(None) => {}
+            Err(_) => tracing::warn!(failover_wait_ms = self.config.failover_wait_ms, "no other coordinator took over"),
         }
     }
 
@@ -236,6 +237,61 @@ impl TakingTurns {
     }
 }
 
+/// Who leads after `epoch`; `None` as soon as nobody but `name` is there: those who are gone are so when their announcement is over.
+async fn next_leader(
+    mut leaders: watch::Receiver<Option<LeaderInfo>>,
+    mut coordinators: watch::Receiver<Vec<Announcement>>,
+    name: &str,
+    epoch: u64,
+) -> Option<LeaderInfo> {
+    let waited_for = others(&coordinators.borrow(), name);
+    if !waited_for.is_empty() {
+        tracing::info!("waiting until one of {} leads: calls that came here go there", waited_for.join(", "));
+    }
+    let later = |leader: &Option<LeaderInfo>| leader.as_ref().is_some_and(|leader| leader.epoch > epoch);
+    tokio::select! {
+        // One that leads may be alone.
+        biased;
+        leader = leaders.wait_for(later) => leader.ok()?.clone(),
+        _ = coordinators.wait_for(|all| others(all, name).is_empty()) => {
+            if !waited_for.is_empty() {
+                tracing::info!("no other coordinator is there any more");
+            }
+            None
+        }
+    }
+}
+
+/// The coordinators that are there besides `name`.
+fn others(all: &[Announcement], name: &str) -> Vec<String> {
+    all.iter().filter(|one| one.name != name).map(|one| one.name.clone()).collect()
+}
+
+/// What a coordinator says that was told to end.
+fn ending(leads: bool, others: &[String]) -> String {
+    match (leads, others) {
+        (false, _) => "ending; this coordinator does not lead".to_owned(),
+        (true, []) => "ending when what runs is over; no other coordinator is there to take over".to_owned(),
+        (true, others) => {
+            format!("ending when what runs is over and another coordinator leads: {}", others.join(" or "))
+        }
+    }
+}
+
+/// Has calls that wait in vain say why etcd does not answer; until the handle is dropped.
+fn explain(candidate: &Candidate, role: Role) -> AbortOnDropHandle<()> {
+    let mut trouble = candidate.trouble();
+    AbortOnDropHandle::new(tokio::spawn(async move {
+        loop {
+            let now = trouble.borrow_and_update().as_ref().map(ToString::to_string);
+            role.explain(now);
+            if trouble.changed().await.is_err() {
+                return;
+            }
+        }
+    }))
+}
+
 /// Who leads, as hosts are told; until the handle is dropped.
 fn tell(candidate: &Candidate) -> (watch::Receiver<Leader>, AbortOnDropHandle<()>) {
     let (tell, told) = watch::channel(Leader::default());
@@ -275,12 +331,19 @@ fn state_options(config: &Config) -> Result<StateOptions, Failure> {
         "" => None,
         user => {
             let path = &config.etcd_password_file;
+            if path.is_empty() {
+                return Err(Failure::Message("etcd_user is set: set etcd_password_file, too".to_owned()));
+            }
             let unread = |error| Failure::Message(format!("etcd_password_file `{path}` cannot be read: {error}"));
             Some((user.to_owned(), std::fs::read_to_string(path).map_err(unread)?.trim().to_owned()))
         }
     };
     let path = |path: &String| Some(PathBuf::from(path)).filter(|path| !path.as_os_str().is_empty());
-    let identity = path(&config.etcd_cert).zip(path(&config.etcd_key));
+    let identity = match (path(&config.etcd_cert), path(&config.etcd_key)) {
+        (Some(_), None) => return Err(Failure::Message("etcd_cert is set: set etcd_key, too".to_owned())),
+        (None, Some(_)) => return Err(Failure::Message("etcd_key is set: set etcd_cert, too".to_owned())),
+        (cert, key) => cert.zip(key),
+    };
     let tls = path(&config.etcd_ca).map(|ca| Tls { ca, identity });
     Ok(StateOptions {
         endpoints: endpoints.collect(),
@@ -294,4 +357,62 @@ fn state_options(config: &Config) -> Result<StateOptions, Failure> {
 
 fn failed(error: onward_state::StateError) -> Failure {
     WireError::new(ErrorKind::Unavailable, error).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OWN: &str = "grpc://a:1";
+    const OTHER: &str = "grpc://b:1";
+
+    fn announcement(name: &str) -> Announcement {
+        let name = name.to_owned();
+        Announcement { client_url: name.clone(), name, cluster_url: String::new(), version: String::new() }
+    }
+
+    #[tokio::test]
+    async fn who_ends_waits_for_the_next_leader_only_while_there_can_be_one() {
+        let leads = |name, epoch| Some(LeaderInfo { epoch, announcement: announcement(name) });
+        let (leader, coordinators) = (watch::Sender::new(leads(OWN, 7)), watch::Sender::new(vec![announcement(OWN)]));
+        let next = || next_leader(leader.subscribe(), coordinators.subscribe(), OWN, 7);
+        assert_eq!(next().await, None, "nobody else is there");
+        coordinators.send_replace(vec![announcement(OWN), announcement(OTHER)]);
+        let (gone, ()) = tokio::join!(next(), async {
+            // Polled after the other one waits.
+            coordinators.send_replace(vec![announcement(OWN)]);
+        });
+        assert_eq!(gone, None, "it was there, and is gone");
+        coordinators.send_replace(vec![announcement(OWN), announcement(OTHER)]);
+        let (next, ()) = tokio::join!(next(), async {
+            leader.send_replace(leads(OTHER, 8));
+        });
+        assert_eq!(next, leads(OTHER, 8));
+    }
+
+    #[test]
+    fn who_ends_claims_no_other_that_is_not_there() {
+        let all = [announcement(OWN), announcement(OTHER)];
+        assert!(ending(true, &others(&all, OWN)).contains("another coordinator leads: grpc://b:1"));
+        assert!(ending(true, &others(&all[..1], OWN)).contains("no other coordinator"));
+        assert!(ending(false, &others(&all, OWN)).contains("does not lead"));
+    }
+
+    #[test]
+    fn settings_of_etcd_that_need_another_one_say_which() {
+        let set = |change: fn(&mut Config)| {
+            let mut config = Config { etcd_endpoints: "https://127.0.0.1:2379".to_owned(), ..Config::default() };
+            change(&mut config);
+            match state_options(&config) {
+                Err(Failure::Message(message)) => message,
+                other => panic!("{other:?}"),
+            }
+        };
+        let user = set(|config| config.etcd_user = "joe".to_owned());
+        assert_eq!(user, "etcd_user is set: set etcd_password_file, too");
+        let cert = set(|config| config.etcd_cert = "c.pem".to_owned());
+        assert_eq!(cert, "etcd_cert is set: set etcd_key, too");
+        let key = set(|config| config.etcd_key = "k.pem".to_owned());
+        assert_eq!(key, "etcd_key is set: set etcd_cert, too");
+    }
 }

@@ -136,29 +136,28 @@ async fn serve(config: onward_wire::Config, args: ServeArgs) -> Result<(), Failu
     let coordinator = Coordinator::start(options).await?;
     coordinator.warm_up().await?;
     current.send_replace(Some(Arc::clone(&coordinator)));
-    if let Some(options) = cluster {
-        let address = coordinator.serve_cluster(options).await?;
-        let line = format!("onward {} hosts may join on {address}\n", env!("CARGO_PKG_VERSION"));
-        // Nobody needs to read the line.
-        let mut stdout = std::io::stdout();
-        let _ = stdout.write_all(line.as_bytes()).and_then(|()| stdout.flush());
-    }
-    let served = serve_until_signal(server, coordinator.clone(), signals, scheme, &data).await;
+    let served = serve_until_signal(server, coordinator.clone(), cluster, signals, scheme, &data).await;
     coordinator.shutdown(Duration::ZERO).await;
     served
 }
 
 async fn serve_until_signal(
     options: ServerOptions,
-    coordinator: std::sync::Arc<Coordinator>,
+    coordinator: Arc<Coordinator>,
+    cluster: Option<ClusterOptions>,
     mut signals: Signals,
     scheme: &str,
     data: &str,
 ) -> Result<(), Failure> {
     let drain_ms = options.config.drain_timeout_ms;
-    let server = FlightServer::bind(options, coordinator).await?;
-    let ready =
-        format!("onward {} ready on {scheme}://{} (data: {data})\n", env!("CARGO_PKG_VERSION"), server.local_addr());
+    // First, since it reads files: nothing is promised to hosts before all of it is known to work.
+    let server = FlightServer::bind(options, Arc::clone(&coordinator)).await?;
+    let version = env!("CARGO_PKG_VERSION");
+    let joining = match cluster {
+        Some(options) => format!("onward {version} hosts may join on {}\n", coordinator.serve_cluster(options).await?),
+        None => String::new(),
+    };
+    let ready = format!("{joining}onward {version} ready on {scheme}://{} (data: {data})\n", server.local_addr());
     // Bound: whoever connects now is answered. Nobody needs to read the line.
     let mut stdout = std::io::stdout();
     let _ = stdout.write_all(ready.as_bytes()).and_then(|()| stdout.flush());

@@ -2,13 +2,14 @@
 
 use std::io::{IsTerminal, Read};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
 use onward_coordinator::CoordinatorOptions;
 
 use super::global::GlobalArgs;
 use super::{Failure, INTERRUPTED, runtime};
-use crate::client::{Client, Embedded, Remote, RemoteOptions};
+use crate::client::{Client, Embedded, Remote, RemoteOptions, until_listening};
 use crate::output::{Format, OutputError, Target};
 use crate::repl::{self, Repl};
 use crate::shell::{self, Display, Interrupts, RunError, report, statements};
@@ -43,6 +44,9 @@ pub(super) struct SqlArgs {
     /// Run on a server instead: grpc://host:port or grpc+tls://host:port
     #[arg(long, value_name = "URL", conflicts_with = "data_dir")]
     connect: Option<String>,
+    /// Try again for so long while nobody listens there: a server that is being started [default: 0]
+    #[arg(long, value_name = "SECONDS", requires = "connect")]
+    wait: Option<u64>,
     /// File with the server's token; ONWARD_TOKEN may hold the token itself
     #[arg(long, value_name = "FILE", requires = "connect")]
     token_file: Option<PathBuf>,
@@ -136,6 +140,7 @@ async fn connect(args: &SqlArgs, global: &GlobalArgs, config: onward_wire::Confi
     let follows_progress = !args.quiet && std::io::stderr().is_terminal();
     let user = std::env::var("USER").or_else(|_| std::env::var("LOGNAME")).ok().filter(|user| !user.is_empty());
     let options = RemoteOptions { url: url.clone(), token, ca_file: args.ca_file.clone(), user, follows_progress };
+    until_listening(url, Duration::from_secs(args.wait.unwrap_or(0))).await;
     let client = Client::Remote(Box::new(Remote::connect(&options).await?));
     if let Some(functions) = global.forced_functions() {
         client.collect(&format!("SET onward.functions = {functions}")).await?;

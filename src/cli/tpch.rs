@@ -13,6 +13,7 @@ use onward_wire::Config;
 
 use super::global::GlobalArgs;
 use super::{Failure, INTERRUPTED, runtime};
+use crate::client::until_listening;
 use crate::shell::Interrupts;
 
 #[derive(Debug, Subcommand)]
@@ -56,6 +57,9 @@ pub(super) struct RunArgs {
     /// Run on a server that is there instead of one of its own; it must be able to read the files
     #[arg(long, value_name = "URL")]
     connect: Option<String>,
+    /// Try again for so long while nobody listens there: a server that is being started [default: 0]
+    #[arg(long, value_name = "SECONDS", requires = "connect")]
+    wait: Option<u64>,
     /// Which queries: all, or numbers such as 1,6,18
     #[arg(long, default_value = "all", value_name = "LIST", value_parser = Selection::parse)]
     queries: Selection,
@@ -140,8 +144,9 @@ async fn run_queries(config: Config, args: RunArgs) -> Result<(), Failure> {
         progress: true,
     };
     let mut interrupts = Interrupts::listen()?;
+    let wait = Duration::from_secs(args.wait.unwrap_or(0));
     let report = tokio::select! {
-        report = run_on(args.connect, config, &dataset, &options) => report?,
+        report = run_on(args.connect, wait, config, &dataset, &options) => report?,
         () = interrupts.next() => {
             eprintln!("cancelled");
             return Err(Failure::Code(INTERRUPTED));
@@ -158,11 +163,13 @@ async fn run_queries(config: Config, args: RunArgs) -> Result<(), Failure> {
 
 async fn run_on(
     server: Option<String>,
+    wait: Duration,
     config: Config,
     dataset: &Dataset,
     options: &RunOptions,
 ) -> Result<Report, Failure> {
     let Some(url) = server else { return through_server(config, dataset, options).await };
+    until_listening(&url, wait).await;
     let url = url.strip_prefix("grpc://").map_or(url.clone(), |place| format!("http://{place}"));
     let mut client = Client::connect(&url).await?;
     Ok(onward_tpch::run(&mut client, dataset, options).await?)

@@ -1,6 +1,7 @@
 //! Who runs a statement: an engine in this process, or a server.
 
 mod embedded;
+mod reach;
 mod remote;
 
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use onward_wire::{QueryId, WireError};
 use tokio::sync::watch;
 
 pub use self::embedded::Embedded;
+pub use self::reach::until_listening;
 pub use self::remote::{Remote, RemoteOptions};
 
 /// Runs statements in one session.

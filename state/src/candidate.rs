@@ -22,20 +22,21 @@ pub struct Candidate {
     view: watch::Receiver<View>,
     leader: watch::Receiver<Option<LeaderInfo>>,
     coordinators: watch::Receiver<Vec<Announcement>>,
+    trouble: watch::Receiver<Option<StateError>>,
     _running: DropGuard,
 }
 
 impl Candidate {
     /// Announces itself, and follows the others, in the background until it is dropped. To be called in a runtime of Tokio.
     pub fn start(etcd: Etcd, announcement: Announcement) -> Self {
-        let (view, leader, coordinators) = Default::default();
-        let follower = Follower { etcd: etcd.clone(), view, leader, coordinators };
+        let (view, leader, coordinators, trouble) = Default::default();
+        let follower = Follower { etcd: etcd.clone(), view, leader, coordinators, trouble };
         let (view, leader) = (follower.view.subscribe(), follower.leader.subscribe());
-        let coordinators = follower.coordinators.subscribe();
+        let (coordinators, trouble) = (follower.coordinators.subscribe(), follower.trouble.subscribe());
         let stopped = CancellationToken::new();
         tokio::spawn(stopped.clone().run_until_cancelled_owned(follower.run()));
         tokio::spawn(stopped.clone().run_until_cancelled_owned(announce(etcd.clone(), announcement.clone())));
-        Self { etcd, announcement, view, leader, coordinators, _running: stopped.drop_guard() }
+        Self { etcd, announcement, view, leader, coordinators, trouble, _running: stopped.drop_guard() }
     }
 
     /// Who leads, as far as is known: while etcd is away, who led last.
@@ -46,6 +47,11 @@ impl Candidate {
     /// Who is there, this one among them, by name; known like [`Self::leader`].
     pub fn coordinators(&self) -> watch::Receiver<Vec<Announcement>> {
         self.coordinators.clone()
+    }
+
+    /// Why etcd does not answer, while it does not.
+    pub fn trouble(&self) -> watch::Receiver<Option<StateError>> {
+        self.trouble.clone()
     }
 
     /// Waits until it leads, for as long as it takes; etcd may be away meanwhile. To drop the future is to give the candidacy up.

@@ -21,8 +21,12 @@ use crate::StateError;
 use crate::backoff::Backoff;
 use crate::error::Fault;
 use crate::limits::{MAX_ANSWER_BYTES, MAX_PREFIX_BYTES, PING_INTERVAL, PING_TIMEOUT};
+<<<<<<< HEAD
 use crate::message::{AuthenticateRequest, Call, WatchCreateRequest, WatchRequest, WatchResponse};
 use crate::trust::Trust;
+=======
+use crate::message::{AuthenticateRequest, Call, TxnRequest, WatchCreateRequest, WatchRequest, WatchResponse};
+>>>>>>> h-msg
 
 /// Where etcd is, and how it is used.
 #[derive(Clone)]
@@ -99,9 +103,11 @@ impl Etcd {
             let message = format!("`{}` is no prefix of keys: write /onward/NAME", options.prefix);
             return Err(StateError::Invalid(message));
         }
-        if options.endpoints.is_empty() || options.timeout.is_zero() || options.lease_ttl.is_zero() {
-            let message = "etcd needs an endpoint, and times that are not zero".to_owned();
-            return Err(StateError::Invalid(message));
+        if options.endpoints.is_empty() {
+            return Err(StateError::Invalid("etcd_endpoints: there is none in it".to_owned()));
+        }
+        if options.lease_ttl.is_zero() || options.timeout.is_zero() {
+            return Err(StateError::Invalid("leader_lease_ms: it is 0, and a lease takes time".to_owned()));
         }
         let tls = options.tls.as_ref().map(|files| Trust::read(files).map(Arc::new)).transpose()?;
         let servers = options.endpoints.iter().map(|url| Server::new(url, tls.as_ref(), options.timeout));
@@ -138,15 +144,9 @@ impl Etcd {
         let (mut tries, mut has_new_token, mut refusal) = (0, false, None);
         loop {
             tries += 1;
-            let (at, server) = self.current();
-            let asking = async {
-                let metadata = self.metadata(server).await?;
-                server.unary(request.clone(), metadata).await
-            };
-            let fault = match timeout_at(deadline.min(Instant::now() + self.share(time)), asking).await {
-                Ok(Ok(answer)) => return Ok(answer),
-                Ok(Err(fault)) => fault,
-                Err(_) => Fault::Unavailable(format!("{}: no answer in time", server.url)),
+            let fault = match self.call_once(request, deadline.min(Instant::now() + self.share(time))).await {
+                Ok(answer) => return Ok(answer),
+                Err(fault) => fault,
             };
             match &fault {
                 Fault::Token(_) if !has_new_token && self.shared.options.user.is_some() => {
@@ -154,7 +154,7 @@ impl Etcd {
                     self.forget_token();
                     continue;
                 }
-                Fault::Unavailable(_) => self.leave(at),
+                Fault::Unavailable(_) => {}
                 _ => return Err(fault),
             }
             // The first round may have failed because connections were lost.
@@ -174,6 +174,34 @@ impl Etcd {
             }
             tokio::time::sleep(wait).await;
         }
+    }
+
+    /// Asks one server, once. When it does not answer the next request goes to another one.
+    async fn call_once<Q: Call>(&self, request: &Q, deadline: Instant) -> Result<Q::Answer, Fault> {
+        let (at, server) = self.current();
+        let asking = async {
+            let metadata = self.metadata(server).await?;
+            server.unary(request.clone(), metadata).await
+        };
+        let silent = |_| Err(Fault::Unavailable(format!("{}: no answer in time", server.url)));
+        let answer = timeout_at(deadline, asking).await.unwrap_or_else(silent);
+        if let Err(Fault::Unavailable(_)) = answer {
+            self.leave(at);
+        }
+        answer
+    }
+
+    /// Asks each server once: why none of them answered.
+    pub(crate) async fn greet(&self) -> Option<Fault> {
+        let mut silent = None;
+        for _ in &self.shared.servers {
+            match self.call_once(&TxnRequest::default(), Instant::now() + self.share(self.timeout())).await {
+                Err(fault @ Fault::Unavailable(_)) => silent = Some(fault),
+                // What it refuses, it answers.
+                Ok(_) | Err(_) => return None,
+            }
+        }
+        silent
     }
 
     /// Opens a watch: what comes are its answers, until something breaks.
@@ -281,11 +309,19 @@ impl Server {
         }
         let mut endpoint = Endpoint::from_shared(url.to_owned()).map_err(|_| malformed())?;
         if is_tls {
+<<<<<<< HEAD
             let Some(trust) = trust else {
                 return Err(StateError::Invalid(format!("{url} needs certificates: say which authority to trust")));
             };
             let refused = |error| StateError::Invalid(format!("{url}: {error}"));
             endpoint = endpoint.tls_config(trust.config()).map_err(refused)?;
+=======
+            let Some(tls) = tls else {
+                return Err(StateError::Invalid(format!("{url} needs etcd_ca: the authorities (PEM) to trust")));
+            };
+            let refused = |error| StateError::Invalid(format!("etcd_ca, etcd_cert, etcd_key: for {url}: {error}"));
+            endpoint = endpoint.tls_config(tls.clone()).map_err(refused)?;
+>>>>>>> h-msg
         }
         let endpoint = endpoint
             .tcp_nodelay(true)
@@ -312,7 +348,11 @@ impl Server {
         let (path, codec) = (PathAndQuery::from_static(Q::PATH), ProstCodec::<Q, Q::Answer>::default());
         let request = Request::from_parts(metadata, Default::default(), request);
         let answer = self.client().await?.unary(request, path, codec).await;
-        answer.map(tonic::Response::into_inner).map_err(|status| self.fault(&status))
+        match answer.map(tonic::Response::into_inner) {
+            Ok(answer) if Q::is_answer(&answer) => Ok(answer),
+            Ok(_) => Err(self.is_another("its answer is empty")),
+            Err(status) => Err(self.fault(&status)),
+        }
     }
 
     async fn watch(
@@ -337,9 +377,17 @@ impl Server {
         Fault::Unavailable(format!("{}: {innermost}", self.url))
     }
 
+    /// Somebody else listens there.
+    fn is_another(&self, why: &str) -> Fault {
+        Fault::Invalid(format!("etcd_endpoints: {}: it answers, but not as etcd does ({why})", self.url))
+    }
+
     /// What an error means. Codes decide; where etcd gives one code to different errors, its text does.
     fn fault(&self, status: &Status) -> Fault {
-        let text = status.message();
+        let text = match status.message() {
+            "" => status.code().description(),
+            text => text,
+        };
         let message = format!("{}: {text}", self.url);
         match status.code() {
             Code::Unauthenticated => Fault::Token(message),
@@ -352,7 +400,8 @@ impl Server {
             // Ours begin otherwise: those are of a message that is too long.
             Code::OutOfRange if text.starts_with("etcdserver") => Fault::Compacted(message),
             Code::OutOfRange => Fault::AnswerTooLarge(message),
-            Code::InvalidArgument | Code::FailedPrecondition | Code::Unimplemented => Fault::Invalid(message),
+            Code::Unimplemented => self.is_another(&format!("grpc status {:?}: {text}", status.code())),
+            Code::InvalidArgument | Code::FailedPrecondition => Fault::Invalid(message),
             _ => match std::error::Error::source(status) {
                 Some(source) => self.unavailable(source),
                 None => Fault::Unavailable(message),
@@ -360,3 +409,15 @@ impl Server {
         }
     }
 }
+<<<<<<< HEAD
+=======
+
+fn client_tls(tls: &Tls) -> Result<ClientTlsConfig, StateError> {
+    let read = |setting: &str, path: &PathBuf| {
+        std::fs::read(path).map_err(|error| StateError::Invalid(format!("{setting}: {}: {error}", path.display())))
+    };
+    let client = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read("etcd_ca", &tls.ca)?));
+    let Some((cert, key)) = &tls.identity else { return Ok(client) };
+    Ok(client.identity(Identity::from_pem(read("etcd_cert", cert)?, read("etcd_key", key)?)))
+}
+>>>>>>> h-msg

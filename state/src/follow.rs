@@ -85,6 +85,8 @@ pub(crate) struct Follower {
     pub(crate) view: watch::Sender<View>,
     pub(crate) leader: watch::Sender<Option<LeaderInfo>>,
     pub(crate) coordinators: watch::Sender<Vec<Announcement>>,
+    /// Why etcd does not answer, while it does not.
+    pub(crate) trouble: watch::Sender<Option<StateError>>,
 }
 
 #[derive(Debug)]
@@ -96,10 +98,14 @@ struct Known {
 impl Follower {
     /// Never ends. What was known stays so while etcd is away.
     pub(crate) async fn run(self) {
-        let (mut known, mut backoff, mut is_well) = (None, Backoff::new(), true);
+        let (mut known, mut backoff) = (None, Backoff::new());
+        // Requests are tried again for some time: who starts it is to hear at once.
+        if let Some(fault) = self.etcd.greet().await {
+            self.complain(fault);
+        }
         loop {
             let mut heard = || {
-                if !std::mem::replace(&mut is_well, true) {
+                if tell(&self.trouble, None) {
                     tracing::info!("etcd answers again");
                 }
                 backoff = Backoff::new();
@@ -108,11 +114,23 @@ impl Follower {
             if let Fault::Compacted(reason) = &fault {
                 tracing::debug!(reason, "what is in etcd is read anew");
                 known = None;
-            } else if std::mem::replace(&mut is_well, false) {
-                tracing::warn!("{}; it is tried again until it does", StateError::from(fault));
+            } else {
+                self.complain(fault);
             }
             tokio::time::sleep(backoff.next()).await;
         }
+    }
+
+    /// Says it once, until etcd answers again.
+    fn complain(&self, fault: Fault) {
+        let error = StateError::from(fault);
+        let is_known = self.trouble.borrow().is_some();
+        match error.is_retryable() {
+            _ if is_known => {}
+            true => tracing::warn!("{error}; it is tried again until it does"),
+            false => tracing::warn!("what other coordinators do is not known: {error}"),
+        }
+        tell(&self.trouble, Some(error));
     }
 
     async fn follow(&self, known: &mut Option<Known>, heard: &mut impl FnMut()) -> Result<Infallible, Fault> {
@@ -164,15 +182,15 @@ impl Follower {
     }
 }
 
-/// Wakes those who wait only when there is news.
-fn tell<T: PartialEq>(to: &watch::Sender<T>, what: T) {
+/// Wakes those who wait only when there is news; whether there is.
+fn tell<T: PartialEq>(to: &watch::Sender<T>, what: T) -> bool {
     to.send_if_modified(|told| {
         let is_new = *told != what;
         if is_new {
             *told = what;
         }
         is_new
-    });
+    })
 }
 
 impl Known {

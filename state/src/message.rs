@@ -6,6 +6,11 @@ pub(crate) trait Call: prost::Message + Clone + 'static {
     /// Service and method.
     const PATH: &'static str;
     type Answer: prost::Message + Default + 'static;
+
+    /// Whether etcd may have said so: another server's answer can be read as one that says nothing.
+    fn is_answer(_: &Self::Answer) -> bool {
+        true
+    }
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -180,6 +185,10 @@ impl TxnResponse {
 impl Call for TxnRequest {
     const PATH: &'static str = "/etcdserverpb.KV/Txn";
     type Answer = TxnResponse;
+
+    fn is_answer(answer: &TxnResponse) -> bool {
+        answer.header.is_some()
+    }
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -201,6 +210,10 @@ pub(crate) struct LeaseGrantResponse {
 impl Call for LeaseGrantRequest {
     const PATH: &'static str = "/etcdserverpb.Lease/LeaseGrant";
     type Answer = LeaseGrantResponse;
+
+    fn is_answer(answer: &LeaseGrantResponse) -> bool {
+        answer.id != 0
+    }
 }
 
 #[derive(Clone, PartialEq, prost::Message)]

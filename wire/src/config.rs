@@ -264,7 +264,8 @@ settings! {
     host_silence_timeout_ms: u64 = 10_000;
     /// A host that was told to leave waits this long until nothing that it holds is needed any more.
     host_leave_timeout_ms: u64 = 30_000;
-    /// A host that finds no coordinator for this long ends. 0: it tries for ever.
+    /// A host that finds no coordinator for this long ends. 0: it tries for ever. Hosts that a provider starts are told 120000, those of
+    /// `lambda` 30000, unless `provider_arguments` say otherwise.
     host_orphan_timeout_ms: u64 = 0;
     /// Several coordinators keep what they share in etcd, at these URLs, separated by commas: one leads, and when it is gone another one
     /// does. Empty: one coordinator, which keeps it in its data directory.
@@ -308,11 +309,14 @@ settings! {
     /// auto`, or for `lambda` none besides its own `--outbound`.
     provider_arguments: String = String::new();
     /// `command`: submits a host and returns. It has `{command}` (what to run), `{name}`, `{vcpus}`, `{memory_mib}`; words as in a
-    /// shell. Exit code 75: there is no room now.
+    /// shell. `{command}` as a word of its own becomes several words, in quotes or not; within a longer word, such as `'exec {command}'`, it
+    /// is quoted for a shell that reads that word. Exit code 75: there is no room now.
     provider_start: String = String::new();
     /// `command`: ends the host `{name}`, which gets a SIGTERM and `host_leave_timeout_ms` to leave.
     provider_stop: String = String::new();
-    /// `command`: prints a line with the name and the state of each host.
+    /// `command`: prints a line with the name and the state of each host. It waits when the state is pending, configuring, requeued, queued,
+    /// waiting, starting, created or scheduled, and runs when it is running, completing, signaling, stopped, suspended, stage_out, resizing,
+    /// active, up, alive, healthy or missing; Slurm's short names (PD, CF, R, CG, S) do as well. Any other state says that it ended.
     provider_list: String = String::new();
     /// The program `onward` where hosts run; empty: this one's path.
     provider_program: String = String::new();

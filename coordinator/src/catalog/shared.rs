@@ -149,11 +149,12 @@ impl SharedCatalog {
 /// Looks whether a coordinator with this data directory may lead, as far as etcd answers; [`SharedCatalog::claim`] looks again.
 ///
 /// # Errors
-/// [`CatalogError::OtherDirectory`].
+/// [`CatalogError::OtherDirectory`]; [`CatalogError::Shared`] when etcd will never answer what is asked like this.
 pub async fn check_directory(etcd: &Etcd, data_dir: &Path) -> Result<()> {
     match etcd.peek(DIRECTORY).await {
         Ok(Some(claimed)) => is_of(&claimed, data_dir, cluster_of(data_dir).as_deref()),
         Ok(None) => Ok(()),
+        Err(error) if !error.is_retryable() => Err(CatalogError::Shared(error.to_string())),
         Err(error) => {
             tracing::debug!(%error, "the data directory is looked at when this coordinator leads");
             Ok(())

@@ -318,14 +318,15 @@ mod tests {
     use futures::FutureExt;
     use onward_executor::host::{Host, HostOptions};
     use onward_shuffle::flight::GrantKey;
-    use onward_wire::StageId;
     use onward_wire::message::{AttemptOutput, DefineStage, Progress};
+    use onward_wire::{SegmentId, StageId};
     use tempfile::TempDir;
     use tokio::sync::oneshot;
 
     use super::*;
     use crate::api::QueryProgress;
     use crate::engine::Submission;
+    use crate::engine::outcome::Outcome;
     use crate::scheduler::{FunctionShape, QuerySpec, StageSpec};
 
     const FUNCTION: FunctionId = FunctionId(1);

@@ -5,8 +5,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, SecondsFormat, Utc};
-use datafusion::arrow::array::{Float64Array, ListBuilder, RecordBatch, StringArray, UInt64Array, UInt64Builder};
-use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::arrow::array::{
+    Float64Array, ListBuilder, RecordBatch, StringArray, TimestampMicrosecondArray, UInt64Array, UInt64Builder,
+};
+use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use datafusion::common::Result;
 use onward_wire::message::StoreRequests;
 use onward_wire::{ErrorKind, QueryId, WireError};
@@ -17,6 +19,9 @@ use super::kept::{Before, KeptHistory, KeptQuery};
 use super::log::QueryLog;
 use super::snapshot::Snapshot;
 use crate::accounting::{Prices, QueryCost, Usage};
+
+/// As `now()` has it.
+const UTC: &str = "+00:00";
 
 /// Where a query is.
 #[derive(Clone, Debug, PartialEq)]
@@ -321,6 +326,8 @@ impl History {
                 _ => None,
             })
             .collect();
+        let arrived: TimestampMicrosecondArray =
+            records.iter().map(|record| Some(record.arrived.timestamp_micros())).collect();
         let amounts = |value: &dyn Fn(&QueryRecord) -> f64| -> Arc<Float64Array> {
             Arc::new(records.iter().map(value).collect::<Vec<_>>().into())
         };
@@ -362,6 +369,7 @@ impl History {
                 numbers(&|record| record.position),
                 numbers(&|record| record.queued_us() / 1_000),
                 Arc::new(errors),
+                Arc::new(arrived.with_timezone(UTC)),
             ],
         )?)
     }
@@ -411,6 +419,7 @@ impl QueriesTable {
             number("queue_position"),
             number("queued_ms"),
             Field::new("error", DataType::Utf8, true),
+            Field::new("arrived", DataType::Timestamp(TimeUnit::Microsecond, Some(UTC.into())), false),
         ]));
         Self { history, schema }
     }
@@ -440,6 +449,17 @@ mod tests {
         history.begin(QueryRecord::new(QueryId(5_000), "select 2"));
         assert!(!history.contains(QueryId(7)));
         assert!(history.contains(QueryId(0)) && history.contains(QueryId(5_000)));
+    }
+
+    #[test]
+    fn a_query_tells_when_it_arrived() {
+        let history = History::default();
+        let record = QueryRecord::new(QueryId(1), "select 1");
+        let arrived = TimestampMicrosecondArray::from(vec![record.arrived.timestamp_micros()]).with_timezone(UTC);
+        history.begin(record);
+        let table = QueriesTable::new(Arc::new(History::default()));
+        let batch = history.batch(Arc::clone(table.schema())).expect("a batch");
+        assert_eq!(batch.column_by_name("arrived").expect("arrived").as_ref(), &arrived);
     }
 
     #[test]

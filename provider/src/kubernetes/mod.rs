@@ -172,6 +172,10 @@ impl Provider for Kubernetes {
         "kubernetes"
     }
 
+    fn output(&self) -> &'static str {
+        "the log of its pod, as the cluster keeps it"
+    }
+
     /// A pod of that name that is over makes room; one that is leaving is left alone.
     async fn start(&self, host: &HostSpec) -> Result<(), ProviderError> {
         let connection = self.connection().await?;

@@ -223,6 +223,10 @@ impl Provider for Lambda {
         "lambda"
     }
 
+    fn output(&self) -> &'static str {
+        "CloudWatch, the log group of the function"
+    }
+
     async fn start(&self, host: &HostSpec) -> Result<(), ProviderError> {
         let request = self.request(host).await?;
         let joined = self.joined().await;

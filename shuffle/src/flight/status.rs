@@ -36,6 +36,13 @@ pub fn from_status(peer: &str, status: &Status) -> WireError {
         reason = format!("{reason}: {error}");
         source = error.source();
     }
+    // What serves no Flight, as gRPC's libraries have it; what Onward does not serve, it explains.
+    let is_stranger = ["unknown service", "Method not found", "grpc-status header missing"]
+        .iter()
+        .any(|begin| reason.starts_with(begin));
+    if status.code() == Code::Unimplemented && (is_stranger || reason.is_empty()) {
+        reason = format!("it answers, but there is no Onward there ({:?}: {reason})", status.code());
+    }
     let kind = match status.code() {
         Code::PermissionDenied | Code::Unauthenticated => ErrorKind::Denied,
         Code::ResourceExhausted => ErrorKind::ResourceExhausted,
@@ -54,5 +61,17 @@ mod tests {
         assert_eq!(from_status("grpc://h", &to_status(&error)), error);
         let network = from_status("grpc://h", &Status::unknown("reset"));
         assert!(network.is_retryable && network.message.contains("grpc://h: reset"), "{network}");
+    }
+
+    #[test]
+    fn a_server_that_is_no_onward_is_called_so() {
+        let said = |text: &str| from_status("grpc://h", &Status::unimplemented(text)).message;
+        for of_others in ["unknown service arrow.flight.protocol.FlightService", ""] {
+            assert!(said(of_others).contains("no Onward there"), "{}", said(of_others));
+        }
+        assert_eq!(
+            said("DoExchange: this is the port of --listen"),
+            "grpc://h: DoExchange: this is the port of --listen"
+        );
     }
 }

@@ -5,6 +5,7 @@ mod election;
 mod etcd;
 mod faults;
 mod proxy;
+mod settings;
 mod stopped;
 mod store;
 mod tls;
