@@ -21,12 +21,8 @@ use crate::StateError;
 use crate::backoff::Backoff;
 use crate::error::Fault;
 use crate::limits::{MAX_ANSWER_BYTES, MAX_PREFIX_BYTES, PING_INTERVAL, PING_TIMEOUT};
-<<<<<<< HEAD
-use crate::message::{AuthenticateRequest, Call, WatchCreateRequest, WatchRequest, WatchResponse};
-use crate::trust::Trust;
-=======
 use crate::message::{AuthenticateRequest, Call, TxnRequest, WatchCreateRequest, WatchRequest, WatchResponse};
->>>>>>> h-msg
+use crate::trust::Trust;
 
 /// Where etcd is, and how it is used.
 #[derive(Clone)]
@@ -309,19 +305,11 @@ impl Server {
         }
         let mut endpoint = Endpoint::from_shared(url.to_owned()).map_err(|_| malformed())?;
         if is_tls {
-<<<<<<< HEAD
             let Some(trust) = trust else {
-                return Err(StateError::Invalid(format!("{url} needs certificates: say which authority to trust")));
-            };
-            let refused = |error| StateError::Invalid(format!("{url}: {error}"));
-            endpoint = endpoint.tls_config(trust.config()).map_err(refused)?;
-=======
-            let Some(tls) = tls else {
                 return Err(StateError::Invalid(format!("{url} needs etcd_ca: the authorities (PEM) to trust")));
             };
             let refused = |error| StateError::Invalid(format!("etcd_ca, etcd_cert, etcd_key: for {url}: {error}"));
-            endpoint = endpoint.tls_config(tls.clone()).map_err(refused)?;
->>>>>>> h-msg
+            endpoint = endpoint.tls_config(trust.config()).map_err(refused)?;
         }
         let endpoint = endpoint
             .tcp_nodelay(true)
@@ -409,15 +397,3 @@ impl Server {
         }
     }
 }
-<<<<<<< HEAD
-=======
-
-fn client_tls(tls: &Tls) -> Result<ClientTlsConfig, StateError> {
-    let read = |setting: &str, path: &PathBuf| {
-        std::fs::read(path).map_err(|error| StateError::Invalid(format!("{setting}: {}: {error}", path.display())))
-    };
-    let client = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read("etcd_ca", &tls.ca)?));
-    let Some((cert, key)) = &tls.identity else { return Ok(client) };
-    Ok(client.identity(Identity::from_pem(read("etcd_cert", cert)?, read("etcd_key", key)?)))
-}
->>>>>>> h-msg

@@ -39,27 +39,31 @@ pub(crate) struct Trust {
 
 impl Trust {
     pub(crate) fn read(files: &Tls) -> Result<Self, StateError> {
-        let read = |path: &Path| std::fs::read(path).map_err(|error| invalid(path, &error));
-        let ca = read(&files.ca)?;
+        let read = |setting, path: &Path| std::fs::read(path).map_err(|error| invalid(setting, path, &error));
+        let ca = read("etcd_ca", &files.ca)?;
+        let ours = files.identity.as_ref().map(|(cert, key)| Ok((read("etcd_cert", cert)?, read("etcd_key", key)?)));
+        let ours = ours.transpose()?;
         let mut roots = RootCertStore::empty();
         // Of a system's many some may be too strange.
-        if let (0, _) = roots.add_parsable_certificates(certificates(&files.ca, &ca)?) {
-            return Err(invalid(&files.ca, &"no certificate in it is one of an authority"));
+        if let (0, _) = roots.add_parsable_certificates(certificates("etcd_ca", &files.ca, &ca)?) {
+            return Err(invalid("etcd_ca", &files.ca, &"no certificate in it is one of an authority"));
         }
         let of_ring = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
         let config = of_ring.with_safe_default_protocol_versions().expect("ring has what these versions need");
         let config = config.with_root_certificates(roots);
         let for_tonic = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(ca));
-        let (for_tonic, mut config) = match &files.identity {
+        let (for_tonic, mut config) = match files.identity.as_ref().zip(ours) {
             None => (for_tonic, config.with_no_client_auth()),
-            Some((cert_path, key_path)) => {
-                let (cert, key) = (read(cert_path)?, read(key_path)?);
-                let ours = certificates(cert_path, &cert)?;
+            Some(((cert_path, key_path), (cert, key))) => {
+                let ours = certificates("etcd_cert", cert_path, &cert)?;
                 let our_key = PrivateKeyDer::from_pem_slice(&key);
-                let our_key = our_key
-                    .map_err(|error| invalid(key_path, &format!("there is no private key in it (PEM): {error}")))?;
+                let our_key = our_key.map_err(|error| {
+                    invalid("etcd_key", key_path, &format!("there is no private key in it (PEM): {error}"))
+                })?;
                 let config = config.with_client_auth_cert(ours, our_key);
-                let unfit = |error| invalid(cert_path, &format!("it does not go with {}: {error}", key_path.display()));
+                let unfit = |error| {
+                    invalid("etcd_cert", cert_path, &format!("it does not go with {}: {error}", key_path.display()))
+                };
                 (for_tonic.identity(Identity::from_pem(cert, key)), config.map_err(unfit)?)
             }
         };
@@ -117,14 +121,14 @@ impl Trust {
     }
 }
 
-fn certificates(path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, StateError> {
+fn certificates(setting: &str, path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, StateError> {
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
-    match found.map_err(|error| invalid(path, &error))? {
-        none if none.is_empty() => Err(invalid(path, &"there is no certificate in it (PEM)")),
+    match found.map_err(|error| invalid(setting, path, &error))? {
+        none if none.is_empty() => Err(invalid(setting, path, &"there is no certificate in it (PEM)")),
         found => Ok(found),
     }
 }
 
-fn invalid(path: &Path, why: &dyn std::fmt::Display) -> StateError {
-    StateError::Invalid(format!("{}: {why}", path.display()))
+fn invalid(setting: &str, path: &Path, why: &dyn std::fmt::Display) -> StateError {
+    StateError::Invalid(format!("{setting}: {}: {why}", path.display()))
 }

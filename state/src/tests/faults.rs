@@ -49,7 +49,9 @@ async fn a_candidacy_whose_answer_is_lost_leads() {
     let proxy = Proxy::start(&server.endpoint()).await;
     let (first, second) =
         (candidate(&client(proxy.endpoint()), "first"), candidate(&client(server.endpoint()), "second"));
-    until(&mut second.coordinators(), |there| there.len() == 2).await;
+    for candidate in [&first, &second] {
+        until(&mut candidate.coordinators(), |there| there.len() == 2).await;
+    }
     proxy.lose_answer("/test/leader");
     let (leadership, info) = tokio::join!(lead(&first), async {
         proxy.lost_an_answer().await;

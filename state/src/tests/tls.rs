@@ -235,15 +235,15 @@ async fn files_that_are_not_what_they_should_be_are_named() {
         assert!(matches!(error, StateError::Invalid(_)), "{error:?}");
         error.to_string()
     };
-    let named = |path: &Path, why: &str| format!("{}: {why}", path.display());
-    assert_eq!(said(&missing, None), named(&missing, "No such file or directory (os error 2)"));
-    assert_eq!(said(&empty, None), named(&empty, "there is no certificate in it (PEM)"));
-    assert_eq!(said(&strange, None), named(&strange, "no certificate in it is one of an authority"));
-    assert_eq!(said(&ours.ca(), Some((&key, &key))), named(&key, "there is no certificate in it (PEM)"));
+    let named = |setting: &str, path: &Path, why: &str| format!("{setting}: {}: {why}", path.display());
+    assert_eq!(said(&missing, None), named("etcd_ca", &missing, "No such file or directory (os error 2)"));
+    assert_eq!(said(&empty, None), named("etcd_ca", &empty, "there is no certificate in it (PEM)"));
+    assert_eq!(said(&strange, None), named("etcd_ca", &strange, "no certificate in it is one of an authority"));
+    assert_eq!(said(&ours.ca(), Some((&key, &key))), named("etcd_cert", &key, "there is no certificate in it (PEM)"));
     assert_eq!(
         said(&ours.ca(), Some((&cert, &cert))),
-        named(&cert, "there is no private key in it (PEM): no items found")
+        named("etcd_key", &cert, "there is no private key in it (PEM): no items found")
     );
     let unfit = format!("it does not go with {}: keys may not be consistent: KeyMismatch", other_key.display());
-    assert_eq!(said(&ours.ca(), Some((&cert, &other_key))), named(&cert, &unfit));
+    assert_eq!(said(&ours.ca(), Some((&cert, &other_key))), named("etcd_cert", &cert, &unfit));
 }
