@@ -41,8 +41,10 @@ impl Trust {
     pub(crate) fn read(files: &Tls) -> Result<Self, StateError> {
         let read = |setting, path: &Path| std::fs::read(path).map_err(|error| invalid(setting, path, &error));
         let ca = read("etcd_ca", &files.ca)?;
-        let ours = files.identity.as_ref().map(|(cert, key)| Ok((read("etcd_cert", cert)?, read("etcd_key", key)?)));
-        let ours = ours.transpose()?;
+        let ours = match &files.identity {
+            None => None,
+            Some((cert, key)) => Some((read("etcd_cert", cert)?, read("etcd_key", key)?)),
+        };
         let mut roots = RootCertStore::empty();
         // Of a system's many some may be too strange.
         if let (0, _) = roots.add_parsable_certificates(certificates("etcd_ca", &files.ca, &ca)?) {
