@@ -179,6 +179,11 @@ impl Coordinator {
         }
     }
 
+    /// Resolves when the next coordinator would find all queries that are over in the history.
+    pub async fn is_remembered(&self) {
+        self.history.settled().await;
+    }
+
     /// Resolves when no query runs.
     pub async fn idle(&self) {
         // An error: nobody counts any more.

@@ -223,6 +223,8 @@ impl TakingTurns {
         };
         if let Ended::Told = ended {
             self.role.hand_over().await;
+            // Past that time the next one takes the last queries for lost.
+            let _ = tokio::time::timeout(LAST_CALLS, coordinator.is_remembered()).await;
         }
         self.current.send_replace(None);
         // From here on it gives no command, whoever leads.

@@ -18,7 +18,7 @@ use onward_state::{Change, Fenced, StateError};
 use onward_wire::QueryId;
 use onward_wire::message::StoreRequests;
 use serde::{Deserialize, Serialize};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::HISTORY_LIMIT;
 use super::queries::{History, QueryRecord, QueryState};
@@ -151,7 +151,14 @@ pub(crate) struct Before {
 /// Writes down queries that are over.
 #[derive(Debug)]
 pub(crate) struct KeptHistory {
-    waiting: mpsc::Sender<KeptQuery>,
+    waiting: mpsc::Sender<Item>,
+}
+
+enum Item {
+    /// It is over.
+    Query(Box<KeptQuery>),
+    /// Somebody waits until all before is written: dropped then.
+    Settled(oneshot::Sender<()>),
 }
 
 impl KeptHistory {
@@ -179,9 +186,18 @@ impl KeptHistory {
         Ok((Self { waiting }, before))
     }
 
+    /// Resolves when all that is over is written, or will not be.
+    pub(super) async fn settled(&self) {
+        let (waits, written) = oneshot::channel();
+        if self.waiting.send(Item::Settled(waits)).await.is_ok() {
+            // It is dropped, not answered.
+            let _ = written.await;
+        }
+    }
+
     /// A query is over.
     pub(super) fn add(&self, query: KeptQuery) {
-        if self.waiting.try_send(query).is_err() {
+        if self.waiting.try_send(Item::Query(Box::new(query))).is_err() {
             tracing::debug!("etcd is slow, or another coordinator leads: the history misses a query");
         }
     }
@@ -210,12 +226,21 @@ pub(crate) fn keep_running(history: &Arc<History>, state: Fenced) {
 }
 
 /// Writes until nobody adds any more, or another coordinator leads.
-async fn write(state: Fenced, epoch: u64, mut keys: VecDeque<(String, usize)>, mut over: mpsc::Receiver<KeptQuery>) {
-    let mut queries = Vec::new();
+async fn write(state: Fenced, epoch: u64, mut keys: VecDeque<(String, usize)>, mut over: mpsc::Receiver<Item>) {
+    let mut items = Vec::new();
     for number in 0_u64.. {
-        queries.clear();
-        if over.recv_many(&mut queries, MOST_TOGETHER).await == 0 {
+        if over.recv_many(&mut items, MOST_TOGETHER).await == 0 {
             return;
+        }
+        let (mut queries, mut waiting) = (Vec::new(), Vec::new());
+        for item in items.drain(..) {
+            match item {
+                Item::Query(query) => queries.push(query),
+                Item::Settled(waits) => waiting.push(waits),
+            }
+        }
+        if queries.is_empty() {
+            continue;
         }
         let key = format!("{PREFIX}{epoch:016x}-{number:016x}");
         keys.push_back((key.clone(), queries.len()));

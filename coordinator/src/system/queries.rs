@@ -223,6 +223,13 @@ impl History {
         history
     }
 
+    /// Resolves when the next coordinator would find all queries that are over.
+    pub(crate) async fn settled(&self) {
+        if let Some(kept) = &self.kept {
+            kept.settled().await;
+        }
+    }
+
     /// Queries that have been running for `age`: the oldest `most`.
     pub(super) fn running(&self, age: Duration, most: usize) -> Vec<KeptQuery> {
         let records = self.records.lock();
