@@ -14,7 +14,8 @@ use super::available::{BINARY, client, is_retryable, leader, led_by_another, sta
 /// A query that ran when its coordinator was lost is one that failed, with the reason.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_query_that_was_lost_with_its_coordinator_is_in_the_history() {
-    let Some(coordinators) = start(2, &[]) else { return };
+    // It takes longer than the functions of some runs of this test live.
+    let Some(coordinators) = start(2, &["function_lifetime_ms=0"]) else { return };
     let first = leader(&coordinators).await;
     let standby = coordinators.processes[1 - first].url.clone();
     let endless = "SELECT count(*) AS endless FROM generate_series(1, 1000000) AS a(x), generate_series(1, 1000000) AS b(y) WHERE x * y = 7";
