@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use datafusion::execution::TaskContext;
-use datafusion::physical_plan::{ExecutionPlan, execute_stream};
+use datafusion::physical_plan::ExecutionPlan;
 use datafusion_proto::physical_plan::PhysicalExtensionCodec;
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use onward_cache::scan::tags_of;
@@ -18,6 +18,7 @@ use crate::api::{QueryError, QueryProgress, ResultStream};
 use crate::engine::{CacheRead, Capacity, Engine, Outcome, Replacement, Submission, read_result};
 use crate::scheduler::{AlternativeSpec, FunctionShape, QuerySpec, StageSpec};
 use crate::system::History;
+use crate::threads;
 use crate::write::written_url;
 
 /// What functions need besides the graph.
@@ -187,7 +188,7 @@ pub(crate) fn local_rows(
     context: Arc<TaskContext>,
     history: Arc<History>,
 ) -> Result<ResultStream, WireError> {
-    let rows = execute_stream(Arc::clone(&plan), context).map_err(|error| classify(&error))?;
+    let rows = threads::rows(Arc::clone(&plan), context)?;
     let rows = rows.map_err(move |error| QueryError { error: classify(&error), query: Some(query) });
     let end = stream::once(async move {
         let read = CacheRead::of(&plan);

@@ -22,6 +22,7 @@ pub mod scheduler;
 pub mod session;
 pub mod system;
 mod term;
+mod threads;
 mod versions;
 pub mod write;
 

@@ -22,6 +22,7 @@ use onward_endpoint::{FlightServer, Role};
 use onward_state::{Announcement, Candidate, Etcd, LeaderInfo, Leadership, StateOptions, Tls};
 use onward_wire::cluster::Leader;
 use onward_wire::{Config, ENGINE_VERSION, ErrorKind, WireError};
+use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -32,6 +33,28 @@ use super::serve::Signals;
 
 /// When a coordinator that led ends: how long it hands calls on that came to it.
 const LAST_CALLS: Duration = Duration::from_millis(500);
+
+/// What is kept alive in etcd has a thread of its own: a coordinator that is busy is not taken for one that is gone.
+struct EtcdThread(Option<Runtime>);
+
+impl EtcdThread {
+    fn start() -> Result<Self, Failure> {
+        Ok(Self(Some(Builder::new_multi_thread().worker_threads(1).thread_name("onward-etcd").enable_all().build()?)))
+    }
+
+    /// What `make` makes works there.
+    fn run<T>(&self, make: impl FnOnce() -> T) -> T {
+        let _inside = self.0.as_ref().map(Runtime::enter);
+        make()
+    }
+}
+
+impl Drop for EtcdThread {
+    fn drop(&mut self) {
+        // Nobody waits in a runtime for the end of another one.
+        self.0.take().into_iter().for_each(Runtime::shutdown_background);
+    }
+}
 
 /// One of several coordinators.
 pub(super) struct Shared {
@@ -60,7 +83,9 @@ pub(super) async fn serve(shared: Shared, mut signals: Signals) -> Result<(), Fa
         cluster_url,
         version: ENGINE_VERSION.to_owned(),
     };
-    let etcd = Etcd::new(state_options(&config)?).map_err(failed)?;
+    let options = state_options(&config)?;
+    let thread = EtcdThread::start()?;
+    let etcd = thread.run(|| Etcd::new(options)).map_err(failed)?;
     check_directory(&etcd, &data_dir).await.map_err(|error| Failure::Message(error.to_string()))?;
     let candidate = Candidate::start(etcd, announcement);
     let (leader, _telling) = tell(&candidate);

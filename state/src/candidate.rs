@@ -27,15 +27,15 @@ pub struct Candidate {
 }
 
 impl Candidate {
-    /// Announces itself, and follows the others, in the background until it is dropped. To be called in a runtime of Tokio.
+    /// Announces itself, and follows the others, in the background until it is dropped.
     pub fn start(etcd: Etcd, announcement: Announcement) -> Self {
         let (view, leader, coordinators, trouble) = Default::default();
         let follower = Follower { etcd: etcd.clone(), view, leader, coordinators, trouble };
         let (view, leader) = (follower.view.subscribe(), follower.leader.subscribe());
         let (coordinators, trouble) = (follower.coordinators.subscribe(), follower.trouble.subscribe());
         let stopped = CancellationToken::new();
-        tokio::spawn(stopped.clone().run_until_cancelled_owned(follower.run()));
-        tokio::spawn(stopped.clone().run_until_cancelled_owned(announce(etcd.clone(), announcement.clone())));
+        etcd.spawn(stopped.clone().run_until_cancelled_owned(follower.run()));
+        etcd.spawn(stopped.clone().run_until_cancelled_owned(announce(etcd.clone(), announcement.clone())));
         Self { etcd, announcement, view, leader, coordinators, trouble, _running: stopped.drop_guard() }
     }
 

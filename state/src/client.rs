@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use parking_lot::Mutex;
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 use tonic::client::Grpc;
 use tonic::codegen::http::Uri;
@@ -78,6 +80,8 @@ struct Shared {
     /// The one that answered last.
     current: AtomicUsize,
     token: Mutex<Option<AsciiMetadataValue>>,
+    /// Where all of it goes on.
+    runtime: Handle,
 }
 
 #[derive(Debug)]
@@ -89,7 +93,7 @@ struct Server {
 }
 
 impl Etcd {
-    /// Contacts nobody yet. To be called in a runtime of Tokio.
+    /// Contacts nobody yet. To be called in a runtime of Tokio whose threads nobody keeps busy for long: what is kept alive is kept so there.
     ///
     /// # Errors
     /// [`StateError::Invalid`]: an option that cannot be, or a file that cannot be read.
@@ -108,8 +112,19 @@ impl Etcd {
         let tls = options.tls.as_ref().map(|files| Trust::read(files).map(Arc::new)).transpose()?;
         let servers = options.endpoints.iter().map(|url| Server::new(url, tls.as_ref(), options.timeout));
         let servers = servers.collect::<Result<_, _>>()?;
-        let shared = Shared { options, servers, current: AtomicUsize::new(0), token: Mutex::default() };
+        let shared = Shared {
+            options,
+            servers,
+            current: AtomicUsize::new(0),
+            token: Mutex::default(),
+            runtime: Handle::current(),
+        };
         Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// Does something in the background.
+    pub(crate) fn spawn<F: Future<Output: Send> + Send + 'static>(&self, task: F) -> JoinHandle<F::Output> {
+        self.shared.runtime.spawn(task)
     }
 
     /// The time of a request.

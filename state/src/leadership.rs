@@ -77,7 +77,7 @@ impl Leadership {
 
     fn begin(etcd: &Etcd, lease: Lease, epoch: u64, mut view: watch::Receiver<View>) -> Self {
         let (term, watching) = (Arc::clone(lease.term()), CancellationToken::new());
-        tokio::spawn(watching.clone().run_until_cancelled_owned(async move {
+        etcd.spawn(watching.clone().run_until_cancelled_owned(async move {
             if view.wait_for(|view| view.is_past(epoch)).await.is_ok() {
                 term.end();
             }

@@ -90,7 +90,7 @@ impl Lease {
         let released = CancellationToken::new();
         let every = Duration::from_secs(u64::try_from(granted.ttl).unwrap_or(1)) / KEEP_ALIVES;
         let keeper = Keeper { etcd: etcd.clone(), id: granted.id, term: Arc::clone(&term), every };
-        let keeper = tokio::spawn(keeper.run(released.clone()));
+        let keeper = etcd.spawn(keeper.run(released.clone()));
         Ok(Self { id: granted.id, term, release: released.drop_guard(), keeper })
     }
 

@@ -164,6 +164,15 @@ struct Seen {
     inserted: Vec<u64>,
 }
 
+impl Seen {
+    fn failed(&mut self, sql: &str, error: &FlightError) {
+        assert!(is_retryable(error), "{sql}: {error:?}");
+        if !is_unsent(error) {
+            self.failures.push(format!("{sql}: {error:?}"));
+        }
+    }
+}
+
 /// Queries and writes, one after the other, until told to stop. A client whose connection fails goes to the next coordinator.
 async fn work(urls: Arc<Vec<String>>, number: usize, stop: Arc<AtomicBool>) -> Seen {
     let (mut seen, mut at, mut id) = (Seen::default(), number, number as u64 * 1_000_000);
@@ -174,7 +183,17 @@ async fn work(urls: Arc<Vec<String>>, number: usize, stop: Arc<AtomicBool>) -> S
             None => {
                 at += 1;
                 match Client::connect(&urls[at % urls.len()]).await {
-                    Some(client) => connected.insert(client),
+                    Some(mut client) => {
+                        // Half of the readers run on functions, small as their queries are.
+                        let first = ["SELECT 1", "SET onward.functions = 2"][number % 2];
+                        match client.query(first).await {
+                            Ok(_) => connected.insert(client),
+                            Err(error) => {
+                                seen.failed(first, &error);
+                                continue;
+                            }
+                        }
+                    }
                     None => {
                         tokio::task::yield_now().await;
                         continue;
@@ -195,10 +214,7 @@ async fn work(urls: Arc<Vec<String>>, number: usize, stop: Arc<AtomicBool>) -> S
                 seen.answers += 1;
             }
             Err(error) => {
-                assert!(is_retryable(&error), "{sql}: {error:?}");
-                if !is_unsent(&error) {
-                    seen.failures.push(format!("{sql}: {error:?}"));
-                }
+                seen.failed(&sql, &error);
                 connected = None;
             }
         }
