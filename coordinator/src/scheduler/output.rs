@@ -102,12 +102,15 @@ impl StageOutput {
             Bytes::from(Attempts { attempts }.encode_to_vec())
         };
         let attempts = Bytes::clone(self.encoded.get_or_init(encoded));
-        let sizes = self.attempts.iter().flat_map(|committed| partitions.iter().map(|at| committed.sizes.code(*at)));
+        let mut sizes = Vec::with_capacity(self.attempts.len() * partitions.len());
+        for committed in &self.attempts {
+            sizes.extend(partitions.iter().map(|at| committed.sizes.code(*at)));
+        }
         StageInputs {
             stage: self.stage,
             partitions: PartitionRange::cover(partitions.iter().copied()),
             is_open: self.is_open,
-            packed: Some(Packed { attempts, sizes: sizes.collect() }),
+            packed: Some(Packed { attempts, sizes: sizes.into() }),
             ..StageInputs::default()
         }
     }
