@@ -18,6 +18,10 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::task::AbortOnDropHandle;
 
+/// More threads than cores: while operators of some queries do not let go of theirs, the system has the others run, too.
+const THREADS_PER_CORE: usize = 4;
+const LEAST_THREADS: usize = 16;
+
 /// Batches that wait for whoever reads them.
 const BATCHES_AHEAD: usize = 2;
 
@@ -28,7 +32,9 @@ fn threads() -> std::io::Result<Handle> {
     if let Some(threads) = &*threads {
         return Ok(threads.handle().clone());
     }
-    let made = Builder::new_multi_thread().enable_all().thread_name("onward-query").build()?;
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let count = LEAST_THREADS.max(cores * THREADS_PER_CORE);
+    let made = Builder::new_multi_thread().worker_threads(count).enable_all().thread_name("onward-query").build()?;
     Ok(threads.insert(made).handle().clone())
 }
 

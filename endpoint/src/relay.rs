@@ -6,8 +6,9 @@
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::{BodyExt, Full, Limited};
@@ -18,7 +19,7 @@ use tokio::sync::OnceCell;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::Status;
 use tonic::body::Body;
-use tonic::codegen::http::{HeaderMap, HeaderValue, Request, Response};
+use tonic::codegen::http::{HeaderMap, HeaderValue, Method, Request, Response, Uri};
 use tonic::codegen::{Bytes, Service};
 use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
 
@@ -35,9 +36,15 @@ const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
 /// Calls whose clients go on sending.
 const STREAMING: [&str; 3] = ["/DoPut", "/DoExchange", "/Handshake"];
-/// A leader hands over once it has answered: calls that it has not answered a moment after another one was heard of are lost.
-const ANSWER_GRACE: Duration = Duration::from_millis(100);
-/// Rows that it still sends are handed on for this long.
+/// What a coordinator answers at once, whoever leads: who is asked is there.
+pub(crate) const PING: &str = "/onward.Coordinator/Ping";
+/// It is there when it answered within this time.
+const PING_TIMEOUT: Duration = Duration::from_millis(300);
+/// A leader that was heard of so lately is not asked whether it is there.
+const LATELY: Duration = Duration::from_millis(100);
+/// One that was replaced, and is there, goes on answering what it was handed for so long at most.
+const HAND_OVER: Duration = Duration::from_secs(60);
+/// Rows that one sent which is not there are handed on for this long.
 const ROWS_GRACE: Duration = Duration::from_secs(1);
 
 /// Another coordinator, which leads.
@@ -47,6 +54,9 @@ pub(crate) struct Peer {
     channel: OnceCell<Channel>,
     /// Why it could not be reached, the last time.
     failure: Mutex<Option<String>>,
+    /// When it was heard of last, since `begun`; 0: never.
+    heard_ms: AtomicU64,
+    begun: Instant,
     /// It answers no more.
     is_silent: CancellationToken,
     /// It sends no more.
@@ -148,18 +158,39 @@ impl Peer {
             .keep_alive_timeout(KEEPALIVE_TIMEOUT);
         let (is_silent, is_over) = (CancellationToken::new(), CancellationToken::new());
         let (channel, failure) = (OnceCell::new(), Mutex::default());
-        Ok(Self { url: url.to_owned(), endpoint, channel, failure, is_silent, is_over })
+        let (heard_ms, begun) = (AtomicU64::new(0), Instant::now());
+        Ok(Self { url: url.to_owned(), endpoint, channel, failure, heard_ms, begun, is_silent, is_over })
     }
 
-    /// Another one leads now.
+    /// Another one leads now. One that hands over is there, and answers what it was handed, or has the next one answer; who was lost does
+    /// not.
     pub(crate) fn is_replaced(&self) {
-        let (is_silent, is_over) = (self.is_silent.clone(), self.is_over.clone());
+        let (is_silent, is_over, channel) = (self.is_silent.clone(), self.is_over.clone(), self.channel.get().cloned());
         tokio::spawn(async move {
-            tokio::time::sleep(ANSWER_GRACE).await;
+            let answering = async {
+                while let Some(channel) = channel.clone() {
+                    if !matches!(tokio::time::timeout(PING_TIMEOUT, ping(channel)).await, Ok(Ok(()))) {
+                        return;
+                    }
+                    tokio::time::sleep(PING_TIMEOUT).await;
+                }
+            };
+            // Past that time it is done.
+            let _ = tokio::time::timeout(HAND_OVER, answering).await;
             is_silent.cancel();
             tokio::time::sleep(ROWS_GRACE).await;
             is_over.cancel();
         });
+    }
+
+    fn was_heard(&self) {
+        self.heard_ms.store(self.begun.elapsed().as_millis() as u64 + 1, Ordering::Relaxed);
+    }
+
+    fn was_heard_lately(&self) -> bool {
+        let now_ms = self.begun.elapsed().as_millis() as u64 + 1;
+        let heard_ms = self.heard_ms.load(Ordering::Relaxed);
+        heard_ms > 0 && now_ms - heard_ms <= LATELY.as_millis() as u64
     }
 
     /// Why it could not be reached, if so.
@@ -178,6 +209,16 @@ impl Peer {
             Relayed::NotSent
         };
         let mut channel = self.channel.get_or_try_init(connect).await.map_err(unreached)?.clone();
+        // Nothing is handed to one that is not there: it may carry it out when it is again.
+        if !self.was_heard_lately() {
+            let is_there = tokio::select! {
+                answer = tokio::time::timeout(CONNECT_TIMEOUT, ping(channel.clone())) => answer.ok(),
+                () = self.is_silent.cancelled() => None,
+            };
+            let is_there = is_there.unwrap_or_else(|| Err("it does not answer".to_owned()));
+            is_there.map_err(unreached)?;
+            self.was_heard();
+        }
         let again = || self.lost("it does not answer any more");
         let request = call.next().ok_or_else(|| Relayed::Lost(again()))?;
         let answered = async {
@@ -192,6 +233,7 @@ impl Peer {
             () = self.is_silent.cancelled() => Err(Relayed::Lost(self.lost("another coordinator leads now"))),
         };
         let response = answered?;
+        self.was_heard();
         let lost = self.lost("its answer was cut off");
         Ok(response.map(|body| {
             Body::new(Cut { body, is_over: Box::pin(self.is_over.clone().cancelled_owned()), lost: Some(lost) })
@@ -215,10 +257,26 @@ impl Peer {
     }
 
     fn lost(&self, why: &str) -> Status {
-        let message =
-            format!("the coordinator that leads, {}, was lost while it answered: {why}. Run it again", self.url);
+        let message = format!(
+            "the coordinator that leads, {}, was lost while it answered: {why}. Run it again; a write may have been carried out",
+            self.url
+        );
         status::new(ErrorKind::Unavailable, message, None)
     }
+}
+
+/// Resolves when the coordinator at the other end answers, whatever it says; an error when it cannot be reached.
+async fn ping(mut channel: Channel) -> Result<(), String> {
+    let mut request = Request::new(Body::new(Full::new(Bytes::from_static(&[0; 5]))));
+    *request.method_mut() = Method::POST;
+    *request.uri_mut() = Uri::from_static(PING);
+    request.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc"));
+    request.headers_mut().insert("te", HeaderValue::from_static("trailers"));
+    let answered = async {
+        std::future::poll_fn(|context| channel.poll_ready(context)).await?;
+        channel.call(request).await
+    };
+    answered.await.map(drop).map_err(|error| causes(&error))
 }
 
 /// An answer that ends with an error when who sends it is replaced.

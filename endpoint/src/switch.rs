@@ -32,7 +32,7 @@ use crate::auth::{Auth, basic_user_of};
 use crate::connection::{ConnectionId, connection_of, peer_of, secret_of};
 use crate::front::Front;
 use crate::handle::Handle;
-use crate::relay::{Call, Peer, Relayed};
+use crate::relay::{Call, PING, Peer, Relayed};
 use crate::service::Service;
 use crate::session::{SESSION_COOKIE, SESSION_HEADER, USER_HEADER, connection_session};
 use crate::status;
@@ -149,6 +149,9 @@ impl Switch {
     }
 
     async fn route(&self, mut request: Request<Body>) -> Result<Response<Body>, Status> {
+        if request.uri().path() == PING {
+            return Ok(Status::ok("").into_http());
+        }
         if self.is_shared {
             name_session(&mut request);
         }
