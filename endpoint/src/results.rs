@@ -265,6 +265,11 @@ impl Results {
         self.gone(|running| running.is_query).await;
     }
 
+    /// Waits until no rows are being sent.
+    pub(crate) async fn sent(&self) {
+        self.gone(|_| false).await;
+    }
+
     /// Waits until what writes answered was fetched, too.
     pub(crate) async fn fetched(&self) {
         self.gone(|_| true).await;

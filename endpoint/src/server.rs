@@ -78,6 +78,8 @@ const MAX_CALLS_PER_CONNECTION: u32 = 1_000;
 /// A peer that does not answer a ping in time is gone: its statements are cancelled.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+/// When a coordinator hands over: what queries answered is fetched within this time, or not.
+const RESULTS_TIMEOUT: Duration = Duration::from_secs(5);
 /// What writes answered is kept so long for clients, when a coordinator hands over.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(1);
 /// After a drain, what is left of calls gets this long to end.
@@ -229,6 +231,11 @@ impl Role {
         Ok(())
     }
 
+    /// Resolves when no call was handed on to another coordinator for `quiet`.
+    pub async fn handed_on(&self, quiet: Duration) {
+        self.switch.handed_on(quiet).await;
+    }
+
     /// New statements wait for the next leader; resolves when what runs here is over, or after `drain_timeout_ms`.
     pub async fn hand_over(&self) {
         let Some(answers) = self.switch.answers() else { return };
@@ -239,7 +246,10 @@ impl Role {
             self.switch.answered().await;
             answers.1.draining.cancel();
             coordinator.idle().await;
-            results.drained().await;
+            // A client that is there fetches soon; one that is not keeps nobody waiting.
+            if tokio::time::timeout(RESULTS_TIMEOUT, results.drained()).await.is_err() {
+                results.sent().await;
+            }
         };
         let drain_timeout_ms = self.config.drain_timeout_ms;
         if tokio::time::timeout(Duration::from_millis(drain_timeout_ms), quiet).await.is_err() {

@@ -91,6 +91,8 @@ pub(crate) struct Switch {
     most_bytes: usize,
     /// Calls that are being answered here.
     answering: watch::Sender<usize>,
+    /// Calls that another one is answering.
+    relaying: watch::Sender<usize>,
     is_ending: Arc<AtomicBool>,
     /// Connections with calls that went elsewhere, and what those were allowed by.
     relayed: Arc<Mutex<HashMap<ConnectionId, Option<HeaderValue>>>>,
@@ -102,8 +104,8 @@ impl Switch {
         let wait = Duration::from_millis(config.failover_wait_ms);
         let most_bytes = usize::try_from(config.max_message_bytes).unwrap_or(usize::MAX);
         let (route, answering, relayed) = (watch::Sender::new(Route::Nowhere), watch::Sender::new(0), Arc::default());
-        let (is_ending, trouble) = Default::default();
-        Self { route, trouble, auth, is_shared, wait, most_bytes, answering, is_ending, relayed }
+        let ((is_ending, trouble), relaying) = (Default::default(), watch::Sender::new(0));
+        Self { route, trouble, auth, is_shared, wait, most_bytes, answering, relaying, is_ending, relayed }
     }
 
     /// From now on calls go there.
@@ -188,6 +190,7 @@ impl Switch {
 
     /// A call that goes to another coordinator, or to the one after that, as long as none got it.
     async fn relay(&self, request: Request<Body>, first: Arc<Peer>, until: Instant) -> Result<Response<Body>, Status> {
+        let _relaying = Answering::begin(&self.relaying);
         let mut call = Call::of(request, self.most_bytes).await?;
         let mut route = self.route.subscribe();
         let mut now = Route::Elsewhere(first);
@@ -223,6 +226,18 @@ impl Switch {
     pub(crate) async fn answered(&self) {
         // An error: there is no sender, so nothing is answered.
         let _ = self.answering.subscribe().wait_for(|count| *count == 0).await;
+    }
+
+    /// Resolves when no call was handed on for `quiet`: clients had the time to ask for what those answered.
+    pub(crate) async fn handed_on(&self, quiet: Duration) {
+        let mut relaying = self.relaying.subscribe();
+        // An error: there is no sender, so nothing is handed on.
+        while relaying.wait_for(|count| *count == 0).await.is_ok() {
+            match tokio::time::timeout(quiet, relaying.changed()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) | Err(_) => return,
+            }
+        }
     }
 
     /// Waits for another leader, or until it is worth another try.

@@ -31,8 +31,9 @@ use super::Failure;
 use super::metrics::Current;
 use super::serve::Signals;
 
-/// When a coordinator that led ends: how long it hands calls on that came to it.
+/// A coordinator that led ends when it handed no call on for the first of these times, or after the second one.
 const LAST_CALLS: Duration = Duration::from_millis(500);
+const MOST_LAST_CALLS: Duration = Duration::from_secs(3);
 
 /// What is kept alive in etcd has a thread of its own: a coordinator that is busy is not taken for one that is gone.
 struct EtcdThread(Option<Runtime>);
@@ -202,7 +203,8 @@ impl TakingTurns {
         match tokio::time::timeout(wait, next).await {
             Ok(Some(leader)) => {
                 self.follow(Some(&leader));
-                tokio::time::sleep(LAST_CALLS).await;
+                // Clients that go on and on find another coordinator.
+                let _ = tokio::time::timeout(MOST_LAST_CALLS, self.role.handed_on(LAST_CALLS)).await;
             }
             Ok(None) => {}
             Err(_) => tracing::warn!(failover_wait_ms = self.config.failover_wait_ms, "no other coordinator took over"),
