@@ -37,3 +37,4 @@ pub use cluster::{ClusterListener, ClusterOptions, StandbyServer, refuse_exposur
 pub use coordinator::Coordinator;
 pub use engine::LocatedResult;
 pub use term::Term;
+pub use threads::end_threads;

@@ -4,6 +4,7 @@
 //! their own, and wait for none of that.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use datafusion::arrow::array::RecordBatch;
 use datafusion::common::Result;
@@ -25,9 +26,21 @@ const LEAST_THREADS: usize = 16;
 /// Batches that wait for whoever reads them.
 const BATCHES_AHEAD: usize = 2;
 
-/// They are there from the first query on, to the end of the process.
+/// What they still write in the background at the end, such as bytes that are kept on disk, gets this long.
+const END_TIMEOUT: Duration = Duration::from_secs(2);
+
+static THREADS: Mutex<Option<Runtime>> = Mutex::new(None);
+
+/// Ends them, at the end of the process: what they write in the background is written when this returns. Not to be called by a task.
+pub fn end_threads() {
+    let threads = THREADS.lock().take();
+    if let Some(threads) = threads {
+        threads.shutdown_timeout(END_TIMEOUT);
+    }
+}
+
+/// They are there from the first query on.
 fn threads() -> std::io::Result<Handle> {
-    static THREADS: Mutex<Option<Runtime>> = Mutex::new(None);
     let mut threads = THREADS.lock();
     if let Some(threads) = &*threads {
         return Ok(threads.handle().clone());

@@ -95,6 +95,7 @@ pub fn main() -> ExitCode {
         Command::Tpch(command) => tpch::run(&global, command),
         Command::Config => settings::run(&global),
     };
+    onward_coordinator::end_threads();
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Code(code)) => ExitCode::from(code),

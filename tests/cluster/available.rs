@@ -383,6 +383,7 @@ fn next_version(coordinators: &Coordinators) -> (PathBuf, String) {
 /// Hosts of the next version join, coordinators of it take over, and those of the version before end: no query fails, and work goes to
 /// hosts of the version that leads.
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "it wants the machine for itself: `cargo test --release a_version_replaces -- --ignored`"]
 async fn a_version_replaces_another_and_no_query_fails() {
     let Some(mut coordinators) = start(2, &["coordinator_functions=false", "heartbeat_ms=50"]) else { return };
     let old = [host(&coordinators), host(&coordinators)];
