@@ -146,7 +146,7 @@ impl SharedCatalog {
     }
 }
 
-/// Looks whether a coordinator with this data directory may lead, as far as etcd answers; [`SharedCatalog::claim`] looks again.
+/// Looks whether a coordinator with this data directory may lead, as far as etcd answers; it is looked again when it leads.
 ///
 /// # Errors
 /// [`CatalogError::OtherDirectory`]; [`CatalogError::Shared`] when etcd will never answer what is asked like this.
