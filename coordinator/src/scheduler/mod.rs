@@ -159,7 +159,6 @@ impl Scheduler {
     fn decide(&mut self) {
         self.time_out_queries();
         self.end_lifetimes();
-        self.stop_draining();
         self.stop_deaf();
         // One that starts may find that its hosts are gone, and leaves its place to the next.
         loop {
@@ -185,8 +184,7 @@ impl Scheduler {
         let idle = self.next_idle().map(|(due_ms, _)| due_ms);
         let wait_ms = self.limits.runtime_filter_wait_ms;
         let starts = self.running.values().filter_map(|query| query.next_start(self.now_ms, wait_ms));
-        let lifetime_ms = Some(self.limits.function_lifetime_ms).filter(|lifetime_ms| *lifetime_ms > 0);
-        let ages = lifetime_ms.and_then(|lifetime_ms| self.pool.next_age(lifetime_ms));
+        let ages = self.lifetime_ms().and_then(|lifetime_ms| self.pool.next_age(lifetime_ms));
         let others = [self.admission.next_due(), deaf, idle, ages, self.autoscaler.next_try_ms, self.next_warm()];
         deadlines.chain(starts).chain(others.into_iter().flatten()).min()
     }
@@ -406,24 +404,17 @@ impl Scheduler {
         }
     }
 
-    /// Functions that are too old leave, and what they run runs again elsewhere.
+    /// Of functions; `None`: there is no limit.
+    fn lifetime_ms(&self) -> Option<u64> {
+        Some(self.limits.function_lifetime_ms).filter(|lifetime_ms| *lifetime_ms > 0)
+    }
+
+    /// Functions that take no task any more leave when they have nothing to do. What those run that are too old runs again elsewhere.
     fn end_lifetimes(&mut self) {
-        if self.limits.function_lifetime_ms == 0 {
-            return;
-        }
-        for (function, activity) in self.pool.age(self.now_ms, self.limits.function_lifetime_ms) {
+        for (function, activity) in self.pool.age(self.now_ms, self.lifetime_ms()) {
             self.stop(function);
             if let Activity::Running { attempt, .. } = activity {
                 self.give_up(function, attempt, "its lifetime was over (function_lifetime_ms)", true);
-            }
-        }
-    }
-
-    /// Functions on hosts that leave go when they have nothing to do.
-    fn stop_draining(&mut self) {
-        for (host, _) in self.pool.draining().collect::<Vec<_>>() {
-            for function in self.pool.idle_on(host).collect::<Vec<_>>() {
-                self.stop(function);
             }
         }
     }

@@ -87,9 +87,14 @@ pub(super) struct Pool {
 }
 
 impl Pool {
-    /// A host joined.
+    /// A host joined. Functions on those that are kept in reserve for want of it take no task any more.
     pub(super) fn add_host(&mut self, id: HostId, host: Host) {
         self.hosts.insert(id, host);
+        let is_spared = |function: &Function| !self.hosts.is_usable(function.host, function.shape.class);
+        let spared = self.functions.iter().filter(|(_, function)| is_spared(function)).map(|(id, _)| *id);
+        for function in spared.collect::<Vec<_>>() {
+            self.change(function, |function| function.is_old = true);
+        }
     }
 
     /// A host is gone; its functions, and what they did.
@@ -116,12 +121,6 @@ impl Pool {
     /// Hosts that are given nothing new and were not let go, and how many functions they have.
     pub(super) fn draining(&self) -> impl Iterator<Item = (HostId, usize)> + '_ {
         self.hosts.draining().map(|(id, host)| (id, host.functions))
-    }
-
-    /// Functions on `host` that have nothing to do.
-    pub(super) fn idle_on(&self, host: HostId) -> impl Iterator<Item = FunctionId> + '_ {
-        let is_idle = |function: &FunctionId| matches!(self.functions[function].activity, Activity::Idle { .. });
-        self.on(host).filter(is_idle)
     }
 
     /// Functions on `host`, in any state.
@@ -259,11 +258,13 @@ impl Pool {
         self.ending.first().copied()
     }
 
-    /// Notes which functions take no more tasks because of their age. Those that are to go now: they do nothing, or are past
-    /// `lifetime_ms`.
-    pub(super) fn age(&mut self, now_ms: u64, lifetime_ms: u64) -> Vec<(FunctionId, Activity)> {
-        let is_past = |ready_ms: u64, age_ms: u64| ready_ms.saturating_add(age_ms) <= now_ms;
-        while let Some((_, id)) = self.young.first().copied().filter(|(at, _)| is_past(*at, old_after(lifetime_ms))) {
+    /// Notes which functions take no more tasks because of their age; `None`: they live for ever. Of all that take none, those that are
+    /// to go now: they do nothing, or are past `lifetime_ms`.
+    pub(super) fn age(&mut self, now_ms: u64, lifetime_ms: Option<u64>) -> Vec<(FunctionId, Activity)> {
+        let is_past =
+            |ready_ms: u64, age_ms: Option<u64>| age_ms.is_some_and(|age_ms| ready_ms.saturating_add(age_ms) <= now_ms);
+        let old_ms = lifetime_ms.map(old_after);
+        while let Some((_, id)) = self.young.first().copied().filter(|(ready_ms, _)| is_past(*ready_ms, old_ms)) {
             self.change(id, |function| function.is_old = true);
         }
         let old = self.old.iter().filter_map(|(ready_ms, id)| {

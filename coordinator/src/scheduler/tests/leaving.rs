@@ -82,3 +82,22 @@ fn when_the_last_host_leaves_the_reserve_works() {
     finish_all(&mut world);
     ended_well(&world);
 }
+
+/// What the reserve started while it was alone takes no task any more once a host has joined, idle or not.
+#[test]
+fn functions_of_the_reserve_go_when_a_host_joins() {
+    let mut world = World::new(SchedulerLimits { is_reserve: true, ..limits() });
+    world.submit(query(2, 1, &[(&[], 1)]));
+    ready_all(&mut world);
+    finish_all(&mut world);
+    world.submit(query(3, 1, &[(&[], 1)]));
+    assert_eq!(world.running().count(), 1, "a function that was there");
+    let host = world.join(2, 2);
+    world.submit(query(4, 1, &[(&[], 1)]));
+    finish_all(&mut world);
+    ready_all(&mut world);
+    assert!(world.functions.keys().all(|function| world.place(*function) == host), "{:?}", world.functions);
+    finish_all(&mut world);
+    world.submit(query(5, 1, &[(&[], 1)]));
+    assert!(world.running().count() == 1 && world.running().all(|(function, _)| world.place(function) == host));
+}

@@ -20,6 +20,8 @@ pub struct Ledger {
     pub idle_since: BTreeMap<FunctionId, u64>,
     /// Classes that hosts offer; empty: all.
     pub classes: BTreeMap<HostId, Vec<u16>>,
+    /// A host that is used while no other one offers what is wanted.
+    pub reserve: Option<HostId>,
     /// Hosts that want to leave, and whether they may.
     pub leaving: BTreeMap<HostId, bool>,
     /// Queries that run.
@@ -44,9 +46,16 @@ impl Ledger {
         self.owners.get(&function).is_some_and(|owner| &**owner == user)
     }
 
+    /// Functions of the class are started there, and take tasks.
     pub fn offers(&self, host: HostId, class: u16) -> bool {
-        !self.leaving.contains_key(&host)
-            && self.classes.get(&host).is_none_or(|classes| classes.is_empty() || classes.contains(&class))
+        let has_class = |host: &HostId, classes: &Vec<u16>| {
+            !self.leaving.contains_key(host) && (classes.is_empty() || classes.contains(&class))
+        };
+        let is_spared = |host| {
+            let mut others = self.classes.iter().filter(|(other, _)| **other != host);
+            self.reserve == Some(host) && others.any(|(other, classes)| has_class(other, classes))
+        };
+        self.classes.get(&host).is_some_and(|classes| has_class(&host, classes)) && !is_spared(host)
     }
 
     pub fn start(

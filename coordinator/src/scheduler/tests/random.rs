@@ -159,30 +159,34 @@ fn some_limits() -> impl Strategy<Value = SchedulerLimits> {
     let shape = stage_shape().prop_map(|shape| shape.unwrap_or(limits().warm_shape));
     let warm = (prop_oneof![2 => Just(0), 1 => 1..4usize], shape);
     let functions = (1..7usize, 0..4usize, 0..6usize);
-    (functions, 1..5u32, 1..4u32, places, etl, lifetime_ms, starts, warm, classes()).prop_map(|limited| {
-        let (functions, vcpus, attempts, places, etl, function_lifetime_ms, starts, warm, classes) = limited;
-        let (max_functions, max_functions_per_user, max_functions_per_query) = functions;
-        let (max_running_queries, max_queued_queries, max_running_queries_per_user, queue_timeout_ms) = places;
-        SchedulerLimits {
-            function_lifetime_ms,
-            max_functions,
-            max_functions_per_user,
-            max_functions_per_query,
-            total_vcpus: vcpus,
-            max_attempts: attempts,
-            max_running_queries,
-            max_queued_queries,
-            max_running_queries_per_user,
-            queue_timeout_ms,
-            queues: [("etl".to_owned(), etl), ("closed".to_owned(), QueueLimits::default())].into(),
-            function_start_burst: starts.0,
-            function_starts_per_second: starts.1,
-            warm_functions: warm.0,
-            warm_shape: warm.1,
-            classes,
-            ..limits()
-        }
-    })
+    (functions, 1..5u32, 1..4u32, places, etl, lifetime_ms, starts, warm, classes(), any::<bool>()).prop_map(
+        |limited| {
+            let (functions, vcpus, attempts, places, etl, function_lifetime_ms, starts, warm, classes, is_reserve) =
+                limited;
+            let (max_functions, max_functions_per_user, max_functions_per_query) = functions;
+            let (max_running_queries, max_queued_queries, max_running_queries_per_user, queue_timeout_ms) = places;
+            SchedulerLimits {
+                function_lifetime_ms,
+                max_functions,
+                max_functions_per_user,
+                max_functions_per_query,
+                total_vcpus: vcpus,
+                max_attempts: attempts,
+                max_running_queries,
+                max_queued_queries,
+                max_running_queries_per_user,
+                queue_timeout_ms,
+                queues: [("etl".to_owned(), etl), ("closed".to_owned(), QueueLimits::default())].into(),
+                function_start_burst: starts.0,
+                function_starts_per_second: starts.1,
+                warm_functions: warm.0,
+                warm_shape: warm.1,
+                classes,
+                is_reserve,
+                ..limits()
+            }
+        },
+    )
 }
 
 fn pick<T>(index: Index, from: impl Iterator<Item = T>) -> Option<T> {

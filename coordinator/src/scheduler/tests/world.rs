@@ -145,6 +145,7 @@ impl World {
     pub fn new(limits: SchedulerLimits) -> Self {
         let mut ledger = Ledger::default();
         ledger.classes.insert(HostId::EMBEDDED, limits.classes.clone());
+        ledger.reserve = limits.is_reserve.then_some(HostId::EMBEDDED);
         Self {
             scheduler: Scheduler::new(limits.clone()),
             hosts: BTreeMap::from([(HostId::EMBEDDED, (limits.total_vcpus, limits.max_functions))]),
@@ -194,6 +195,7 @@ impl World {
 
     pub fn lose_host(&mut self, host: HostId) -> Vec<Command> {
         self.hosts.remove(&host);
+        self.ledger.classes.remove(&host);
         self.has_lost_hosts |= self.ledger.leaving.remove(&host) != Some(true);
         let places = &self.places;
         for function in self.functions.keys().filter(|function| places[*function] == host) {
@@ -445,7 +447,8 @@ impl World {
     fn check_run(&mut self, function: FunctionId, attempt: AttemptId, partitions: &[u32]) {
         let (shape, doing) = self.functions[&function];
         assert_eq!(doing, Doing::Nothing, "one attempt at a time");
-        assert!(!self.ledger.leaving.contains_key(&self.places[&function]), "{function} is on a host that leaves");
+        let is_offered = self.ledger.offers(self.places[&function], shape.class);
+        assert!(is_offered, "{function} is on a host that leaves, or is spared");
         let lifetime_ms = self.limits.function_lifetime_ms;
         let is_old = lifetime_ms > 0 && self.now_ms >= self.births[&function] + lifetime_ms - lifetime_ms / 4;
         assert!(!is_old, "{function} takes no task in the end of its life");
