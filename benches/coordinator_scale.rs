@@ -20,7 +20,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use clap::Parser;
 use cpu_time::ThreadTime;
-use onward_coordinator::scheduler::{Command, Event, FunctionShape, QuerySpec, Scheduler, SchedulerLimits, StageSpec};
+use onward_coordinator::scheduler::{
+    Command, Event, FunctionShape, MOST_AT_ONCE, QuerySpec, Scheduler, SchedulerLimits, StageSpec,
+};
 use onward_wire::cluster::{
     AwaitQueryEnd, Order, QueryEnded, RemoveSegments, Report, StartFunction, StopFunction, ToCoordinator, ToMember,
     order, report, to_coordinator,
@@ -114,9 +116,6 @@ const SATURATED: f64 = 0.95;
 
 /// A plan of a stage, in bytes.
 const PLAN: [u8; 4_096] = [7; 4_096];
-
-/// Events that the coordinator decides on together at most.
-const MOST_AT_ONCE: usize = 256;
 
 struct World<'a> {
     options: &'a Options,

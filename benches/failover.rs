@@ -212,7 +212,7 @@ async fn round(clients: usize, signal: Signal) -> Result<Seen, BoxError> {
     let binary = Path::new(env!("CARGO_BIN_EXE_onward"));
     let mut coordinators = Coordinators::start(binary, 2, &[])?;
     let _hosts = [host(binary, &coordinators)?, host(binary, &coordinators)?];
-    let urls: Vec<String> = coordinators.processes.iter().map(|process| process.url.clone()).collect();
+    let urls = coordinators.urls();
     let mut client = connect(&urls[0]).await?;
     query(&mut client, "CREATE TABLE t AS SELECT value AS k FROM generate_series(1, 1000)").await?;
     query(&mut client, "CREATE TABLE log (id BIGINT)").await?;

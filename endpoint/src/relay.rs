@@ -1,12 +1,12 @@
 //! The way to the coordinator that leads, for calls that came to another one.
 //!
-//! What a client sends goes on as it is, and so does what comes back. When the leader is replaced, calls that it has not answered
-//! end with a retryable error, a moment later, so that what it still sends arrives.
+//! What a client sends goes on as it is, and so does what comes back. Nothing is handed to a leader that does not answer a ping. One that
+//! is replaced and still does so hands over: it answers what it was handed. One that does not is lost, and so are calls that it had, with
+//! a retryable error.
 
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -54,9 +54,8 @@ pub(crate) struct Peer {
     channel: OnceCell<Channel>,
     /// Why it could not be reached, the last time.
     failure: Mutex<Option<String>>,
-    /// When it was heard of last, since `begun`; 0: never.
-    heard_ms: AtomicU64,
-    begun: Instant,
+    /// When it answered last.
+    heard: Mutex<Option<Instant>>,
     /// It answers no more.
     is_silent: CancellationToken,
     /// It sends no more.
@@ -158,8 +157,8 @@ impl Peer {
             .keep_alive_timeout(KEEPALIVE_TIMEOUT);
         let (is_silent, is_over) = (CancellationToken::new(), CancellationToken::new());
         let (channel, failure) = (OnceCell::new(), Mutex::default());
-        let (heard_ms, begun) = (AtomicU64::new(0), Instant::now());
-        Ok(Self { url: url.to_owned(), endpoint, channel, failure, heard_ms, begun, is_silent, is_over })
+        let heard = Mutex::default();
+        Ok(Self { url: url.to_owned(), endpoint, channel, failure, heard, is_silent, is_over })
     }
 
     /// Another one leads now. One that hands over is there, and answers what it was handed, or has the next one answer; who was lost does
@@ -168,10 +167,8 @@ impl Peer {
         let (is_silent, is_over, channel) = (self.is_silent.clone(), self.is_over.clone(), self.channel.get().cloned());
         tokio::spawn(async move {
             let answering = async {
-                while let Some(channel) = channel.clone() {
-                    if !matches!(tokio::time::timeout(PING_TIMEOUT, ping(channel)).await, Ok(Ok(()))) {
-                        return;
-                    }
+                let Some(channel) = channel else { return };
+                while let Ok(Ok(())) = tokio::time::timeout(PING_TIMEOUT, ping(channel.clone())).await {
                     tokio::time::sleep(PING_TIMEOUT).await;
                 }
             };
@@ -181,16 +178,6 @@ impl Peer {
             tokio::time::sleep(ROWS_GRACE).await;
             is_over.cancel();
         });
-    }
-
-    fn was_heard(&self) {
-        self.heard_ms.store(self.begun.elapsed().as_millis() as u64 + 1, Ordering::Relaxed);
-    }
-
-    fn was_heard_lately(&self) -> bool {
-        let now_ms = self.begun.elapsed().as_millis() as u64 + 1;
-        let heard_ms = self.heard_ms.load(Ordering::Relaxed);
-        heard_ms > 0 && now_ms - heard_ms <= LATELY.as_millis() as u64
     }
 
     /// Why it could not be reached, if so.
@@ -210,14 +197,14 @@ impl Peer {
         };
         let mut channel = self.channel.get_or_try_init(connect).await.map_err(unreached)?.clone();
         // Nothing is handed to one that is not there: it may carry it out when it is again.
-        if !self.was_heard_lately() {
+        if self.heard.lock().is_none_or(|at| at.elapsed() > LATELY) {
             let is_there = tokio::select! {
                 answer = tokio::time::timeout(CONNECT_TIMEOUT, ping(channel.clone())) => answer.ok(),
                 () = self.is_silent.cancelled() => None,
             };
             let is_there = is_there.unwrap_or_else(|| Err("it does not answer".to_owned()));
             is_there.map_err(unreached)?;
-            self.was_heard();
+            *self.heard.lock() = Some(Instant::now());
         }
         let again = || self.lost("it does not answer any more");
         let request = call.next().ok_or_else(|| Relayed::Lost(again()))?;
@@ -233,7 +220,7 @@ impl Peer {
             () = self.is_silent.cancelled() => Err(Relayed::Lost(self.lost("another coordinator leads now"))),
         };
         let response = answered?;
-        self.was_heard();
+        *self.heard.lock() = Some(Instant::now());
         let lost = self.lost("its answer was cut off");
         Ok(response.map(|body| {
             Body::new(Cut { body, is_over: Box::pin(self.is_over.clone().cancelled_owned()), lost: Some(lost) })

@@ -13,6 +13,7 @@ use futures::TryStreamExt;
 use parking_lot::Mutex;
 use rustix::process::Signal;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
 use tonic::Code;
 use tonic::transport::{Channel, Endpoint};
 
@@ -240,19 +241,43 @@ async fn check_log(url: &str, seen: &[Seen]) {
     }
 }
 
+/// Clients at work.
+struct Load {
+    stop: Arc<AtomicBool>,
+    clients: Vec<JoinHandle<Seen>>,
+}
+
+impl Load {
+    fn start(urls: Vec<String>, clients: usize) -> Self {
+        let (urls, stop) = (Arc::new(urls), Arc::new(AtomicBool::new(false)));
+        let client = |number| tokio::spawn(work(Arc::clone(&urls), number, Arc::clone(&stop)));
+        let clients = (0..clients).map(client).collect();
+        Self { stop, clients }
+    }
+
+    async fn end(self) -> Vec<Seen> {
+        self.stop.store(true, Ordering::Relaxed);
+        let mut seen = Vec::new();
+        for client in self.clients {
+            seen.push(tokio::time::timeout(PATIENCE, client).await.expect("it hangs").expect("no panic"));
+        }
+        seen
+    }
+
+    /// No query failed, and the log is right.
+    async fn end_well(self, url: &str) {
+        let seen = self.end().await;
+        let failures: Vec<&String> = seen.iter().flat_map(|seen| &seen.failures).collect();
+        assert!(failures.is_empty(), "{failures:#?}");
+        check_log(url, &seen).await;
+    }
+}
+
 /// Works until `disturb` is done and for some answers more.
 async fn disturbed(coordinators: &Coordinators, clients: usize, disturb: impl AsyncFnOnce()) -> Vec<Seen> {
-    let urls = Arc::new(coordinators.processes.iter().map(|process| process.url.clone()).collect::<Vec<_>>());
-    let stop = Arc::new(AtomicBool::new(false));
-    let working: Vec<_> =
-        (0..clients).map(|number| tokio::spawn(work(Arc::clone(&urls), number, Arc::clone(&stop)))).collect();
+    let load = Load::start(coordinators.urls(), clients);
     disturb().await;
-    stop.store(true, Ordering::Relaxed);
-    let mut seen = Vec::new();
-    for client in working {
-        seen.push(tokio::time::timeout(PATIENCE, client).await.expect("it hangs").expect("no panic"));
-    }
-    seen
+    load.end().await
 }
 
 /// Resolves when a coordinator other than `before` leads; its name.
@@ -330,40 +355,34 @@ async fn balance(targets: Arc<Mutex<Vec<String>>>) -> String {
     url
 }
 
+/// One more coordinator, and the first one is told to end.
+fn replace_first(coordinators: &mut Coordinators, targets: &Mutex<Vec<String>>) {
+    coordinators.add();
+    let mut first = coordinators.processes.remove(0);
+    *targets.lock() = coordinators.urls();
+    first.signal(Signal::TERM);
+    assert!(tokio::task::block_in_place(|| first.wait()), "it ends well");
+}
+
 /// Hosts and coordinators are replaced, one by one, each told to end: no query fails.
 #[tokio::test(flavor = "multi_thread")]
 async fn everything_is_restarted_and_no_query_fails() {
     let Some(mut coordinators) = start(2, &["coordinator_functions=false", "heartbeat_ms=50"]) else { return };
     let mut hosts = vec![host(&coordinators), host(&coordinators)];
     define(&coordinators).await;
-    let targets = Arc::new(Mutex::new(coordinators.processes.iter().map(|process| process.url.clone()).collect()));
+    let targets = Arc::new(Mutex::new(coordinators.urls()));
     let url = balance(Arc::clone(&targets)).await;
-    let stop = Arc::new(AtomicBool::new(false));
-    let urls = Arc::new(vec![url.clone()]);
-    let working: Vec<_> =
-        (0..8).map(|number| tokio::spawn(work(Arc::clone(&urls), number, Arc::clone(&stop)))).collect();
+    let load = Load::start(vec![url.clone()], 8);
     for _ in 0..2 {
         hosts.push(host(&coordinators));
         joined(&url, 3).await;
         hosts.remove(0).terminate();
     }
     for _ in 0..2 {
-        let first = coordinators.processes.remove(0);
-        coordinators.add();
-        *targets.lock() = coordinators.processes.iter().map(|process| process.url.clone()).collect();
-        first.signal(Signal::TERM);
-        let mut first = first;
-        assert!(tokio::task::block_in_place(|| first.wait()), "{}", coordinators.logs());
+        replace_first(&mut coordinators, &targets);
         joined(&url, 2).await;
     }
-    stop.store(true, Ordering::Relaxed);
-    let mut seen = Vec::new();
-    for client in working {
-        seen.push(tokio::time::timeout(PATIENCE, client).await.expect("it hangs").expect("no panic"));
-    }
-    let failures: Vec<&String> = seen.iter().flat_map(|seen| &seen.failures).collect();
-    assert!(failures.is_empty(), "{failures:#?}\n{}", coordinators.logs());
-    check_log(&url, &seen).await;
+    load.end_well(&url).await;
 }
 
 /// The binary as the next version would be: nothing but its number differs, 9.1.0 for 0.1.0; and that.
@@ -383,18 +402,14 @@ fn next_version(coordinators: &Coordinators) -> (PathBuf, String) {
 /// Hosts of the next version join, coordinators of it take over, and those of the version before end: no query fails, and work goes to
 /// hosts of the version that leads.
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "it wants the machine for itself: `cargo test --release a_version_replaces -- --ignored`"]
 async fn a_version_replaces_another_and_no_query_fails() {
     let Some(mut coordinators) = start(2, &["coordinator_functions=false", "heartbeat_ms=50"]) else { return };
     let old = [host(&coordinators), host(&coordinators)];
     define(&coordinators).await;
-    let targets = Arc::new(Mutex::new(coordinators.processes.iter().map(|process| process.url.clone()).collect()));
+    let targets = Arc::new(Mutex::new(coordinators.urls()));
     let url = balance(Arc::clone(&targets)).await;
     joined(&url, 2).await;
-    let stop = Arc::new(AtomicBool::new(false));
-    let urls = Arc::new(vec![url.clone()]);
-    let working: Vec<_> =
-        (0..8).map(|number| tokio::spawn(work(Arc::clone(&urls), number, Arc::clone(&stop)))).collect();
+    let load = Load::start(vec![url.clone()], 8);
     let now = env!("CARGO_PKG_VERSION");
     let (binary, next) = next_version(&coordinators);
     coordinators.binary = binary;
@@ -404,11 +419,7 @@ async fn a_version_replaces_another_and_no_query_fails() {
     let mut asks = client(&url).await;
     until("they work", async || asks.rows(at_work).await == [now]).await;
     for _ in 0..2 {
-        coordinators.add();
-        let mut first = coordinators.processes.remove(0);
-        *targets.lock() = coordinators.processes.iter().map(|process| process.url.clone()).collect();
-        first.signal(Signal::TERM);
-        assert!(tokio::task::block_in_place(|| first.wait()), "{}", coordinators.logs());
+        replace_first(&mut coordinators, &targets);
         joined(&url, 4).await;
     }
     let mut asks = client(&url).await;
@@ -416,14 +427,7 @@ async fn a_version_replaces_another_and_no_query_fails() {
     old.into_iter().for_each(HostProcess::terminate);
     joined(&url, 2).await;
     until("the new ones work", async || asks.rows(at_work).await == [next.as_str()]).await;
-    stop.store(true, Ordering::Relaxed);
-    let mut seen = Vec::new();
-    for client in working {
-        seen.push(tokio::time::timeout(PATIENCE, client).await.expect("it hangs").expect("no panic"));
-    }
-    let failures: Vec<&String> = seen.iter().flat_map(|seen| &seen.failures).collect();
-    assert!(failures.is_empty(), "{failures:#?}\n{}", coordinators.logs());
-    check_log(&url, &seen).await;
+    load.end_well(&url).await;
 }
 
 /// Asks until the answer is wanted.

@@ -104,6 +104,11 @@ impl Coordinators {
         &self.processes[self.processes.len() - 1]
     }
 
+    /// Where clients reach them.
+    pub fn urls(&self) -> Vec<String> {
+        self.processes.iter().map(|process| process.url.clone()).collect()
+    }
+
     /// Where hosts join: all of them.
     pub fn join(&self) -> String {
         let urls: Vec<_> = self.processes.iter().map(|process| process.cluster_url.as_str()).collect();
@@ -117,5 +122,14 @@ impl Coordinators {
         files
             .filter_map(|path| Some(format!("== {}\n{}", path.display(), std::fs::read_to_string(&path).ok()?)))
             .collect()
+    }
+}
+
+impl Drop for Coordinators {
+    fn drop(&mut self) {
+        // Who reads that a test failed wants to know what they said.
+        if std::thread::panicking() {
+            eprintln!("{}", self.logs());
+        }
     }
 }

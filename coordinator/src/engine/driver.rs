@@ -18,7 +18,7 @@ use super::door::{Joining, MemberEvent};
 use super::fleet::{Capacity, Fleet};
 use super::running::{Ending, Query};
 use super::{Request, Wanted};
-use crate::scheduler::{Event, Scheduler, SchedulerLimits};
+use crate::scheduler::{Event, MOST_AT_ONCE, Scheduler, SchedulerLimits};
 use crate::system::History;
 use crate::term::{Term, leads_no_longer};
 
@@ -45,9 +45,6 @@ pub(super) struct Driver {
     history: Arc<History>,
     term: Term,
 }
-
-/// What is taken in at most before something is decided: a host waits no longer for what came before.
-const MOST_AT_ONCE: usize = 256;
 
 /// What the driver does next.
 enum Next {

@@ -73,6 +73,9 @@ use pool::{Activity, Pool};
 use query::{Outcome, Query};
 use recovery::Recovery;
 
+/// Events that are worth one decision: who tells the scheduler takes in no more of them at once, so that none waits long for an answer.
+pub const MOST_AT_ONCE: usize = 256;
+
 /// What a statement past its timeout is told.
 pub const TIMED_OUT: &str =
     "the statement took longer than its timeout (onward.statement_timeout_ms, or what its client asked for)";
