@@ -7,7 +7,7 @@
 //!
 //! ```text
 //!   1. an idle function that ran no task of this stage (any idle one, once enough distinct ones ran it), best on the
-//!      task's own host; rather a new one where its host's vCPUs are taken and those of another are not
+//!      task's own host; where its host's vCPUs are taken and those of another are not, rather one there, or a new one
 //!   2. a starting function that nobody else waits for
 //!   3. the query has its functions: wait until one of them that ran no task of this stage is free
 //!   4. start a function; at the limit, in the place of an idle one of another shape (see [`super::autoscale`])
@@ -237,14 +237,23 @@ impl Scheduler {
 
         let preferred = self.preferred_host(query, at.stage, task_id);
         let has_unclaimed = self.pool.starting(shape) > pass.claimed.get(&shape).copied().unwrap_or(0);
-        let fresh = self.pool.best(shape, preferred, is_fresh);
-        let others = || if is_spread { self.pool.best(shape, preferred, is_other) } else { None };
-        if let Some(function) = fresh.or_else(others) {
+        let most_failed = self.most_failed_starts();
+        let is_crowded = |function: &FunctionId| self.pool.is_crowded(*function, most_failed);
+        let best = |preferred: Option<HostId>| {
+            let fresh = self.pool.best(shape, preferred, is_fresh);
+            fresh.or_else(|| self.pool.best(shape, preferred, is_other).filter(|_| is_spread))
+        };
+        let found = match best(preferred) {
+            // One on the host that does the least, then.
+            Some(crowded) if is_crowded(&crowded) => best(None).filter(|other| !is_crowded(other)).or(Some(crowded)),
+            found => found,
+        };
+        if let Some(function) = found {
             let is_better = |host| self.pool.host_of(function) != Some(host) && self.pool.is_starting_on(shape, host);
             if has_unclaimed && preferred.is_some_and(is_better) {
                 return Some(Placement::Claim(shape));
             }
-            let is_crowded = self.pool.is_crowded(function, self.most_failed_starts());
+            let is_crowded = is_crowded(&function);
             let starts = |this: &mut Self| this.start_function(shape, preferred, &asker) == Start::Started;
             let goes_elsewhere = is_crowded && (has_unclaimed || starts(self));
             return Some(if goes_elsewhere { Placement::Claim(shape) } else { Placement::Run(function) });

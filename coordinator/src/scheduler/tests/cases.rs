@@ -490,6 +490,32 @@ fn a_partition_that_is_far_larger_is_read_by_several_tasks() {
     assert_eq!(shares, [part(0), part(1), part(2), part(3), (vec![1], None)]);
 }
 
+/// What would be crowded on its own host goes to a function that is free on another one, and none is started there.
+#[test]
+fn what_is_crowded_goes_to_a_function_that_is_free_elsewhere() {
+    let mut world = World::new(SchedulerLimits { total_vcpus: 1, ..limits() });
+    world.submit(query(1, 2, &[(&[], 2)]));
+    ready_all(&mut world);
+    let other = world.join(1, 8);
+    world.submit(query(2, 1, &[(&[], 1)]));
+    ready_all(&mut world);
+    while world.running().next().is_some() {
+        finish_all(&mut world);
+    }
+    assert_eq!(
+        world.functions.keys().map(|function| world.place(*function) == other).collect::<Vec<_>>(),
+        [false, false, true]
+    );
+
+    // Both would best run on the first host, which has two functions, and one vCPU.
+    world.submit(query(3, 1, &[(&[], 1)]));
+    world.submit(query(4, 1, &[(&[], 1)]));
+    let mut places: Vec<_> = world.running().map(|(function, _)| world.place(function) == other).collect();
+    places.sort_unstable();
+    assert_eq!(places, [false, true]);
+    assert_eq!(world.functions.len(), 3, "none is started");
+}
+
 /// An idle function is not left for one that would be started in the place of another idle one, on the same crowded host: two
 /// queries of different shapes did that to each other for ever.
 #[test]
