@@ -13,14 +13,14 @@ use tokio_util::sync::CancellationToken;
 #[derive(Clone)]
 pub struct Term {
     /// What the coordinator is announced as; empty: it is alone.
-    pub name: String,
+    pub own: Announcement,
     /// Grows from leader to leader: what hosts know a deposed one by.
     pub epoch: u64,
     /// It still leads, as far as this machine's clock tells. Asked before each command: cheap.
     pub is_valid: Arc<dyn Fn() -> bool + Send + Sync>,
     /// What hosts are told that ask who leads.
     pub leader: watch::Receiver<Leader>,
-    /// All coordinators there are; empty: it is alone.
+    /// All coordinators there are, as far as is known: this one may be missing for a moment. Empty: it is alone.
     pub coordinators: watch::Receiver<Vec<Announcement>>,
     /// Cancelled when a host has heard of a later leader.
     pub deposed: CancellationToken,
@@ -38,7 +38,7 @@ impl Default for Term {
         let (_, leader) = watch::channel(Leader::default());
         let (_, coordinators) = watch::channel(Vec::new());
         Self {
-            name: String::new(),
+            own: Announcement::default(),
             epoch: 0,
             is_valid: Arc::new(|| true),
             leader,

@@ -88,7 +88,7 @@ pub(super) async fn serve(shared: Shared, mut signals: Signals) -> Result<(), Fa
     let thread = EtcdThread::start()?;
     let etcd = thread.run(|| Etcd::new(options)).map_err(failed)?;
     check_directory(&etcd, &data_dir).await.map_err(|error| Failure::Message(error.to_string()))?;
-    let candidate = Candidate::start(etcd, announcement);
+    let candidate = Candidate::start(etcd, announcement.clone());
     let (leader, _telling) = tell(&candidate);
     let (leaders, coordinators, name) = (candidate.leader(), candidate.coordinators(), client_url.clone());
     let _explaining = explain(&candidate, server.role().clone());
@@ -109,13 +109,14 @@ pub(super) async fn serve(shared: Shared, mut signals: Signals) -> Result<(), Fa
     let told = CancellationToken::new();
     let told_so = told.clone();
     let taking_turns =
-        TakingTurns { config, data_dir, client_url, cluster, role, candidate, leader, current, told: told_so };
-    let working = async {
+        TakingTurns { config, data_dir, own: announcement, cluster, role, candidate, leader, current, told: told_so };
+    // A task of its own: whoever comes is heard while it waits for etcd.
+    let working = AbortOnDropHandle::new(tokio::spawn(async move {
         let done = taking_turns.run().await;
         // The server may have failed already.
         let _ = end.send(());
         done
-    };
+    }));
     let twice = async {
         signals.next().await;
         let leads = leaders.borrow().as_ref().is_some_and(|leader| leader.announcement.name == name);
@@ -126,6 +127,8 @@ pub(super) async fn serve(shared: Shared, mut signals: Signals) -> Result<(), Fa
     };
     let both = async {
         let (served, done) = tokio::join!(serving, working);
+        // Aborted it is only with this.
+        let done = done.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
         done.and(served.map_err(Failure::from))
     };
     tokio::select! {
@@ -140,7 +143,8 @@ pub(super) async fn serve(shared: Shared, mut signals: Signals) -> Result<(), Fa
 struct TakingTurns {
     config: Config,
     data_dir: PathBuf,
-    client_url: String,
+    /// What it is announced as.
+    own: Announcement,
     cluster: Option<ClusterListener>,
     role: Role,
     candidate: Candidate,
@@ -189,7 +193,8 @@ impl TakingTurns {
 
     fn follow(&self, leader: Option<&LeaderInfo>) {
         // What it announced of itself, before it led.
-        let leader = leader.map(|leader| leader.announcement.client_url.as_str()).filter(|url| *url != self.client_url);
+        let leader =
+            leader.map(|leader| leader.announcement.client_url.as_str()).filter(|url| *url != self.own.client_url);
         if let Err(error) = self.role.follow(leader) {
             tracing::error!(%error, "calls cannot be handed on to the coordinator that leads");
         }
@@ -199,7 +204,7 @@ impl TakingTurns {
     async fn hand_calls_to_the_next(&self, epoch: u64) {
         let (leaders, coordinators) = (self.candidate.leader(), self.candidate.coordinators());
         let wait = Duration::from_millis(self.config.failover_wait_ms);
-        let next = next_leader(leaders, coordinators, &self.client_url, epoch);
+        let next = next_leader(leaders, coordinators, &self.own.name, epoch);
         match tokio::time::timeout(wait, next).await {
             Ok(Some(leader)) => {
                 self.follow(Some(&leader));
@@ -212,9 +217,11 @@ impl TakingTurns {
     }
 
     async fn lead(&self, leadership: Leadership) -> Result<Ended, Failure> {
+        // Until it can answer calls, nobody does.
+        self.follow(None);
         let (epoch, validity) = (leadership.epoch(), leadership.validity());
         let term = Term {
-            name: self.client_url.clone(),
+            own: self.own.clone(),
             epoch,
             is_valid: Arc::new(move || validity.is_valid()),
             leader: self.leader.clone(),

@@ -19,7 +19,7 @@ pub(crate) const LEADER: &str = "leader";
 pub(crate) const COORDINATORS: &str = "coordinators/";
 
 /// What a coordinator tells about itself.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Announcement {
     /// Its name. Of two of the same name the later one is seen.
     pub name: String,

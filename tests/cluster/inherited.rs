@@ -8,8 +8,9 @@ use rustix::process::Signal;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 
-use super::available::{BINARY, client, is_retryable, leader, led_by_another, start, until};
+use super::available::{BINARY, PATIENCE, client, is_retryable, leader, led_by_another, start, until};
 use crate::flight::server::text;
 
 /// A query that ran when its coordinator was lost is one that failed, with the reason.
@@ -71,14 +72,16 @@ struct Lossy {
     needle: &'static [u8],
     is_armed: AtomicBool,
     is_cut: AtomicBool,
+    /// That request is there, and passes when this is given: then nothing is lost.
+    is_held: Option<(Notify, Notify)>,
 }
 
 impl Lossy {
-    async fn start(target: String, needle: &'static str) -> (Arc<Self>, String) {
+    async fn start(target: String, needle: &'static str, is_held: Option<(Notify, Notify)>) -> (Arc<Self>, String) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let url = format!("http://{}", listener.local_addr().expect("an address"));
         let (is_armed, is_cut) = Default::default();
-        let lossy = Arc::new(Self { needle: needle.as_bytes(), is_armed, is_cut });
+        let lossy = Arc::new(Self { needle: needle.as_bytes(), is_armed, is_cut, is_held });
         let shared = Arc::clone(&lossy);
         tokio::spawn(async move {
             while let Ok((from, _)) = listener.accept().await {
@@ -103,8 +106,14 @@ impl Lossy {
             let is_it = is_request
                 && self.is_armed.load(Ordering::SeqCst)
                 && passed.windows(self.needle.len()).any(|window| window == self.needle);
-            if is_it {
-                self.is_cut.store(true, Ordering::SeqCst);
+            match &self.is_held {
+                Some((is_there, may_pass)) if is_it => {
+                    self.is_armed.store(false, Ordering::SeqCst);
+                    is_there.notify_one();
+                    may_pass.notified().await;
+                }
+                None if is_it => self.is_cut.store(true, Ordering::SeqCst),
+                _ => {}
             }
             if to.write_all(passed).await.is_err() {
                 return;
@@ -118,7 +127,7 @@ impl Lossy {
 async fn files_of_a_commit_that_nobody_heard_of_stay() {
     let Some(mut coordinators) = start(0, &[]) else { return };
     let target = coordinators.etcd.endpoint().replace("http://", "");
-    let (lossy, through) = Lossy::start(target, "catalog/tables/public/log").await;
+    let (lossy, through) = Lossy::start(target, "catalog/tables/public/log", None).await;
     let first = coordinators.add_over(&through).url.clone();
     let mut asks = client(&first).await;
     asks.rows("CREATE TABLE log (id BIGINT)").await;
@@ -136,4 +145,21 @@ async fn files_of_a_commit_that_nobody_heard_of_stay() {
     let stands_by = || std::fs::read_to_string(&log).unwrap_or_default().matches("standing by").count() > 1;
     until("the first one has cleaned up and stands by", async || stands_by()).await;
     assert_eq!(client(&second).await.rows("SELECT id FROM log").await, ["7"]);
+}
+
+/// Who comes while a coordinator begins to lead, and waits for etcd, is answered when it does. The wait took what woke the server.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_comes_while_the_catalog_is_read_is_answered() {
+    let Some(mut coordinators) = start(0, &[]) else { return };
+    let target = coordinators.etcd.endpoint().replace("http://", "");
+    // Where the range of all keys that begin with `catalog/` ends.
+    let (etcd, through) = Lossy::start(target, "catalog0", Some(Default::default())).await;
+    etcd.is_armed.store(true, Ordering::SeqCst);
+    let url = coordinators.add_over(&through).url.clone();
+    let (is_there, may_pass) = etcd.is_held.as_ref().expect("it holds it");
+    is_there.notified().await;
+    let mut early = client(&url).await;
+    may_pass.notify_one();
+    let answer = tokio::time::timeout(PATIENCE, early.rows("SELECT 1")).await;
+    assert_eq!(answer.expect("it is answered"), ["1"]);
 }

@@ -138,7 +138,12 @@ impl SharedCatalog {
                 }
             }
         };
-        let answer = tokio::task::block_in_place(|| self.runtime.block_on(answer));
+        // Not Tokio's own way to wait: it would take what wakes the future that this thread runs, if it is the main one, for what wakes
+        // the answer, and that future would sleep on.
+        let answer = tokio::task::block_in_place(|| {
+            let _inside = self.runtime.enter();
+            futures::executor::block_on(answer)
+        });
         answer.map_err(|error| match error {
             StateError::Deposed { .. } => CatalogError::Deposed(error.to_string()),
             error => CatalogError::Shared(error.to_string()),
