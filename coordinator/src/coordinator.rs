@@ -184,12 +184,6 @@ impl Coordinator {
         self.history.settled().await;
     }
 
-    /// Resolves when no query runs.
-    pub async fn idle(&self) {
-        // An error: nobody counts any more.
-        let _ = self.running_count.subscribe().wait_for(|count| *count == 0).await;
-    }
-
     /// Waits up to `drain` for running queries, then ends them, all functions, and removes temporary files. Writes that
     /// commit are not ended but waited for.
     pub async fn shutdown(&self, drain: Duration) {

@@ -34,6 +34,8 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// What the server itself takes at once: see `server`.
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
+/// Header of a call that another coordinator handed on.
+pub(crate) const HANDED_ON: &str = "x-onward-handed-on";
 /// Calls whose clients go on sending.
 const STREAMING: [&str; 3] = ["/DoPut", "/DoExchange", "/Handshake"];
 /// What a coordinator answers at once, whoever leads: who is asked is there.
@@ -120,7 +122,7 @@ fn causes(error: &(dyn std::error::Error + 'static)) -> String {
     texts.join(": ")
 }
 
-/// Nothing of a call has left.
+/// Nothing of a call has left, or the other end closed the connection and said that it had not looked at it.
 fn is_unsent(error: &(dyn std::error::Error + 'static)) -> bool {
     let mut causes = std::iter::successors(Some(error), |error| error.source());
     causes.any(|cause| {
@@ -128,7 +130,10 @@ fn is_unsent(error: &(dyn std::error::Error + 'static)) -> bool {
             use io::ErrorKind::{ConnectionRefused, HostUnreachable, NetworkUnreachable};
             matches!(error.kind(), ConnectionRefused | HostUnreachable | NetworkUnreachable)
         });
-        is_unreachable || cause.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_canceled)
+        // What it had looked at it answers before it closes.
+        let is_unseen = cause.downcast_ref::<h2::Error>().is_some_and(|error| error.is_go_away() && error.is_remote());
+        let is_canceled = cause.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_canceled);
+        is_unreachable || is_unseen || is_canceled
     })
 }
 
@@ -207,7 +212,8 @@ impl Peer {
             *self.heard.lock() = Some(Instant::now());
         }
         let again = || self.lost("it does not answer any more");
-        let request = call.next().ok_or_else(|| Relayed::Lost(again()))?;
+        let mut request = call.next().ok_or_else(|| Relayed::Lost(again()))?;
+        request.headers_mut().insert(HANDED_ON, HeaderValue::from_static("1"));
         let answered = async {
             std::future::poll_fn(|context| channel.poll_ready(context)).await?;
             channel.call(request).await

@@ -259,6 +259,16 @@ impl Results {
         }
     }
 
+    /// Waits until functions are done with what they work for, and writes are over. Rows that wait for their client are not waited for,
+    /// made or not.
+    pub(crate) async fn worked(&self) {
+        let is_working = |running: &&Arc<Running>| running.is_working() && running.ended().is_none();
+        loop {
+            let Some(running) = self.running.lock().values().find(is_working).cloned() else { return };
+            running.worked().await;
+        }
+    }
+
     /// Waits until no result waits or is being sent.
     pub(crate) async fn drained(&self) {
         // Clients need not fetch what a write answers.
@@ -378,6 +388,21 @@ impl Running {
         match &self.written {
             Some(written) => !written.is_cancelled(),
             None => self.progress.has_changed().is_ok(),
+        }
+    }
+
+    /// Waits until no function works for it and what it writes is written, or until it was ended.
+    async fn worked(&self) {
+        let mut progress = self.progress.clone();
+        let over = async {
+            while progress.changed().await.is_ok() {}
+            if let Some(written) = &self.written {
+                written.cancelled().await;
+            }
+        };
+        tokio::select! {
+            () = self.ended.cancelled() => {}
+            () = over => {}
         }
     }
 

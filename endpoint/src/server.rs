@@ -216,8 +216,7 @@ impl Role {
         }
         let service = Arc::new(Service {
             sessions: Arc::new(sessions),
-            results: Results::new(coordinator.clone(), Duration::from_millis(config.result_retention_ms)),
-            coordinator,
+            results: Results::new(coordinator, Duration::from_millis(config.result_retention_ms)),
             prepared: PreparedStatements::new(config.max_prepared_statements as usize),
             metadata,
             draining: CancellationToken::new(),
@@ -240,13 +239,13 @@ impl Role {
     pub async fn hand_over(&self) {
         let Some(answers) = self.switch.answers() else { return };
         self.switch.set(Route::HandsOver(answers.clone()));
-        let (coordinator, results) = (Arc::clone(&answers.1.coordinator), Arc::clone(&answers.1.results));
+        let results = Arc::clone(&answers.1.results);
         let quiet = async {
             // Calls that came before start what they came for.
             self.switch.answered().await;
             answers.1.draining.cancel();
-            coordinator.idle().await;
-            // A client that is there fetches soon; one that is not keeps nobody waiting.
+            results.worked().await;
+            // A client that is there fetches soon; one that is not, or found another coordinator, keeps nobody waiting.
             if tokio::time::timeout(RESULTS_TIMEOUT, results.drained()).await.is_err() {
                 results.sent().await;
             }

@@ -8,7 +8,6 @@ use arrow_flight::sql::*;
 use arrow_flight::{Action, ActionType, FlightDescriptor, FlightInfo, PutResult, Result as FlightResult, Ticket};
 use futures::StreamExt;
 use futures::stream::BoxStream;
-use onward_coordinator::Coordinator;
 use onward_shuffle::flight::flight_data;
 use prost::Message;
 use tokio_util::sync::CancellationToken;
@@ -27,7 +26,6 @@ use crate::{actions, parameters};
 pub(crate) struct Service {
     pub(crate) sessions: Arc<Sessions>,
     pub(crate) results: Arc<Results>,
-    pub(crate) coordinator: Arc<Coordinator>,
     pub(crate) prepared: PreparedStatements,
     pub(crate) metadata: Metadata,
     /// Cancelled when the server was told to end.

@@ -7,6 +7,9 @@
 //!              +---nobody leads----> waits, up to `failover_wait_ms`
 //! ```
 //!
+//! Two coordinators that each take the other one for the leader do not hand a call to and fro: one that was handed on goes on by what is
+//! known later, as a rule.
+//!
 //! A client may therefore be connected to any coordinator, and notices a new leader only by the queries that the old one was
 //! running. A call that was handed to a leader which is lost then is not sent again: it may have had an effect.
 
@@ -32,7 +35,7 @@ use crate::auth::{Auth, basic_user_of};
 use crate::connection::{ConnectionId, connection_of, peer_of, secret_of};
 use crate::front::Front;
 use crate::handle::Handle;
-use crate::relay::{Call, PING, Peer, Relayed};
+use crate::relay::{Call, HANDED_ON, PING, Peer, Relayed};
 use crate::service::Service;
 use crate::session::{SESSION_COOKIE, SESSION_HEADER, USER_HEADER, connection_session};
 use crate::status;
@@ -43,6 +46,8 @@ const HANDSHAKE: &str = "/Handshake";
 const AUTHORIZATION: &str = "authorization";
 /// The leader may be starting.
 const BETWEEN_TRIES: Duration = Duration::from_millis(100);
+/// Who handed a call on took this coordinator for the leader, which it may be about to be. If it is not by then, the call goes on.
+const BEFORE_NEXT_HOP: Duration = Duration::from_secs(1);
 
 /// Where calls go now.
 #[derive(Clone)]
@@ -160,6 +165,8 @@ impl Switch {
         let mut until = Instant::now() + self.wait;
         let mut route = self.route.subscribe();
         let mut is_checked = false;
+        // What is known now who handed it on may know better.
+        let mut must_wait = request.headers().contains_key(HANDED_ON);
         loop {
             let now = route.borrow_and_update().clone();
             let path = request.uri().path();
@@ -174,6 +181,12 @@ impl Switch {
                     is_checked = true;
                     continue;
                 }
+                Route::Elsewhere(_) if must_wait => {
+                    must_wait = false;
+                    // Whether it changes or not.
+                    let _ = tokio::time::timeout(BEFORE_NEXT_HOP, route.changed()).await;
+                    continue;
+                }
                 Route::Elsewhere(peer) => {
                     if let Some(connection) = connection_of(request.extensions()) {
                         self.relayed.lock().insert(connection, request.headers().get(AUTHORIZATION).cloned());
@@ -184,6 +197,7 @@ impl Switch {
                 Route::HandsOver(_) => until = until.max(Instant::now() + self.wait),
                 Route::Nowhere => {}
             }
+            must_wait = false;
             self.changed(&mut route, until).await?;
         }
     }
@@ -307,7 +321,39 @@ impl Tower<Request<Body>> for Switch {
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt;
+    use tokio::net::TcpListener;
+
     use super::*;
+
+    /// Who handed it on takes this coordinator for the leader, and this one takes another one for it: one of them is about to know better.
+    #[tokio::test]
+    async fn a_call_that_was_handed_on_goes_on_by_what_is_known_later() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("grpc://{}", listener.local_addr().unwrap());
+        let elsewhere = || Route::Elsewhere(Arc::new(Peer::new(&url, None).unwrap()));
+        let config = Config { failover_wait_ms: 0, ..Config::default() };
+        let switch = Switch::new(Arc::new(Auth::open()), true, &config);
+        let mut call = Request::new(Body::empty());
+        *call.uri_mut() = "/arrow.flight.protocol.FlightService/GetFlightInfo".parse().unwrap();
+        let mut handed_on = Request::new(Body::empty());
+        *handed_on.uri_mut() = call.uri().clone();
+        handed_on.headers_mut().insert(HANDED_ON, HeaderValue::from_static("1"));
+
+        switch.set(elsewhere());
+        let mut waiting = Box::pin(switch.route(handed_on));
+        assert!((&mut waiting).now_or_never().is_none());
+        switch.set(Route::Nowhere);
+        let refused = waiting.await.expect_err("nobody leads");
+        assert_eq!(refused.code(), tonic::Code::Unavailable, "{refused}");
+        assert!(listener.accept().now_or_never().is_none(), "it went to and fro");
+
+        switch.set(elsewhere());
+        tokio::select! {
+            answer = switch.route(call) => panic!("nobody answers: {:?}", answer.map(|answer| answer.status())),
+            connected = listener.accept() => drop(connected.unwrap()),
+        }
+    }
 
     #[test]
     fn a_call_that_waited_in_vain_says_all_that_is_known() {

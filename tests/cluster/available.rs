@@ -10,6 +10,7 @@ use arrow_flight::error::FlightError;
 use arrow_flight::sql::client::FlightSqlServiceClient;
 use datafusion::arrow::array::RecordBatch;
 use futures::TryStreamExt;
+use onward_endpoint::SESSION_HEADER;
 use parking_lot::Mutex;
 use rustix::process::Signal;
 use tokio::net::{TcpListener, TcpStream};
@@ -22,7 +23,7 @@ use crate::support::coordinators::Coordinators;
 
 pub(super) const BINARY: &str = env!("CARGO_BIN_EXE_onward");
 /// However slow the machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(super) fn start(count: usize, settings: &[&str]) -> Option<Coordinators> {
     match Coordinators::start(Path::new(BINARY), count, settings) {
@@ -44,6 +45,12 @@ impl Client {
         let url = url.replace("grpc://", "http://");
         let channel = Endpoint::from_shared(url).expect("an address").connect().await.ok()?;
         Some(Self { sql: FlightSqlServiceClient::new(channel) })
+    }
+
+    /// Its session is the one of that name, and no longer that of its connection, which tonic replaces without a word.
+    fn in_session(mut self, name: &str) -> Self {
+        self.sql.set_header(SESSION_HEADER, name);
+        self
     }
 
     pub(super) async fn query(&mut self, sql: &str) -> Result<Vec<RecordBatch>, FlightError> {
@@ -87,8 +94,8 @@ fn is_unsent(error: &FlightError) -> bool {
     let FlightError::Tonic(status) = error else { return false };
     let mut causes = std::iter::successors(std::error::Error::source(&**status), |error| error.source());
     causes.any(|cause| {
-        let is_canceled = cause.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_canceled);
-        is_canceled || cause.to_string().contains("NO_ERROR")
+        let is_unseen = cause.downcast_ref::<h2::Error>().is_some_and(|error| error.is_go_away() && error.is_remote());
+        is_unseen || cause.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_canceled)
     })
 }
 
@@ -177,31 +184,31 @@ impl Seen {
 /// Queries and writes, one after the other, until told to stop. A client whose connection fails goes to the next coordinator.
 async fn work(urls: Arc<Vec<String>>, number: usize, stop: Arc<AtomicBool>) -> Seen {
     let (mut seen, mut at, mut id) = (Seen::default(), number, number as u64 * 1_000_000);
+    // Half of the readers run on functions, small as their queries are. That is said once.
+    let mut to_set = (!number.is_multiple_of(2)).then_some("SET onward.functions = 2");
     let mut connected: Option<Client> = None;
     while !stop.load(Ordering::Relaxed) {
         let client = match &mut connected {
             Some(client) => client,
             None => {
                 at += 1;
-                match Client::connect(&urls[at % urls.len()]).await {
-                    Some(mut client) => {
-                        // Half of the readers run on functions, small as their queries are.
-                        let first = ["SELECT 1", "SET onward.functions = 2"][number % 2];
-                        match client.query(first).await {
-                            Ok(_) => connected.insert(client),
-                            Err(error) => {
-                                seen.failed(first, &error);
-                                continue;
-                            }
-                        }
-                    }
-                    None => {
-                        tokio::task::yield_now().await;
-                        continue;
-                    }
-                }
+                let Some(client) = Client::connect(&urls[at % urls.len()]).await else {
+                    tokio::task::yield_now().await;
+                    continue;
+                };
+                connected.insert(client.in_session(&format!("client-{number}")))
             }
         };
+        if let Some(set) = to_set {
+            match client.query(set).await {
+                Ok(_) => to_set = None,
+                Err(error) => {
+                    seen.failed(set, &error);
+                    connected = None;
+                    continue;
+                }
+            }
+        }
         id += 1;
         let is_write = number.is_multiple_of(8);
         let sql = match is_write {
@@ -334,6 +341,22 @@ async fn a_leader_that_was_stopped_is_deposed_when_it_goes_on() {
     check_log(&other, &seen).await;
 }
 
+/// Rows that a client asked for and does not fetch are waited for some seconds, not for `drain_timeout_ms`, whoever would make them.
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_nobody_fetches_do_not_keep_a_leader() {
+    let Some(coordinators) = start(2, &["drain_timeout_ms=600000"]) else { return };
+    define(&coordinators).await;
+    let first = leader(&coordinators).await;
+    let (old, other) = (coordinators.processes[first].url.clone(), coordinators.processes[1 - first].url.clone());
+    let mut asks = client(&other).await;
+    for functions in ["1", "2"] {
+        asks.rows(&format!("SET onward.functions = {functions}")).await;
+        asks.sql.execute("SELECT k FROM t ORDER BY v".to_owned(), None).await.expect("it is planned");
+    }
+    coordinators.processes[first].signal(Signal::TERM);
+    assert_eq!(led_by_another(&other, &old).await, other);
+}
+
 /// One address for all coordinators, as a load balancer gives it: a connection goes to the first one that takes it.
 async fn balance(targets: Arc<Mutex<Vec<String>>>) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
@@ -447,18 +470,24 @@ pub(super) async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
 /// Resolves when so many hosts have joined.
 async fn joined(url: &str, count: usize) {
     let mut looks = tokio::time::interval(Duration::from_millis(20));
+    let mut seen = "nothing".to_owned();
     let looking = async {
         let mut client = client(url).await;
         loop {
             looks.tick().await;
-            match client.query("SELECT count(*) FROM system.hosts WHERE host <> 'h-0'").await {
-                Ok(rows) if text(&rows) == [count.to_string()] => return,
-                Ok(_) => {}
-                Err(_) => client = Client::connect(url).await.expect("somebody takes it"),
+            match client.query("SELECT host, name, version, state FROM system.hosts WHERE host <> 'h-0'").await {
+                Ok(rows) if text(&rows).len() == count => return,
+                Ok(rows) => seen = format!("{:?}", text(&rows)),
+                Err(error) => {
+                    seen = error.to_string();
+                    client = Client::connect(url).await.expect("somebody takes it");
+                }
             }
         }
     };
-    tokio::time::timeout(PATIENCE, looking).await.expect("they join in time");
+    if tokio::time::timeout(PATIENCE, looking).await.is_err() {
+        panic!("{count} hosts have not joined in time: {seen}");
+    }
 }
 
 /// A host of the coordinators.
