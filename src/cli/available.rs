@@ -24,6 +24,7 @@ use onward_wire::cluster::Leader;
 use onward_wire::{Config, ENGINE_VERSION, ErrorKind, WireError};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{oneshot, watch};
+use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -103,14 +104,14 @@ pub(super) async fn serve(shared: Shared, mut signals: Signals) -> Result<(), Fa
 
     let (end, ended) = oneshot::channel::<()>();
     let role = server.role().clone();
-    let serving = server.serve(async {
+    // Tasks of their own, both: whoever comes is heard while the other one waits for etcd.
+    let serving = AbortOnDropHandle::new(tokio::spawn(server.serve(async {
         let _ = ended.await;
-    });
+    })));
     let told = CancellationToken::new();
     let told_so = told.clone();
     let taking_turns =
         TakingTurns { config, data_dir, own: announcement, cluster, role, candidate, leader, current, told: told_so };
-    // A task of its own: whoever comes is heard while it waits for etcd.
     let working = AbortOnDropHandle::new(tokio::spawn(async move {
         let done = taking_turns.run().await;
         // The server may have failed already.
@@ -127,9 +128,7 @@ pub(super) async fn serve(shared: Shared, mut signals: Signals) -> Result<(), Fa
     };
     let both = async {
         let (served, done) = tokio::join!(serving, working);
-        // Aborted it is only with this.
-        let done = done.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
-        done.and(served.map_err(Failure::from))
+        output(done).and(output(served).map_err(Failure::from))
     };
     tokio::select! {
         done = both => done,
@@ -138,6 +137,11 @@ pub(super) async fn serve(shared: Shared, mut signals: Signals) -> Result<(), Fa
             Err(Failure::Code(1))
         }
     }
+}
+
+/// What a task made that is aborted only with who waits for it. It panics if that did.
+fn output<T>(task: Result<T, JoinError>) -> T {
+    task.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
 }
 
 struct TakingTurns {

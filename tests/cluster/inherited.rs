@@ -147,7 +147,7 @@ async fn files_of_a_commit_that_nobody_heard_of_stay() {
     assert_eq!(client(&second).await.rows("SELECT id FROM log").await, ["7"]);
 }
 
-/// Who comes while a coordinator begins to lead, and waits for etcd, is answered when it does. The wait took what woke the server.
+/// Who comes while a coordinator begins to lead, and waits for etcd, is answered when it does.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_comes_while_the_catalog_is_read_is_answered() {
     let Some(mut coordinators) = start(0, &[]) else { return };

@@ -12,13 +12,8 @@ use foyer::{
 use onward_wire::columns::ObjectTag;
 
 use super::BLOCK_BYTES;
+use super::place::Place;
 
-/// Blocks are evicted from disk by the file of this size.
-const FILE_BYTES: usize = 64 << 20;
-/// With little disk there are at least this many files.
-const LEAST_FILES: usize = 8;
-/// The smallest file: a few blocks.
-const LEAST_FILE_BYTES: usize = 1 << 20;
 /// Bytes that wait to be written to disk; what comes faster is not kept there.
 const QUEUED_BYTES: usize = 64 << 20;
 
@@ -71,21 +66,19 @@ pub(super) struct Blocks {
 }
 
 impl Blocks {
-    /// Blocks below `directory`, with those that are there already.
+    /// Blocks below `directory`, with those that are there already; at most `disk_bytes`, and not all of a nearly full disk.
     ///
     /// # Errors
     /// When the directory cannot be used.
-    pub(super) async fn open(directory: &Path, disk_bytes: usize, memory_bytes: usize) -> foyer::Result<Self> {
-        let file_bytes =
-            (disk_bytes / LEAST_FILES).clamp(LEAST_FILE_BYTES, FILE_BYTES) / LEAST_FILE_BYTES * LEAST_FILE_BYTES;
-        let files = (disk_bytes / file_bytes).max(2);
-        let layout = format!("{files}x{}m", file_bytes / LEAST_FILE_BYTES);
-        remove_others(directory, &layout);
+    pub(super) async fn open(directory: &Path, disk_bytes: u64, memory_bytes: usize) -> foyer::Result<Self> {
+        let place = Place::below(directory, disk_bytes);
+        let name = place.name();
+        remove_others(directory, &name);
         // foyer panics where it cannot make it.
-        std::fs::create_dir_all(directory.join(&layout)).map_err(foyer::Error::io_error)?;
-        let device = FsDeviceBuilder::new(directory.join(layout)).with_capacity(files * file_bytes).build()?;
+        std::fs::create_dir_all(directory.join(&name)).map_err(foyer::Error::io_error)?;
+        let device = FsDeviceBuilder::new(directory.join(name)).with_capacity(place.bytes() as usize).build()?;
         let engine = BlockEngineConfig::new(device)
-            .with_block_size(file_bytes)
+            .with_block_size(place.file_bytes() as usize)
             .with_buffer_pool_size(QUEUED_BYTES)
             .with_submit_queue_size_threshold(QUEUED_BYTES);
         let kept = HybridCacheBuilder::new()
@@ -130,9 +123,9 @@ impl Blocks {
 }
 
 /// Removes what was kept with other sizes.
-fn remove_others(directory: &Path, layout: &str) {
+fn remove_others(directory: &Path, name: &str) {
     let Ok(entries) = std::fs::read_dir(directory) else { return };
-    for entry in entries.flatten().filter(|entry| entry.file_name() != layout) {
+    for entry in entries.flatten().filter(|entry| entry.file_name() != name) {
         // What stays takes disk and is never read.
         if let Err(error) = std::fs::remove_dir_all(entry.path()) {
             tracing::warn!(path = %entry.path().display(), %error, "cannot be removed");

@@ -19,6 +19,7 @@
 mod blocks;
 mod client;
 mod direct;
+mod place;
 mod tier;
 
 #[cfg(test)]

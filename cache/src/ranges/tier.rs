@@ -12,7 +12,6 @@ use datafusion::common::{DataFusionError, Result as DataFusionResult};
 use datafusion::execution::object_store::ObjectStoreRegistry;
 use futures::future::{BoxFuture, FutureExt, Shared, join_all};
 use object_store::{GetOptions, GetRange, ObjectStore};
-use onward_segment::free_bytes;
 use onward_wire::columns::ObjectTag;
 use onward_wire::{ErrorKind, WireError};
 use parking_lot::Mutex;
@@ -219,10 +218,7 @@ impl Inner {
     async fn blocks(&self) -> Option<&Blocks> {
         let open = || async {
             let RangeOptions { directory, disk_bytes, memory_bytes } = &self.options;
-            // Not all of a nearly full disk. The directory may still have to be made.
-            let free = directory.ancestors().find_map(free_bytes).map_or(*disk_bytes, |free| free / 2);
-            let disk_bytes = (*disk_bytes).min(free) as usize;
-            match Blocks::open(directory, disk_bytes, *memory_bytes as usize).await {
+            match Blocks::open(directory, *disk_bytes, *memory_bytes as usize).await {
                 Ok(blocks) => Some(blocks),
                 Err(error) => {
                     let directory = directory.display();

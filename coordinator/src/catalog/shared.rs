@@ -138,8 +138,8 @@ impl SharedCatalog {
                 }
             }
         };
-        // Not Tokio's own way to wait: it would take what wakes the future that this thread runs, if it is the main one, for what wakes
-        // the answer, and that future would sleep on.
+        // Not Tokio's own way to wait: on a thread that runs a future with `block_on` it takes what wakes that future for what wakes the
+        // answer.
         let answer = tokio::task::block_in_place(|| {
             let _inside = self.runtime.enter();
             futures::executor::block_on(answer)
