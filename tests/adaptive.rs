@@ -99,7 +99,7 @@ async fn exchanged(session: &Arc<Session>, sql: &str) -> u64 {
 /// is sent. Whether scans look at rows (cached Parquet), at statistics only (Parquet), or at nothing (CSV).
 #[tokio::test(flavor = "multi_thread")]
 async fn keys_of_a_build_side_spare_the_exchange_of_the_probe_side() {
-    let onward = Onward::start(Config { vcpus: 2, ..crate::support::config() }).await;
+    let onward = Onward::start(Config { vcpus: 2, runtime_filter_wait_ms: 60_000, ..crate::support::config() }).await;
     for table in ["events", "lines"] {
         let sql =
             format!("SELECT count(*), sum(e.v), min(t.id) FROM tags t JOIN {table} e ON e.id = t.id WHERE t.tag = 11");
