@@ -7,11 +7,11 @@
 //!              +---nobody leads----> waits, up to `failover_wait_ms`
 //! ```
 //!
-//! Two coordinators that each take the other one for the leader do not hand a call to and fro: one that was handed on goes on by what is
-//! known later, as a rule.
-//!
 //! A client may therefore be connected to any coordinator, and notices a new leader only by the queries that the old one was
 //! running. A call that was handed to a leader which is lost then is not sent again: it may have had an effect.
+//!
+//! Two coordinators that each take the other one for the leader do not hand a call to and fro: one that was handed on waits for what is
+//! known later, for a second at most.
 
 use std::collections::HashMap;
 use std::convert::Infallible;

@@ -147,9 +147,9 @@ async fn files_of_a_commit_that_nobody_heard_of_stay() {
     assert_eq!(client(&second).await.rows("SELECT id FROM log").await, ["7"]);
 }
 
-/// Who comes while a coordinator begins to lead, and waits for etcd, is answered when it does.
+/// Who comes while a coordinator begins to lead, and waits for etcd, is let in meanwhile, and answered when it leads.
 #[tokio::test(flavor = "multi_thread")]
-async fn who_comes_while_the_catalog_is_read_is_answered() {
+async fn who_comes_while_the_catalog_is_read_is_let_in() {
     let Some(mut coordinators) = start(0, &[]) else { return };
     let target = coordinators.etcd.endpoint().replace("http://", "");
     // Where the range of all keys that begin with `catalog/` ends.
@@ -158,6 +158,12 @@ async fn who_comes_while_the_catalog_is_read_is_answered() {
     let url = coordinators.add_over(&through).url.clone();
     let (is_there, may_pass) = etcd.is_held.as_ref().expect("it holds it");
     is_there.notified().await;
+    // What a client of HTTP/2 begins with. A server says its settings as soon as it looks.
+    let greeting = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    let mut comes = TcpStream::connect(url.trim_start_matches("grpc://")).await.expect("it listens");
+    comes.write_all(greeting).await.expect("it is there");
+    let looks = tokio::time::timeout(PATIENCE, comes.read_u8()).await;
+    looks.expect("it looks while it waits for etcd").expect("settings");
     let mut early = client(&url).await;
     may_pass.notify_one();
     let answer = tokio::time::timeout(PATIENCE, early.rows("SELECT 1")).await;

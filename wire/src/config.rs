@@ -151,7 +151,7 @@ settings! {
     /// Shared memory for cached columns; 0 takes 1/4 of `memory_bytes`.
     cache_memory_bytes: u64 = 0;
     /// Local disk for bytes of remote objects, kept below the data directory and over restarts; at most half of what is free
-    /// at start. 0 keeps none.
+    /// when it is first used. 0 keeps none.
     cache_disk_bytes: u64 = 20 * GIB;
     /// What a remote store said of its objects' versions counts this long; 0: every query asks, and never reads old data.
     cache_version_ttl_ms: u64 = 0;

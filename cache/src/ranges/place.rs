@@ -116,7 +116,7 @@ mod tests {
         }
     }
 
-    /// What was kept was thrown away at each start on a disk that was more than half full, since the free part of it was another one then.
+    /// What was kept was thrown away at a start when the disk had less than twice of what was wanted free, since that was another part then.
     #[test]
     fn less_free_disk_than_before_keeps_what_is_there() {
         let first = choose(&[], 20 * GIB, 30 * GIB);
